@@ -1,7 +1,7 @@
 """The errors that musicfm raises on bad input.
 
 Every message is one sentence that says what is wrong, where, and what to do. They derive from one
-class, so ``except musicfm.MusicFMError`` catches whatever the user, rather than the code, got wrong.
+class: ``except musicfm.MusicFMError`` catches whatever the user, rather than the code, got wrong.
 """
 
 

@@ -1,0 +1,170 @@
+"""Loading and saving models: our folders, the published files, and the hub.
+
+Our folder holds ``model.safetensors`` and ``config.json``. Nothing here unpickles code. A tensor
+that is missing, unexpected, misshapen or not finite is an error that names it. Weights are
+memory-mapped, so a file in use must be replaced by renaming, which is what :func:`save` does.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from musicfm import hub, published
+from musicfm.config import ModelConfig
+from musicfm.errors import CheckpointError, ConfigError
+from musicfm.files import atomic_write
+from musicfm.published import Stats
+
+if TYPE_CHECKING:
+    from musicfm.model import MusicFM
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+Model = TypeVar("Model", bound="MusicFM")
+
+
+def load(
+    source: str | Path,
+    model_class: type[Model],
+    *,
+    stats: Stats | None = None,
+    revision: str | None = None,
+    allow_hash_mismatch: bool = False,
+) -> Model:
+    """Loads a model, in eval mode, on the CPU.
+
+    Args:
+        source: an alias (``"msd"``, ``"fma"``: the authors' checkpoints), a folder of ours, a
+            ``.pt`` file in a published layout, or a hub id such as ``"name/model"``.
+        model_class: :class:`musicfm.MusicFM` or a subclass.
+        stats: for a ``.pt`` file, its JSON file of statistics or (mean, standard deviation) in dB;
+            by default the file beside it.
+        revision: for a hub id, a branch, tag or commit.
+        allow_hash_mismatch: for an alias, warn instead of refusing when a file is not the one that
+            was published.
+
+    Raises:
+        CheckpointError: nothing there, or it is damaged or not a model of this kind.
+    """
+    path = Path(source)
+    if str(source) in hub.PUBLISHED and not path.exists():
+        path, found = hub.fetch_published(str(source), allow_hash_mismatch)
+        stats = found if stats is None else stats
+    elif not path.exists() and hub.is_repo_id(str(source)):
+        path = hub.fetch_folder(str(source), (CONFIG, WEIGHTS), revision)
+    if path.is_dir():
+        config, tensors = _read_folder(path)
+    elif path.is_file():
+        config, tensors = published.read(path, stats)
+    else:
+        raise CheckpointError(
+            f"no model '{source}': give {', '.join(map(repr, hub.PUBLISHED))}, a folder with "
+            f"{WEIGHTS} and {CONFIG}, a .pt file, or a hub id like 'name/model'"
+        )
+    # On the meta device nothing is initialised, only to be overwritten.
+    with torch.device("meta"):
+        model = model_class(config)
+    _fill(model, tensors, path)
+    return model.eval()
+
+
+def save(model: "MusicFM", folder: str | Path) -> None:
+    """Writes a model as ``folder/model.safetensors`` and ``folder/config.json``.
+
+    Weights keep their dtype. A model that is there already is replaced at the end, so a full disk
+    loses nothing. Raises OutputError, or CheckpointError for a tensor that is not finite.
+    """
+    folder = Path(folder)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    _check_finite(tensors, folder)
+    with atomic_write(folder / WEIGHTS) as weights, atomic_write(folder / CONFIG) as config:
+        save_file(tensors, weights)
+        config.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+        # A kill between the two renames must not leave the old sizes beside the new weights.
+        (folder / CONFIG).unlink(missing_ok=True)
+
+
+def push(model: "MusicFM", repo_id: str, *, private: bool = False, message: str = "") -> str:
+    """Uploads what :func:`save` writes to the hub, making the repository if need be.
+
+    Returns:
+        The address of the commit.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, folder)
+        return hub.upload_folder(folder, repo_id, private, message or "Upload a MusicFM model")
+
+
+def convert(source: str | Path, destination: str | Path, *, stats: Stats | None = None) -> None:
+    """Converts between the published layout and ours, losing nothing that the model uses.
+
+    Args:
+        source: anything :func:`load` takes.
+        destination: a ``.pt`` file for the published layout (its statistics go beside it), or a
+            folder for ours.
+        stats: as in :func:`load`.
+    """
+    from musicfm.model import MusicFM
+
+    model = load(source, MusicFM, stats=stats)
+    destination = Path(destination)
+    if destination.suffix == ".pt":
+        published.write(model.config, model.state_dict(), destination)
+    elif destination.suffix and not destination.is_dir():
+        raise CheckpointError(f"cannot convert to {destination}: give a folder, or a file in .pt")
+    else:
+        save(model, destination)
+
+
+def _read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    for name in (WEIGHTS, CONFIG):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} is not a model: there is no {name} in it")
+    try:
+        fields = json.loads((folder / CONFIG).read_bytes())
+        config = ModelConfig.from_dict(fields)
+    except (ValueError, OSError) as error:
+        reason = error if isinstance(error, ConfigError) else "not readable as JSON"
+        raise CheckpointError(f"{folder / CONFIG}: {reason}") from error
+    try:
+        return config, load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is damaged or incomplete ({error}); copy or download it again"
+        ) from error
+
+
+def _fill(model: "MusicFM", tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Gives a model its tensors; each must be expected, present, in shape and finite."""
+    expected = model.state_dict()
+    for name, wanted in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"{path}: tensor '{name}' is missing")
+        shape = tuple(tensors[name].shape)
+        if shape != wanted.shape:
+            raise CheckpointError(
+                f"{path}: tensor '{name}' has shape {shape}, expected {tuple(wanted.shape)}"
+            )
+    if unexpected := sorted(set(tensors) - set(expected)):
+        more = f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else ""
+        raise CheckpointError(f"{path}: tensor '{unexpected[0]}'{more} is unexpected")
+    _check_finite(tensors, path)
+    # Counters are stored as floats in the published files.
+    cast = {
+        name: tensor if expected[name].is_floating_point() else tensor.to(expected[name].dtype)
+        for name, tensor in tensors.items()
+    }
+    model.load_state_dict(cast, assign=True)
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: tensor '{name}' has NaN or infinite values")

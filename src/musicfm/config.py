@@ -1,0 +1,271 @@
+"""Typed, strict configurations and the presets of the paper's Table 1.
+
+What a model is, is written once, here. Rates, strides and sizes that follow from other fields are
+properties, never fields, so two of them cannot disagree. Changing any field changes the model.
+"""
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from musicfm.errors import ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Config(BaseModel):
+    """A frozen configuration; an unknown key or a wrong type is a :class:`ConfigError`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ConfigError(_explain(type(self), error)) from None
+
+    # Tells pydantic that nested configurations need not go through the method above, which would
+    # turn their errors into nested sentences.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Builds the configuration from plain JSON values. Raises ConfigError."""
+        try:
+            return cls.model_validate_json(json.dumps(fields))
+        except ValidationError as error:
+            raise ConfigError(_explain(cls, error)) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_dict`` is its inverse."""
+        return self.model_dump(mode="json")
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed and everything validated again."""
+        return type(self)(**{**dict(self), **changes})
+
+
+def _explain(config: type[Config], error: ValidationError) -> str:
+    """One sentence for the first thing wrong, with the nearest known key if one is unknown."""
+    first = error.errors(include_url=False)[0]
+    *path, key = [str(part) for part in first["loc"]] or [""]
+    where = f" in {'.'.join(path)}" if path else ""
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _keys_of(config), n=1, cutoff=0.0)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"{config.__name__} has no key '{key}'{where}{hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error" or not key:  # our own sentence, which names the field
+        return f"{config.__name__}: {message}"
+    return f"{config.__name__}: '{key}'{where} is {first['input']!r}: {message}"
+
+
+def _keys_of(config: type[Config]) -> set[str]:
+    """All keys of a configuration and of the configurations inside it."""
+    keys: set[str] = set()
+    for name, field in config.model_fields.items():
+        keys.add(name)
+        inner = getattr(field.annotation, "__args__", (field.annotation,))
+        for part in inner:
+            if isinstance(part, type) and issubclass(part, Config):
+                keys |= _keys_of(part)
+    return keys
+
+
+class MelConfig(Config):
+    """The log-mel spectrogram and its normalisation.
+
+    ``mean`` and ``std`` are one global scalar each, in dB, over the training collection; the
+    defaults are those of the Million Song Dataset checkpoint.
+    """
+
+    sample_rate: Positive = 24_000
+    n_fft: Positive = 2_048
+    hop_length: Positive = 240
+    n_mels: Positive = 128
+    mean: float = 6.768444971712967
+    std: Annotated[float, Field(gt=0.0)] = 18.417922652295623
+
+    @property
+    def rate(self) -> float:
+        """Mel frames per second."""
+        return self.sample_rate / self.hop_length
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest waveform: the STFT's reflection needs more samples than half a window."""
+        return self.n_fft // 2 + 1
+
+
+class FrontEndConfig(Config):
+    """Two residual convolution blocks; both halve the frequency axis, ``time_strides`` is free."""
+
+    conv_dim: Positive = 512
+    time_strides: tuple[Literal[1, 2], Literal[1, 2]] = (2, 2)
+
+
+class _EncoderConfig(Config):
+    """What both encoders share."""
+
+    dim: Positive = 1_024
+    depth: Positive = 12
+    num_heads: Positive = 16
+    ffn_dim: Positive = 4_096
+    dropout: Probability = 0.1
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.dim % (2 * self.num_heads):
+            raise ValueError(
+                f"dim {self.dim} does not give {self.num_heads} heads of an even width; "
+                "choose a multiple of twice num_heads"
+            )
+        return self
+
+
+class ConformerConfig(_EncoderConfig):
+    """Conformer blocks (Gulati et al., 2020) with rotary positions, as in MusicFM."""
+
+    kind: Literal["conformer"] = "conformer"
+    conv_kernel: Positive = 31
+
+    @model_validator(mode="after")
+    def _check_kernel(self) -> Self:
+        if self.conv_kernel % 2 == 0:
+            raise ValueError(f"conv_kernel is {self.conv_kernel}; choose an odd number")
+        return self
+
+
+class TransformerConfig(_EncoderConfig):
+    """Pre-norm Transformer blocks, the paper's BERT rows.
+
+    The paper says no more than "BERT"; the depth of 24 is MERT-330M's. Positions are rotary,
+    placed as in the Conformer: that choice is ours.
+    """
+
+    kind: Literal["transformer"] = "transformer"
+    depth: Positive = 24
+
+
+class RandomProjectionConfig(Config):
+    """Frozen random projections and codebooks (BEST-RQ, Chiu et al., 2022).
+
+    Codebook ``i`` is drawn from ``seed + i``.
+    """
+
+    kind: Literal["random_projection"] = "random_projection"
+    num_codebooks: Positive = 1
+    codebook_size: Positive = 4_096
+    codebook_dim: Positive = 16
+    seed: Annotated[int, Field(ge=0)] = 142
+
+
+class KMeansConfig(Config):
+    """Centroids fitted to stacked mel frames."""
+
+    kind: Literal["kmeans"] = "kmeans"
+    num_codebooks: Positive = 1
+    codebook_size: Positive = 1_024
+
+
+class ModelConfig(Config):
+    """Everything that defines a model, and nothing that only its training needs."""
+
+    mel: MelConfig = MelConfig()
+    front_end: FrontEndConfig = FrontEndConfig()
+    encoder: Annotated[ConformerConfig | TransformerConfig, Field(discriminator="kind")] = (
+        ConformerConfig()
+    )
+    quantizer: Annotated[RandomProjectionConfig | KMeansConfig, Field(discriminator="kind")] = (
+        RandomProjectionConfig()
+    )
+    context_seconds: Annotated[float, Field(gt=0.0)] = 30.0
+    """The longest clip seen in training, hence the window of the embedder."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.mel.n_mels % 4:
+            raise ValueError(f"mel.n_mels is {self.mel.n_mels}; choose a multiple of 4")
+        if self.context_seconds * self.mel.sample_rate % self.samples_per_frame:
+            raise ValueError(
+                f"context_seconds {self.context_seconds} is no whole number of frames "
+                f"of {self.samples_per_frame} samples"
+            )
+        if self.context_samples < self.mel.min_samples:
+            raise ValueError(f"context_seconds {self.context_seconds} is shorter than the STFT")
+        return self
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the audio that the model hears."""
+        return self.mel.sample_rate
+
+    @property
+    def token_stack(self) -> int:
+        """Mel frames per token, and per frame of the encoder."""
+        return math.prod(self.front_end.time_strides)
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Audio samples per frame of the encoder, and per token."""
+        return self.mel.hop_length * self.token_stack
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames of the encoder per second; tokens come at the same rate."""
+        return self.sample_rate / self.samples_per_frame
+
+    @property
+    def token_dim(self) -> int:
+        """Features that a token sees: the stacked mel frames."""
+        return self.token_stack * self.mel.n_mels
+
+    @property
+    def context_samples(self) -> int:
+        """Samples of the context."""
+        return round(self.context_seconds * self.sample_rate)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of the encoder for so many samples; a last partial frame counts."""
+        return -(-(num_samples // self.mel.hop_length) // self.token_stack)
+
+    def num_tokens(self, num_samples: int) -> int:
+        """Tokens for so many samples; only whole ones count."""
+        return num_samples // self.mel.hop_length // self.token_stack
+
+
+_FM7 = ModelConfig()
+_HZ75 = _FM7.replace(mel=MelConfig(hop_length=320), front_end=FrontEndConfig(time_strides=(1, 1)))
+_BERT = _HZ75.replace(encoder=TransformerConfig())
+
+# Rows of Table 1 (arXiv 2311.03318). FM7 and FM9 differ in their training data alone. Strides of
+# the 50 Hz row follow MuQ's code; those of the 75 Hz rows are our own choice.
+PRESETS: Mapping[str, ModelConfig] = {
+    "tiny": ModelConfig(
+        front_end=FrontEndConfig(conv_dim=16),
+        encoder=ConformerConfig(dim=64, depth=3, num_heads=4, ffn_dim=128),
+        quantizer=RandomProjectionConfig(codebook_size=256),
+    ),
+    "fm1": _BERT.replace(quantizer=KMeansConfig(), context_seconds=5.0),
+    "fm2": _BERT.replace(context_seconds=5.0),
+    "fm3": _BERT,
+    "fm4": _HZ75.replace(context_seconds=5.0),
+    "fm5": _HZ75,
+    "fm6": _FM7.replace(front_end=FrontEndConfig(time_strides=(2, 1))),
+    "fm7": _FM7,
+    "fm8": _FM7.replace(encoder=ConformerConfig(depth=24)),
+    "fm9": _FM7,
+}
+
+
+def preset(name: str) -> ModelConfig:
+    """The configuration of that name. Raises ConfigError with the nearest name if there is none."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"no preset '{name}'; did you mean '{near}'? (all: {', '.join(PRESETS)})")
+    return PRESETS[name]

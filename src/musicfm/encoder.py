@@ -1,0 +1,235 @@
+"""Conformer and Transformer encoders with rotary positions.
+
+Everything here works on (batch, time, feature). ``mask`` is (batch, time), True for the frames that
+belong to a clip, or None where all do; frames outside it never reach a frame inside it.
+
+Sources: Conformer, Gulati et al. 2020 (arXiv 2005.08100), in the form of wav2vec 2.0-Conformer;
+rotary positions, Su et al. 2021 (arXiv 2104.09864).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from musicfm.config import ConformerConfig, TransformerConfig
+from musicfm.mel import Float32Buffers
+
+ROTARY_BASE = 10_000.0
+
+
+class _Float16OnCpu:
+    """Convolutions whose CPU kernels are some 80 times slower in float16 than in float32."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        slow = input.device.type == "cpu" and input.dtype == torch.float16
+        convolve: Any = super()._conv_forward  # type: ignore[misc]
+        if not slow:
+            return convolve(input, weight, bias)
+        bias = None if bias is None else bias.float()
+        return convolve(input.float(), weight.float(), bias).half()
+
+
+class Conv1d(_Float16OnCpu, nn.Conv1d):
+    """``nn.Conv1d``, computed in float32 where float16 has no fast kernel."""
+
+
+class Conv2d(_Float16OnCpu, nn.Conv2d):
+    """``nn.Conv2d``, computed in float32 where float16 has no fast kernel."""
+
+
+class FeedForward(nn.Module):
+    """LayerNorm, Linear, SiLU, Linear."""
+
+    def __init__(self, config: ConformerConfig | TransformerConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim)
+        self.up = nn.Linear(config.dim, config.ffn_dim)
+        self.down = nn.Linear(config.ffn_dim, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(F.silu(self.up(self.norm(x))))
+        return self.dropout(self.down(x))
+
+
+class SelfAttention(nn.Module):
+    """Attention whose rotation acts on the hidden states, before the query and key projections.
+
+    That is how the published weights were trained; values are not rotated. The softmax runs in
+    PyTorch's fused kernels where the hardware has them.
+    """
+
+    def __init__(self, config: ConformerConfig | TransformerConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.dropout = config.dropout
+        self.norm = nn.LayerNorm(config.dim)
+        self.query = nn.Linear(config.dim, config.dim)
+        self.key = nn.Linear(config.dim, config.dim)
+        self.value = nn.Linear(config.dim, config.dim)
+        self.out = nn.Linear(config.dim, config.dim)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        x = self.norm(x)
+        rotated = rotate(x, rotation, self.num_heads)
+        attended = F.scaled_dot_product_attention(
+            self._heads(self.query(rotated)),
+            self._heads(self.key(rotated)),
+            self._heads(self.value(x)),
+            attn_mask=None if mask is None else mask[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return F.dropout(self.out(attended.transpose(1, 2).flatten(2)), self.dropout, self.training)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(batch, time, dim) to (batch, head, time, dim / heads)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class ConvolutionModule(nn.Module):
+    """LayerNorm, pointwise, GLU, depthwise, BatchNorm, SiLU, pointwise."""
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        dim, kernel = config.dim, config.conv_kernel
+        self.norm = nn.LayerNorm(dim)
+        self.pointwise1 = Conv1d(dim, 2 * dim, 1, bias=False)
+        self.depthwise = Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
+        self.batch_norm = nn.BatchNorm1d(dim)
+        self.pointwise2 = Conv1d(dim, dim, 1, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = F.glu(self.pointwise1(self.norm(x).transpose(1, 2)), dim=1)
+        if mask is not None:  # a clip ends in zeros, as the convolution's own padding
+            x = x.masked_fill(~mask[:, None], 0.0)
+        x = F.silu(self.batch_norm(self.depthwise(x)))
+        return self.dropout(self.pointwise2(x).transpose(1, 2))
+
+
+class ConformerBlock(nn.Module):
+    """Half a feed-forward, attention, convolution, half a feed-forward, LayerNorm."""
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        self.ffn1 = FeedForward(config)
+        self.attention = SelfAttention(config)
+        self.convolution = ConvolutionModule(config)
+        self.ffn2 = FeedForward(config)
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        x = x + 0.5 * self.ffn1(x)
+        x = x + self.attention(x, rotation, mask)
+        x = x + self.convolution(x, mask)
+        x = x + 0.5 * self.ffn2(x)
+        return self.norm(x)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention and feed-forward."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.ffn = FeedForward(config)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        x = x + self.attention(x, rotation, mask)
+        return x + self.ffn(x)
+
+
+class Encoder(Float32Buffers):
+    """A stack of blocks and a final LayerNorm."""
+
+    inv_freq: Tensor
+
+    def __init__(self, config: ConformerConfig | TransformerConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            ConformerBlock(config)
+            if isinstance(config, ConformerConfig)
+            else TransformerBlock(config)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.register_buffer("inv_freq", inverse_frequencies(config), persistent=False)
+        self.activation_checkpointing = False
+
+    def forward(self, x: Tensor, mask: Tensor | None, layers: Sequence[int]) -> list[Tensor]:
+        """Runs as deep as the deepest layer asked for, and no deeper.
+
+        Args:
+            x: (batch, time, dim), the front end's output.
+            mask: (batch, time) bool or None.
+            layers: hidden states wanted, 0 (the input) to the depth; the last one is normed.
+
+        Returns:
+            The hidden states, (batch, time, dim) each, in the order of ``layers``.
+        """
+        wanted, deepest, depth = set(layers), max(layers), len(self.blocks)
+        x = self.dropout(x)
+        rotation = self._rotation(x)
+        kept = {0: x}
+        for index, block in enumerate(self.blocks[:deepest], start=1):
+            x = run_block(block, x, rotation, mask, recompute=self.activation_checkpointing)
+            if index in wanted:
+                kept[index] = x
+        if deepest == depth:
+            kept[depth] = self.norm(x)
+        return [kept[layer] for layer in layers]
+
+    def _rotation(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of each position's angles, (time, 1, dim / heads), in the type of x."""
+        positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
+        angles = (positions[:, None] * self.inv_freq).repeat(1, 2)[:, None]
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
+def inverse_frequencies(config: ConformerConfig | TransformerConfig) -> Tensor:
+    """Angles per frame of the rotary positions, (dim / heads / 2,), float32."""
+    head_dim = config.dim // config.num_heads
+    return 1.0 / ROTARY_BASE ** (torch.arange(0, head_dim, 2, device="cpu").float() / head_dim)
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor], num_heads: int) -> Tensor:
+    """Rotates (batch, time, dim), seen as heads, by position; first half against second half."""
+    cos, sin = rotation
+    heads = x.unflatten(-1, (num_heads, -1))
+    first, second = heads.chunk(2, dim=-1)
+    return (heads * cos + torch.cat((-second, first), dim=-1) * sin).flatten(2)
+
+
+def run_block(block: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
+    """Calls a block; with ``recompute`` its activations are computed again in the backward pass."""
+    if not (recompute and torch.is_grad_enabled()):
+        return block(*inputs)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _frozen_statistics(block)
+
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """Keeps BatchNorm from counting a batch a second time when it is recomputed.
+
+    It must still take the same path, or it would not save the same tensors as the first time: so
+    the update happens, with no weight.
+    """
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -1,0 +1,114 @@
+"""The Hugging Face hub: the published checkpoints, and models by id.
+
+Downloads are cached, resumed and show their progress; ``HF_HUB_OFFLINE`` and ``HF_HOME`` are
+honoured. All of that is huggingface_hub's, imported only when something is fetched.
+"""
+
+import hashlib
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from musicfm.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class PublishedCheckpoint:
+    """A checkpoint of MusicFM's authors, pinned; hashes are SHA-256, or as much as is known."""
+
+    weights: str
+    weights_sha256: str
+    stats: str
+    stats_sha256: str
+    repo_id: str = "minzwon/MusicFM"
+    revision: str = "4513b38bc25ad1d227b1980819b9691ba97f4d87"
+
+
+# Hashes as recorded by third parties; that of msd_stats.json is known only in its first digits.
+PUBLISHED = {
+    "msd": PublishedCheckpoint(
+        "pretrained_msd.pt",
+        "218b483a0256ddef736267425fabb166fd97008983696bb9270def464b47bded",
+        "msd_stats.json",
+        "c36c61ab",
+    ),
+    "fma": PublishedCheckpoint(
+        "pretrained_fma.pt",
+        "68392eee13d34c2941b3761934abb6b1e67b2e9df498695bda2ea5c1087d4b96",
+        "fma_stats.json",
+        "5416e468018bae68c6231d4cbb2b11f0d11c04e6437881505ae427a3f8344904",
+    ),
+}
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether a name looks like ``owner/model``."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+
+
+def fetch_published(alias: str, allow_hash_mismatch: bool) -> tuple[Path, Path]:
+    """Downloads one of the authors' checkpoints, or finds it in the cache.
+
+    Returns:
+        The weights and their statistics.
+
+    Raises:
+        CheckpointError: not to be had, or not the file that was published.
+    """
+    entry = PUBLISHED[alias]
+    files = (entry.weights, entry.stats)
+    weights, stats = (_fetch(entry.repo_id, name, entry.revision, files) for name in files)
+    for path, expected in ((weights, entry.weights_sha256), (stats, entry.stats_sha256)):
+        _check_hash(path, expected, allow_hash_mismatch)
+    return weights, stats
+
+
+def fetch_folder(repo_id: str, files: Sequence[str], revision: str | None) -> Path:
+    """Downloads a model of ours; returns the folder that holds its files."""
+    fetched = [_fetch(repo_id, name, revision, files) for name in files]
+    return fetched[0].parent
+
+
+def upload_folder(folder: str, repo_id: str, private: bool, message: str) -> str:
+    """Uploads a folder's files as one commit; returns its address. Raises CheckpointError."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        raise CheckpointError(f"cannot upload to {repo_id}: {_first_line(error)}") from error
+    return str(commit.commit_url)
+
+
+def _fetch(repo_id: str, name: str, revision: str | None, files: Sequence[str]) -> Path:
+    from huggingface_hub import hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(repo_id, name, revision=revision))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        addresses = " and ".join(hf_hub_url(repo_id, file, revision=revision) for file in files)
+        raise CheckpointError(
+            f"cannot download {name} of {repo_id} ({_first_line(error)}); with a connection, "
+            f"download {addresses} into one folder, say data/, and load data/{files[0]}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _check_hash(path: Path, expected: str, allow_mismatch: bool) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found.startswith(expected):
+        return
+    message = f"{path} is not the published file: its SHA-256 is {found}, expected {expected}"
+    if not allow_mismatch:
+        raise CheckpointError(f"{message}; delete it, or allow the mismatch if it is meant")
+    warnings.warn(message, stacklevel=2)

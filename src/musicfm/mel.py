@@ -1,0 +1,155 @@
+"""Log-mel spectrogram: the input of the model and the matter of its tokens.
+
+Always float32, whatever the model's dtype: a bfloat16 round trip of the filterbank alone costs
+half a decibel. Numerically it is torchaudio's ``MelSpectrogram`` and ``AmplitudeToDB`` as the
+published model uses them (HTK scale, no area normalisation, power 2, no ``top_db``).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from musicfm.config import MelConfig
+from musicfm.errors import AudioError
+
+
+class Float32Buffers(nn.Module):
+    """A module whose own buffers move between devices but stay float32 through ``.half()``."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in before.items():
+            moved = self._buffers[name]
+            if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(moved.device)
+        return self
+
+
+class LogMel(Float32Buffers):
+    """Waveform to log-mel frames in dB.
+
+    The window and the filterbank follow from the configuration, so they are not part of a
+    checkpoint, and are computed on the CPU even while a model is built on the meta device.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, config: MelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer(
+            "window", torch.hann_window(config.n_fft, device="cpu"), persistent=False
+        )
+        self.register_buffer("filters", mel_filters(config), persistent=False)
+
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Computes the frames of each clip as if it were alone.
+
+        Args:
+            waveform: (batch, samples), any float dtype.
+            lengths: (batch,) true samples of each clip; what lies beyond is ignored. None: all.
+
+        Returns:
+            (batch, samples // hop_length, n_mels) in dB, float32. Frame ``t`` is centred at sample
+            ``t * hop_length``. Frames from ``length // hop_length`` on belong to no clip.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            padded = reflect_pad(waveform.float(), self.config.n_fft // 2, lengths)
+            spectrum = torch.stft(
+                padded,
+                self.config.n_fft,
+                self.config.hop_length,
+                window=self.window,
+                center=False,
+                return_complex=True,
+            )
+            power = spectrum.abs().square().transpose(1, 2)
+            mel = power @ self.filters
+            # The published model drops the last frame of the centred STFT.
+            frames = waveform.shape[-1] // self.config.hop_length
+            return 10.0 * mel[:, :frames].clamp(min=1e-10).log10()
+
+
+def reflect_pad(waveform: Tensor, pad: int, lengths: Tensor | None) -> Tensor:
+    """Reflects each clip about its own first and last sample.
+
+    Args:
+        waveform: (batch, samples).
+        pad: samples to add on either side, fewer than a clip has.
+        lengths: (batch,) true samples of each clip, or None.
+
+    Returns:
+        (batch, samples + 2 * pad); zero where a clip and its reflection have ended.
+    """
+    if lengths is None:
+        return F.pad(waveform, (pad, pad), mode="reflect")
+    last = (lengths - 1)[:, None]
+    position = torch.arange(-pad, waveform.shape[1] + pad, device=waveform.device)[None]
+    source = last - (last - position.abs()).abs()
+    return waveform.gather(1, source.clamp(min=0)).masked_fill(source < 0, 0.0)
+
+
+def mel_filters(config: MelConfig) -> Tensor:
+    """Triangular filters on the HTK mel scale, (n_fft // 2 + 1, n_mels), float32.
+
+    Source: ``torchaudio.functional.melscale_fbanks(norm=None, mel_scale="htk")``, to the bit.
+    """
+    top = config.sample_rate // 2
+    frequencies = torch.linspace(0, top, config.n_fft // 2 + 1, device="cpu")
+    mel_top = 2595.0 * math.log10(1.0 + top / 700.0)
+    mels = torch.linspace(0.0, mel_top, config.n_mels + 2, device="cpu")
+    corners = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    widths = corners.diff()
+    slopes = corners[None] - frequencies[:, None]
+    rising = -slopes[:, :-2] / widths[:-1]
+    falling = slopes[:, 2:] / widths[1:]
+    return torch.minimum(rising, falling).clamp(min=0.0)
+
+
+def check_waveform(waveform: Tensor, lengths: Tensor | None, config: MelConfig) -> None:
+    """Raises AudioError unless the waveform is one the model can hear, and says why not.
+
+    Shapes and types are always checked. Values are not while compiling, where a look at them would
+    break the graph.
+    """
+    if waveform.dim() != 2:
+        raise AudioError(
+            f"waveform has shape {tuple(waveform.shape)}; give (batch, samples), mono: "
+            "unsqueeze a single clip, average the channels of a stereo one"
+        )
+    if not waveform.is_floating_point():
+        raise AudioError(
+            f"waveform is {waveform.dtype}; give floating-point samples in [-1, 1] "
+            "(16-bit integers: divide by 32768)"
+        )
+    batch, samples = waveform.shape
+    if batch == 0 or samples < config.min_samples:
+        raise AudioError(
+            f"waveform has shape {tuple(waveform.shape)}; the shortest clip has "
+            f"{config.min_samples} samples ({config.min_samples / config.sample_rate:.3f} s)"
+        )
+    if lengths is not None and (lengths.shape != (batch,) or lengths.is_floating_point()):
+        raise AudioError(
+            f"lengths has shape {tuple(lengths.shape)} and is {lengths.dtype}; "
+            f"give {batch} whole numbers of samples"
+        )
+    if torch.compiler.is_compiling():
+        return
+    if lengths is not None and not bool(
+        ((lengths >= config.min_samples) & (lengths <= samples)).all()
+    ):
+        raise AudioError(
+            f"lengths are {lengths.tolist()}; each must lie between {config.min_samples} "
+            f"and the waveform's {samples} samples"
+        )
+    if not bool(torch.isfinite(waveform).all()):
+        bad = (~torch.isfinite(waveform)).any(dim=1).nonzero()[:, 0].tolist()
+        raise AudioError(
+            f"waveform has NaN or infinite samples in clips {bad}; repair or drop them"
+        )

@@ -1,0 +1,251 @@
+"""The model: log-mel, convolutional front end, encoder, and a head that predicts tokens.
+
+    waveform (batch, samples) -> mel (100 Hz) -> front end (25 Hz) -> blocks -> tokens
+
+Rates are those of the published model; the configuration decides. Source: "A Foundation Model for
+Music Informatics", Won, Hung, Le, ICASSP 2024 (arXiv 2311.03318).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from musicfm.config import FrontEndConfig, ModelConfig
+from musicfm.encoder import Conv2d, Encoder, run_block
+from musicfm.errors import ConfigError
+from musicfm.mel import LogMel, check_waveform
+from musicfm.quantizers import build_quantizer
+
+
+class Output(NamedTuple):
+    """What :meth:`MusicFM.forward` returns."""
+
+    hidden_states: tuple[Tensor, ...]
+    """(batch, time, dim) each, in the order asked for."""
+    logits: Tensor | None
+    """(batch, time, num_codebooks, codebook_size), if asked for."""
+    num_frames: Tensor | None
+    """(batch,) frames that belong to each clip, if ``lengths`` were given."""
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside one strided 3x3 convolution; halves the frequency axis."""
+
+    def __init__(self, in_channels: int, channels: int, time_stride: int) -> None:
+        super().__init__()
+        stride = (2, time_stride)
+        self.time_stride = time_stride
+        self.conv1 = Conv2d(in_channels, channels, 3, stride, padding=1)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.conv_skip = Conv2d(in_channels, channels, 3, stride, padding=1)
+        self.norm_skip = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(batch, in_channels, frequency, time) to (batch, channels, frequency / 2, time').
+
+        ``mask`` is (batch, time') of the output. The input must be zero outside its clips, and the
+        output is.
+        """
+        y = zero_outside(F.relu(self.norm1(self.conv1(x))), mask)
+        y = self.norm2(self.conv2(y))
+        return zero_outside(F.relu(y + self.norm_skip(self.conv_skip(x))), mask)
+
+
+class FrontEnd(nn.Module):
+    """Mel frames to the first hidden state, at the frame rate of the encoder."""
+
+    def __init__(self, config: FrontEndConfig, n_mels: int, dim: int) -> None:
+        super().__init__()
+        channels = (1, config.conv_dim, config.conv_dim)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(channels[i], channels[i + 1], stride)
+            for i, stride in enumerate(config.time_strides)
+        )
+        self.linear = nn.Linear(config.conv_dim * (n_mels // 4), dim)
+        self.activation_checkpointing = False
+
+    def forward(self, mel: Tensor, num_mel_frames: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Subsamples the mel.
+
+        Args:
+            mel: (batch, mel time, n_mels), normalised.
+            num_mel_frames: (batch,) frames that belong to each clip, or None for all.
+
+        Returns:
+            (batch, time, dim), and the number of frames of each clip or None.
+        """
+        x = mel.transpose(1, 2)[:, None]
+        count = num_mel_frames
+        x = zero_outside(x, frame_mask(count, x.shape[-1]))
+        for block in self.blocks:
+            assert isinstance(block, ResidualBlock)
+            stride = block.time_stride
+            count = None if count is None else (count + stride - 1) // stride
+            mask = frame_mask(count, -(-x.shape[-1] // stride))
+            x = run_block(block, x, mask, recompute=self.activation_checkpointing)
+        return self.linear(x.permute(0, 3, 1, 2).flatten(2)), count
+
+
+def frame_mask(count: Tensor | None, time: int) -> Tensor | None:
+    """(batch, time) bool, True for the first ``count`` frames of each clip."""
+    if count is None:
+        return None
+    return torch.arange(time, device=count.device)[None] < count[:, None]
+
+
+def zero_outside(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Zeroes (batch, channels, frequency, time) where the (batch, time) mask is False.
+
+    With it a clip in a padded batch ends as a clip alone does: in the zeros of the next
+    convolution's padding.
+    """
+    return x if mask is None else x.masked_fill(~mask[:, None, None], 0.0)
+
+
+class MusicFM(nn.Module):
+    """A music foundation model.
+
+    Building one does no I/O and seeds nothing. Use :meth:`from_pretrained` for trained weights. In
+    eval mode a clip's output does not depend on what else is in its batch.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.encoder.dim
+        self.mel = LogMel(config.mel)
+        self.front_end = FrontEnd(config.front_end, config.mel.n_mels, dim)
+        self.encoder = Encoder(config.encoder)
+        self.quantizer = build_quantizer(config.quantizer, config.token_dim)
+        self.head = nn.Linear(dim, config.quantizer.num_codebooks * config.quantizer.codebook_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights; the mel and the tokens are float32 regardless."""
+        return self.head.weight.dtype
+
+    @property
+    def num_layers(self) -> int:
+        """Number of hidden states: the front end's output and one per block."""
+        return self.config.encoder.depth + 1
+
+    def forward(
+        self,
+        waveform: Tensor,
+        lengths: Tensor | None = None,
+        layers: Sequence[int] | None = None,
+        logits: bool = False,
+    ) -> Output:
+        """Computes hidden states, no deeper than the deepest one asked for.
+
+        Args:
+            waveform: (batch, samples) in [-1, 1] at ``config.sample_rate``, any float dtype.
+            lengths: (batch,) true samples of each clip in a padded batch. Frames beyond a clip's
+                end are undefined; those within are what the clip gives alone. (In training mode
+                BatchNorm's statistics include the padding.)
+            layers: hidden states wanted: 0 is the front end's output, i the output of block i,
+                the last one follows the final LayerNorm; negative ones count from the end.
+                None: all.
+            logits: whether to run the head, which needs the full depth.
+
+        Raises:
+            AudioError: a waveform of the wrong shape or type, too short, or not finite.
+            ConfigError: a layer that the model does not have.
+        """
+        check_waveform(waveform, lengths, self.config.mel)
+        wanted = self.check_layers(range(self.num_layers) if layers is None else layers)
+        last = self.num_layers - 1
+        features = self.features(waveform, lengths).to(self.dtype)
+        x, num_frames = self.front_end(features, self._num_mel_frames(lengths))
+        mask = frame_mask(num_frames, x.shape[1])
+        states = self.encoder(x, mask, [*wanted, last] if logits else wanted)
+        predicted = self.head(states.pop()) if logits else None
+        if predicted is not None:
+            predicted = predicted.unflatten(-1, (self.config.quantizer.num_codebooks, -1))
+        return Output(tuple(states), predicted, num_frames)
+
+    def features(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Normalised mel frames, (batch, samples // hop_length, n_mels), float32."""
+        mel = self.config.mel
+        return (self.mel(waveform, lengths) - mel.mean) / mel.std
+
+    @torch.no_grad()
+    def tokenize(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The tokens of clean audio.
+
+        Args:
+            waveform: as in :meth:`forward`.
+            lengths: as in :meth:`forward`; tokens beyond a clip's end are undefined.
+
+        Returns:
+            (batch, num_tokens, num_codebooks) int64. Token k stacks the mel frames that begin at
+            k * token_stack; a last partial stack gives none.
+        """
+        check_waveform(waveform, lengths, self.config.mel)
+        stack = self.config.token_stack
+        mel = self.features(waveform, lengths)
+        mel = mel[:, : mel.shape[1] // stack * stack]
+        return self.quantizer(mel.unflatten(1, (-1, stack)).flatten(2))
+
+    def check_layers(self, layers: Sequence[int]) -> list[int]:
+        """Layers as indices from 0. Raises ConfigError for one that does not exist."""
+        count = self.num_layers
+        for layer in layers:
+            if not -count <= layer < count:
+                raise ConfigError(f"no layer {layer}; this model has layers 0 to {count - 1}")
+        if not layers:
+            raise ConfigError("no layer was asked for; give at least one")
+        return [layer % count for layer in layers]
+
+    def set_activation_checkpointing(self, enabled: bool = True) -> None:
+        """Trades computation for memory in training: activations are recomputed block by block."""
+        self.front_end.activation_checkpointing = enabled
+        self.encoder.activation_checkpointing = enabled
+
+    def _num_mel_frames(self, lengths: Tensor | None) -> Tensor | None:
+        return None if lengths is None else lengths // self.config.mel.hop_length
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
+        """Loads trained weights; see :func:`musicfm.checkpoint.load` for sources and options."""
+        from musicfm import checkpoint
+
+        return checkpoint.load(source, cls, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes ``model.safetensors`` and ``config.json``; see :func:`musicfm.checkpoint.save`."""
+        from musicfm import checkpoint
+
+        checkpoint.save(self, folder)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads the folder; see :func:`musicfm.checkpoint.push`. Returns the commit's address."""
+        from musicfm import checkpoint
+
+        return checkpoint.push(self, repo_id, **options)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Turns TF32 off within the scope, for float32 results that agree across devices to 1e-5."""
+    switches: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
