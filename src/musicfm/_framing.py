@@ -38,7 +38,9 @@ class Framing:
     """The bytes that hold sound, ``start`` to ``stop``.
 
     ``damage`` says what is wrong at ``stop``, or is None where the sound simply ends.
-    ``num_samples`` is the number of samples per channel, where counting frames gives it.
+    ``is_declared`` says that the file itself declares its length (Ogg by its last page, mp3 by a
+    Xing, Info or VBRI header); ``num_samples`` per channel were counted instead where it doesn't
+    and counting is possible.
     ``is_chained`` says that several Ogg recordings follow each other, each with its own time.
     """
 
@@ -46,6 +48,7 @@ class Framing:
     stop: int
     damage: str | None = None
     num_samples: int | None = None
+    is_declared: bool = False
     is_chained: bool = False
 
 
@@ -70,11 +73,14 @@ def scan_mpeg(file: BinaryIO) -> Framing | None:
     is_complete = declared is not None and num_frames >= declared - 1
     if end < size and not is_complete and not _is_trailing_junk(file, end, size):
         # The last frame may have lost its own end, so it goes too.
-        return Framing(start, last, f"its MPEG frames break off at byte {end}")
+        damage = f"its MPEG frames break off at byte {end}"
+        return Framing(start, last, damage, is_declared=declared is not None)
     if declared is not None and not is_complete:
-        return Framing(start, stop, f"it has {num_frames} of the {declared} frames it should have")
-    counted = declared is None and first.num_samples is not None
-    return Framing(start, stop, None, num_frames * (first.num_samples or 0) if counted else None)
+        damage = f"it has {num_frames} of the {declared} frames it declares"
+        return Framing(start, stop, damage, is_declared=True)
+    if declared is not None or first.num_samples is None:
+        return Framing(start, stop, is_declared=declared is not None)
+    return Framing(start, stop, num_samples=num_frames * first.num_samples)
 
 
 def scan_ogg(file: BinaryIO) -> Framing:
@@ -102,7 +108,9 @@ def scan_ogg(file: BinaryIO) -> Framing:
         numbers[serial] = number
         (unfinished.discard if is_last else unfinished.add)(serial)
         offset += len(page)
-    return Framing(start, offset, damage, is_chained=is_chained)
+    return Framing(
+        start, offset, damage, is_declared=damage is None and not is_chained, is_chained=is_chained
+    )
 
 
 def _read_at(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
@@ -199,9 +207,9 @@ def _declared_frames(frame: bytes) -> int | None:
     """The number of frames that a Xing, Info or VBRI header in the first frame declares."""
     for name in (b"Xing", b"Info"):
         at = frame.find(name, 0, 64)
-        if at >= 0 and frame[at + 7] & 1:
-            return int.from_bytes(frame[at + 8 : at + 12])
-    return int.from_bytes(frame[50:54]) if frame[36:40] == b"VBRI" else None
+        if 0 <= at <= len(frame) - 12 and frame[at + 7] & 1:
+            return int.from_bytes(frame[at + 8 : at + 12]) or None  # 0 from streaming encoders
+    return int.from_bytes(frame[50:54]) or None if frame[36:40] == b"VBRI" else None
 
 
 def _is_trailing_junk(file: BinaryIO, offset: int, size: int) -> bool:

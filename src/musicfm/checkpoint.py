@@ -5,20 +5,22 @@ that is missing, unexpected, misshapen or not finite is an error that names it. 
 memory-mapped, so a file in use must be replaced by renaming, which is what :func:`save` does.
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from musicfm import hub, published
 from musicfm.config import ModelConfig
-from musicfm.errors import CheckpointError, ConfigError
+from musicfm.errors import CheckpointError, ConfigError, OutputError
 from musicfm.files import atomic_write
 from musicfm.published import Stats
 
@@ -59,7 +61,12 @@ def load(
         stats = found if stats is None else stats
     elif not path.exists() and hub.is_repo_id(str(source)):
         path = hub.fetch_folder(str(source), (CONFIG, WEIGHTS), revision)
+        revision = None
+    if revision is not None:
+        raise CheckpointError(f"revision={revision!r} is for hub ids, and '{source}' is none")
     if path.is_dir():
+        if stats is not None:
+            raise CheckpointError(f"stats= is for .pt files; those of {path} are in its {CONFIG}")
         config, tensors = _read_folder(path)
     elif path.is_file():
         config, tensors = published.read(path, stats)
@@ -79,16 +86,19 @@ def save(model: "MusicFM", folder: str | Path) -> None:
     """Writes a model as ``folder/model.safetensors`` and ``folder/config.json``.
 
     Weights keep their dtype. A model that is there already is replaced at the end, so a full disk
-    loses nothing. Raises OutputError, or CheckpointError for a tensor that is not finite.
+    loses nothing. The weights carry a copy of the configuration, so a kill between the two renames
+    is noticed. Raises OutputError, or CheckpointError for a tensor that is not finite.
     """
     folder = Path(folder)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     _check_finite(tensors, folder)
-    with atomic_write(folder / WEIGHTS) as weights, atomic_write(folder / CONFIG) as config:
-        save_file(tensors, weights)
-        config.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
-        # A kill between the two renames must not leave the old sizes beside the new weights.
-        (folder / CONFIG).unlink(missing_ok=True)
+    fields = model.config.to_dict()
+    with atomic_write(folder / CONFIG) as config, atomic_write(folder / WEIGHTS) as weights:
+        config.write_text(json.dumps(fields, indent=2) + "\n")
+        try:
+            save_file(tensors, weights, {"format": "pt", "config": json.dumps(fields)})
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OutputError(f"cannot write {folder / WEIGHTS}: {error}") from error
 
 
 def push(model: "MusicFM", repo_id: str, *, private: bool = False, message: str = "") -> str:
@@ -117,10 +127,19 @@ def convert(source: str | Path, destination: str | Path, *, stats: Stats | None 
     destination = Path(destination)
     if destination.suffix == ".pt":
         published.write(model.config, model.state_dict(), destination)
-    elif destination.suffix and not destination.is_dir():
+    elif destination.suffix in (".pth", ".ckpt", ".bin", ".safetensors"):
         raise CheckpointError(f"cannot convert to {destination}: give a folder, or a file in .pt")
     else:
         save(model, destination)
+
+
+def fingerprint(model: "MusicFM") -> str:
+    """SHA-256 of what a model computes with: its configuration and its tensors."""
+    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -134,11 +153,19 @@ def _read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         reason = error if isinstance(error, ConfigError) else "not readable as JSON"
         raise CheckpointError(f"{folder / CONFIG}: {reason}") from error
     try:
-        return config, load_file(folder / WEIGHTS)
+        tensors = load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            saved_with = (file.metadata() or {}).get("config")
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{folder / WEIGHTS} is damaged or incomplete ({error}); copy or download it again"
         ) from error
+    if saved_with not in (None, json.dumps(fields)):
+        raise CheckpointError(
+            f"{folder / CONFIG} is not the one that was saved with {WEIGHTS}: it was edited, or a "
+            "save was interrupted; save the model again"
+        )
+    return config, tensors
 
 
 def _fill(model: "MusicFM", tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -147,11 +174,14 @@ def _fill(model: "MusicFM", tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, wanted in expected.items():
         if name not in tensors:
             raise CheckpointError(f"{path}: tensor '{name}' is missing")
-        shape = tuple(tensors[name].shape)
-        if shape != wanted.shape:
+        tensor = tensors[name]
+        if tensor.shape != wanted.shape:
             raise CheckpointError(
-                f"{path}: tensor '{name}' has shape {shape}, expected {tuple(wanted.shape)}"
+                f"{path}: tensor '{name}' has shape {tuple(tensor.shape)}, "
+                f"expected {tuple(wanted.shape)}"
             )
+        if wanted.is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(f"{path}: tensor '{name}' is {tensor.dtype}, expected floats")
     if unexpected := sorted(set(tensors) - set(expected)):
         more = f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else ""
         raise CheckpointError(f"{path}: tensor '{unexpected[0]}'{more} is unexpected")
@@ -162,6 +192,8 @@ def _fill(model: "MusicFM", tensors: Mapping[str, Tensor], path: Path) -> None:
         for name, tensor in tensors.items()
     }
     model.load_state_dict(cast, assign=True)
+    # One type for all weights, except those that stay float32.
+    model.to(reduce(torch.promote_types, {weight.dtype for weight in model.parameters()}))
 
 
 def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -40,6 +40,8 @@ class Config(BaseModel):
             return cls.model_validate_json(json.dumps(fields))
         except ValidationError as error:
             raise ConfigError(_explain(cls, error)) from None
+        except TypeError as error:
+            raise ConfigError(f"{cls.__name__}: {error}; give plain JSON values") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` is its inverse."""
@@ -98,8 +100,8 @@ class MelConfig(Config):
 
     @property
     def min_samples(self) -> int:
-        """The shortest waveform: the STFT's reflection needs more samples than half a window."""
-        return self.n_fft // 2 + 1
+        """The shortest waveform: a frame, and more than the half window that the STFT reflects."""
+        return max(self.n_fft // 2 + 1, self.hop_length)
 
 
 class FrontEndConfig(Config):
@@ -191,7 +193,8 @@ class ModelConfig(Config):
     def _check(self) -> Self:
         if self.mel.n_mels % 4:
             raise ValueError(f"mel.n_mels is {self.mel.n_mels}; choose a multiple of 4")
-        if self.context_seconds * self.mel.sample_rate % self.samples_per_frame:
+        frames = self.context_seconds * self.frame_rate
+        if abs(frames - round(frames)) > 1e-6:
             raise ValueError(
                 f"context_seconds {self.context_seconds} is no whole number of frames "
                 f"of {self.samples_per_frame} samples"

@@ -1,9 +1,9 @@
 """Writing files so that a reader finds either the whole of one or none."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from musicfm.errors import OutputError
@@ -19,16 +19,25 @@ def atomic_write(target: Path) -> Iterator[Path]:
     The folder is made if need be. On any error, Ctrl-C included, the temporary file is removed and
     what was at ``target`` stays. Raises OutputError: a folder not writable, or a full disk.
     """
-    temporary: Path | None = None
+    # Names may have 255 bytes, and a character may have four.
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}{PARTIAL}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(PARTIAL, f".{target.name[:100]}.", target.parent)
-        temporary = Path(name)
-        os.fchmod(handle, 0o666 & ~_umask())
-        os.close(handle)
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, target)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch(exist_ok=False)  # with the umask's permissions, unlike tempfile's
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, target)
+    finally:
+        with suppress(OSError):  # there is none, or its folder could not be made
+            temporary.unlink()
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turns the system's errors within the block into an OutputError that names ``target``."""
+    try:
+        yield
     except OutputError:
         raise
     except OSError as error:
@@ -36,9 +45,6 @@ def atomic_write(target: Path) -> Iterator[Path]:
         raise OutputError(
             f"cannot write {target}: {reason}; free space there or choose another folder"
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -48,10 +54,3 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    """The process's umask, which mkstemp ignores; it can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

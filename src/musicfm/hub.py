@@ -44,8 +44,9 @@ PUBLISHED = {
 
 
 def is_repo_id(name: str) -> bool:
-    """Whether a name looks like ``owner/model``."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+    """Whether a name looks like ``owner/model``, and not like a file."""
+    looks = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+    return looks and not name.endswith((".pt", ".pth", ".ckpt", ".safetensors"))
 
 
 def fetch_published(alias: str, allow_hash_mismatch: bool) -> tuple[Path, Path]:
@@ -86,17 +87,26 @@ def upload_folder(folder: str, repo_id: str, private: bool, message: str) -> str
 
 
 def _fetch(repo_id: str, name: str, revision: str | None, files: Sequence[str]) -> Path:
-    from huggingface_hub import hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(hf_hub_download(repo_id, name, revision=revision))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        addresses = " and ".join(hf_hub_url(repo_id, file, revision=revision) for file in files)
+    except HFValidationError as error:
+        raise CheckpointError(f"no hub id '{repo_id}': {_first_line(error)}") from error
+    except Exception as error:  # those of its HTTP library too, which differs between versions
         raise CheckpointError(
             f"cannot download {name} of {repo_id} ({_first_line(error)}); with a connection, "
-            f"download {addresses} into one folder, say data/, and load data/{files[0]}"
+            f"{by_hand(repo_id, files, revision)}"
         ) from error
+
+
+def by_hand(repo_id: str, files: Sequence[str], revision: str | None) -> str:
+    """Where to get files without this package, and where to put them: the end of a sentence."""
+    from huggingface_hub import hf_hub_url
+
+    addresses = " and ".join(hf_hub_url(repo_id, file, revision=revision) for file in files)
+    return f"download {addresses} into one folder, say data/, and load data/{files[0]}"
 
 
 def _first_line(error: Exception) -> str:
@@ -108,7 +118,11 @@ def _check_hash(path: Path, expected: str, allow_mismatch: bool) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found.startswith(expected):
         return
-    message = f"{path} is not the published file: its SHA-256 is {found}, expected {expected}"
+    # The cache's names are links; deleting only the link would bring the same file back.
+    message = (
+        f"{path.resolve()} is not the published {path.name}: "
+        f"its SHA-256 is {found}, expected {expected}"
+    )
     if not allow_mismatch:
-        raise CheckpointError(f"{message}; delete it, or allow the mismatch if it is meant")
+        raise CheckpointError(f"{message}; delete it, or pass allow_hash_mismatch=True")
     warnings.warn(message, stacklevel=2)

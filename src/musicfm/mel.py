@@ -25,8 +25,8 @@ class Float32Buffers(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in before.items():
             moved = self._buffers[name]
-            if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
+            if buffer is not None and moved is not None and moved.dtype != torch.float32:
+                self._buffers[name] = buffer.to(moved.device, torch.float32)
         return self
 
 
@@ -134,10 +134,14 @@ def check_waveform(waveform: Tensor, lengths: Tensor | None, config: MelConfig) 
             f"waveform has shape {tuple(waveform.shape)}; the shortest clip has "
             f"{config.min_samples} samples ({config.min_samples / config.sample_rate:.3f} s)"
         )
-    if lengths is not None and (lengths.shape != (batch,) or lengths.is_floating_point()):
+    if lengths is not None and (
+        lengths.shape != (batch,)
+        or lengths.dtype not in (torch.int32, torch.int64)
+        or lengths.device != waveform.device
+    ):
         raise AudioError(
-            f"lengths has shape {tuple(lengths.shape)} and is {lengths.dtype}; "
-            f"give {batch} whole numbers of samples"
+            f"lengths has shape {tuple(lengths.shape)} and is {lengths.dtype} on {lengths.device}; "
+            f"give {batch} whole numbers of samples on {waveform.device}"
         )
     if torch.compiler.is_compiling():
         return

@@ -26,7 +26,7 @@ from musicfm.config import (
     RandomProjectionConfig,
 )
 from musicfm.encoder import inverse_frequencies
-from musicfm.errors import CheckpointError, ConfigError
+from musicfm.errors import CheckpointError, ConfigError, OutputError
 from musicfm.files import atomic_write
 from musicfm.mel import LogMel
 
@@ -170,10 +170,12 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> Non
         )
     state = {PREFIX + name: tensor.contiguous() for name, tensor in {**unused, **used}.items()}
     stats = {"melspec_2048_mean": config.mel.mean, "melspec_2048_std": config.mel.std}
-    with atomic_write(stats_path(path)) as temporary:
-        temporary.write_text(json.dumps(stats))
-    with atomic_write(path) as temporary:
-        torch.save({"state_dict": state}, temporary)
+    with atomic_write(path) as weights_file, atomic_write(stats_path(path)) as stats_file:
+        stats_file.write_text(json.dumps(stats))
+        try:
+            torch.save({"state_dict": state}, weights_file)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OutputError(f"cannot write {path}: {error}; free space there") from error
 
 
 def ours(name: str) -> str:
@@ -205,7 +207,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
             f"{path} is not a plain checkpoint: it is damaged, or holds objects other than "
             "tensors, which could run code and are refused; download it again from its source"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # of a damaged file torch raises nearly anything
         raise CheckpointError(
             f"{path} is not a PyTorch checkpoint, or is incomplete; download it again"
         ) from error
@@ -291,8 +293,9 @@ def _check_computed(tensors: Mapping[str, Tensor], config: ModelConfig, path: Pa
         stored = tensors.get(COMPUTED[key])
         if stored is None:
             raise CheckpointError(f"{path}: tensor '{COMPUTED[key]}' is missing")
+        precision = torch.finfo(stored.dtype).eps if stored.is_floating_point() else 0.0
         if stored.shape != constant.shape or not torch.allclose(
-            stored.float(), constant, rtol=1e-5, atol=1e-6
+            stored.float(), constant, rtol=max(precision, 1e-5), atol=1e-6
         ):
             raise CheckpointError(
                 f"{path}: tensor '{COMPUTED[key]}' is not that of a model at "

@@ -1,0 +1,235 @@
+"""The command line: each verb reads its options and calls the function of the same name.
+
+Heavy imports happen within the verbs, so that ``musicfm --help`` answers at once, and so that the
+decoder processes, which import the main script, stay light.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+import musicfm
+from musicfm.errors import ConfigError, MusicFMError
+
+if TYPE_CHECKING:
+    from musicfm.collection import Summary
+    from musicfm.results import Pooling
+
+app = typer.Typer(
+    help="Music foundation models: recordings in, embeddings out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Stats = Annotated[
+    Path | None,
+    typer.Option(help="For a .pt file: its JSON of statistics, if not the one beside it."),
+]
+
+
+def main() -> NoReturn:
+    """Runs the command line; bad input ends in one sentence on standard error and status 1."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except MusicFMError as error:
+        sys.exit(f"error: {error}")
+    sys.exit(0)
+
+
+@app.callback(invoke_without_command=True)
+def _common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"musicfm {musicfm.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def embed(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Recordings, and folders of them.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; the same one continues a run.")
+    ] = Path("embeddings"),
+    listing: Annotated[
+        Path | None,
+        typer.Option("--list", help="File with a path a line; - reads them from stdin."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="msd, fma, a folder, a .pt file, or a hub id like name/model.")
+    ] = "msd",
+    layer: Annotated[
+        str,
+        typer.Option(
+            help="Hidden state: a number, several (3,7), or all; 0 is the front end's output. "
+            "auto is 7 of 12, and as deep in relation in other models."
+        ),
+    ] = "auto",
+    pool: Annotated[
+        str, typer.Option(help="Over time: none, mean (one vector), or a rate in Hz.")
+    ] = "none",
+    format: Annotated[
+        Literal["npz", "parquet"],
+        typer.Option(help="An .npz per recording, or one table of means (with --pool mean)."),
+    ] = "npz",
+    overlap: Annotated[
+        float | None,
+        typer.Option(help="Seconds that windows overlap. [default: a sixth of the context]"),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes what is there.")
+    ] = "auto",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="To compute with.")
+    ] = "float32",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows at once. [default: 1 on a CPU, else 16]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that decode. [default: all cores but one]")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds without progress until a decoder is given up.")
+    ] = 60.0,
+    on_damage: Annotated[
+        Literal["error", "warn"],
+        typer.Option(help="Refuse damaged recordings, or use what comes before the damage."),
+    ] = "error",
+    stats: Stats = None,
+    allow_hash_mismatch: Annotated[
+        bool, typer.Option("--allow-hash-mismatch", help="Use msd or fma even if altered.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Embed again what is done already.")
+    ] = False,
+) -> None:
+    """Embed recordings of any format and length.
+
+    Each .npz holds frames (time, dim), their times in seconds and their rate in Hz. Long recordings
+    are cut into overlapping windows of the model's context. A bad file is reported and skipped; a
+    run that was interrupted continues where it stopped. OUT/report.json says what became of all.
+    """
+    sources = [*(paths or []), *(_read_list(listing) if listing else [])]
+    if not sources:
+        raise ConfigError("nothing to embed; give files or folders, or --list FILE")
+    pooling, layers = _pooling(pool), _layers(layer)
+
+    import torch
+
+    from musicfm.collection import embed_collection
+    from musicfm.embedding import Embedder
+    from musicfm.model import MusicFM
+
+    options: dict[str, Any] = {"stats": stats, "allow_hash_mismatch": allow_hash_mismatch}
+    loaded = MusicFM.from_pretrained(model, **options)
+    try:
+        loaded = loaded.to(_device(device), getattr(torch, dtype))
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"cannot compute on '{device}': {_first_line(error)}") from error
+    embedder = Embedder(loaded, layers, overlap_seconds=overlap, batch_size=batch_size)
+    try:
+        summary = embed_collection(
+            embedder,
+            sources,
+            out,
+            pooling=pooling,
+            file_format=format,
+            num_workers=workers,
+            timeout_seconds=timeout,
+            on_damage=on_damage,
+            overwrite=overwrite,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        _say(f"interrupted; what is done is in {out}, and the same command continues")
+        raise typer.Exit(130) from None
+    _say(_describe(summary, out))
+    raise typer.Exit(1 if summary.failures else 0)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="As embed's --model.")],
+    destination: Annotated[
+        Path, typer.Argument(help="A folder (ours), or a .pt file (published).")
+    ],
+    stats: Stats = None,
+) -> None:
+    """Convert between the published checkpoints' layout and ours, in either direction."""
+    from musicfm import checkpoint
+
+    checkpoint.convert(source, destination, stats=stats)
+    _say(f"wrote {destination}")
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    _say(f"warning: {message}")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().split("\n")[0]
+
+
+def _read_list(listing: Path) -> list[Path]:
+    try:
+        text = sys.stdin.read() if str(listing) == "-" else listing.read_text()
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"cannot read the list {listing}: {_first_line(error)}") from error
+    return [Path(line) for line in text.splitlines() if line.strip()]
+
+
+def _layers(layer: str) -> int | list[int] | Literal["all"] | None:
+    if layer in ("auto", "all"):
+        return None if layer == "auto" else "all"
+    try:
+        numbers = [int(part) for part in layer.split(",")]
+    except ValueError:
+        raise ConfigError(f"--layer is '{layer}'; give a number, several (3,7), or all") from None
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _pooling(pool: str) -> "Pooling":
+    if pool == "none":
+        return "none"
+    if pool == "mean":
+        return "mean"
+    try:
+        return float(pool)
+    except ValueError:
+        raise ConfigError(f"--pool is '{pool}'; give none, mean, or a rate in Hz") from None
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _describe(summary: "Summary", out: Path) -> str:
+    hours, minutes = summary.audio_seconds / 3600, summary.wall_seconds / 60
+    speed = summary.audio_seconds / max(summary.wall_seconds, 1e-9)
+    parts = [
+        f"{summary.done} embedded ({hours:.2f} h in {minutes:.1f} min, {speed:.1f}x real time)"
+    ]
+    if summary.skipped:
+        parts.append(f"{summary.skipped} done before")
+    if summary.damaged:
+        parts.append(f"{len(summary.damaged)} damaged and used in part")
+    if summary.failures:
+        parts.append(f"{len(summary.failures)} failed")
+    return f"{', '.join(parts)}; see {out / 'report.json'}"

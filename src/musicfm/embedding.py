@@ -1,0 +1,337 @@
+"""The main job: a recording in, embeddings out.
+
+A ladder, entered where your data is: :meth:`Embedder.batch` takes windows of samples,
+:meth:`Embedder.tracks` the decoded blocks of many recordings, :meth:`Embedder.stream` and
+``embedder(...)`` one recording. Each rung is the one below and one step more, so what a recording
+gives does not depend on where one enters.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeAlias, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from musicfm import audio
+from musicfm.decoders import Block, End, Event, Failure, Start
+from musicfm.errors import AudioError, ConfigError, MusicFMError
+from musicfm.model import MusicFM, full_float32
+from musicfm.pooling import pool, pooled_times
+from musicfm.windows import Cutter, Samples, Stitcher, Window, Windowing
+
+Source: TypeAlias = str | os.PathLike[str] | Tensor | npt.NDArray[np.floating]
+Key = TypeVar("Key")
+
+_LOUDEST = 32.0
+"""Samples of arrays beyond this are integers that were cast to float, not loud music."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """The frames of one recording. Frame k is centred at ``k / rate`` seconds."""
+
+    frames: Tensor
+    """(time, dim), or (layers, time, dim) if several layers were asked for; float32, on the CPU."""
+    rate: float
+    """Frames per second."""
+    duration: float
+    """Seconds of audio."""
+
+    @property
+    def times(self) -> npt.NDArray[np.float64]:
+        """(time,) the centre of each frame, in seconds."""
+        return np.arange(self.frames.shape[-2]) / self.rate
+
+    def mean(self) -> Tensor:
+        """Sequence level: the mean over time, (dim,) or (layers, dim)."""
+        return self.frames.mean(dim=-2)
+
+    def at(self, rate: float) -> Tensor:
+        """Token level: adaptive average pooling over time to ``rate`` outputs per second.
+
+        Returns:
+            (time', dim) or (layers, time', dim); their times are ``times_at(rate)``. A rate above
+            the model's repeats frames.
+        """
+
+        def read(start: int, stop: int) -> Tensor:
+            return self.frames[..., start:stop, :]
+
+        return torch.cat(list(pool(read, self.frames.shape[-2], self.rate, rate)), dim=-2)
+
+    def times_at(self, rate: float) -> npt.NDArray[np.float64]:
+        """(time',) the centre of each output of ``at(rate)``, in seconds."""
+        return pooled_times(self.frames.shape[-2], self.rate, rate)
+
+    def numpy(self) -> npt.NDArray[np.float32]:
+        """The frames as an array."""
+        return cast(npt.NDArray[np.float32], self.frames.numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class Frames(Generic[Key]):
+    """The next frames of a recording, (layers, time, dim) float32 on the CPU."""
+
+    key: Key
+    frames: Tensor
+
+
+@dataclass(frozen=True)
+class Finished(Generic[Key]):
+    """All frames of a recording have been given."""
+
+    key: Key
+    duration: float
+    warnings: tuple[str, ...]
+
+
+TrackEvent: TypeAlias = Start[Key] | Frames[Key] | Finished[Key] | Failure[Key]
+
+
+class _Track(Generic[Key]):
+    """One recording on its way through."""
+
+    def __init__(self, key: Key, windowing: Windowing) -> None:
+        self.key = key
+        self.cutter = Cutter(windowing)
+        self.stitcher = Stitcher(windowing.overlap)
+        self.warnings: tuple[str, ...] = ()
+        self.failed = False
+
+
+class Embedder:
+    """Embeds recordings of any length, format, rate and number of channels.
+
+    A recording that fits into the model's context is embedded by one plain forward pass; a longer
+    one in overlapping windows that are cross-faded (see :mod:`musicfm.windows`). What comes out
+    depends on the recording, the model, the layers and the overlap: never on batches or blocks.
+    """
+
+    def __init__(
+        self,
+        model: MusicFM,
+        layer: int | Sequence[int] | Literal["all"] | None = None,
+        *,
+        overlap_seconds: float | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        """Puts the model into eval mode; its device and dtype are those to compute with.
+
+        Args:
+            model: move it first: ``model.to("cuda", torch.bfloat16)``.
+            layer: the hidden state to take, several, or all of them; None takes 7 of 12, the
+                authors' choice for probing, and as deep in relation in other models.
+            overlap_seconds: of neighbouring windows; None is a sixth of the context.
+            batch_size: windows computed at once; None is 1 on a CPU, 16 elsewhere.
+
+        Raises:
+            ConfigError: a layer that the model does not have, or an impossible overlap.
+        """
+        self.model = model.eval()
+        self.config = model.config
+        self.windowing = Windowing.of(model.config, overlap_seconds)
+        self.single = layer is None or isinstance(layer, int)
+        self.layers = tuple(model.check_layers(self._wanted(layer)))
+        self.batch_size = batch_size or (1 if model.device.type == "cpu" else 16)
+
+    def _wanted(self, layer: int | Sequence[int] | str | None) -> Sequence[int]:
+        if layer is None:
+            return [round(self.config.encoder.depth * 7 / 12)]
+        if layer == "all":
+            return range(self.model.num_layers)
+        if isinstance(layer, str):
+            raise ConfigError(f"layer is {layer!r}; give a number, several, or 'all'")
+        return [layer] if isinstance(layer, int) else layer
+
+    @property
+    def rate(self) -> float:
+        """Frames per second."""
+        return self.config.frame_rate
+
+    def __call__(
+        self,
+        source: Source,
+        sample_rate: int | None = None,
+        *,
+        on_damage: Literal["error", "warn"] = "error",
+    ) -> Embedding:
+        """Embeds one recording.
+
+        Args:
+            source: a file, or samples in [-1, 1]: (samples,) or (1, samples), float.
+            sample_rate: of samples; resampled if it is not the model's. None: the model's.
+            on_damage: for a damaged file, raise, or warn and use what comes before the damage.
+
+        Raises:
+            AudioError: the recording cannot be used.
+        """
+        duration = 0.0
+        chunks = []
+        for event in self.tracks(self._open(source, sample_rate, on_damage)):
+            match event:
+                case Frames(frames=frames):
+                    chunks.append(frames)
+                case Finished(duration=duration):
+                    pass
+                case Failure(reason=reason):
+                    raise AudioError(reason)
+        frames = torch.cat(chunks, dim=1)
+        return Embedding(frames[0] if self.single else frames, self.rate, duration)
+
+    def stream(
+        self,
+        source: Source,
+        sample_rate: int | None = None,
+        *,
+        on_damage: Literal["error", "warn"] = "error",
+    ) -> Iterator[Tensor]:
+        """As ``embedder(...)``, but yields frames as they become final, in flat memory.
+
+        Yields:
+            (time', dim) or (layers, time', dim).
+        """
+        for event in self.tracks(self._open(source, sample_rate, on_damage)):
+            if isinstance(event, Failure):
+                raise AudioError(event.reason)
+            if isinstance(event, Frames):
+                yield event.frames[0] if self.single else event.frames
+
+    def tracks(self, events: Iterable[Event[Key]]) -> Iterator[TrackEvent[Key]]:
+        """Embeds the recordings whose samples arrive in ``events``; windows share batches.
+
+        Args:
+            events: as :func:`musicfm.decoders.decode_files` gives them.
+
+        Yields:
+            Of each recording Start if ``events`` have it, its frames in order and then Finished, or
+            a Failure that voids them.
+        """
+        decoding: dict[Key, _Track[Key]] = {}
+        queue: deque[tuple[_Track[Key], Window]] = deque()
+        for event in events:
+            track = decoding.get(event.key) or _Track(event.key, self.windowing)
+            decoding[event.key] = track
+            match event:
+                case Start():
+                    yield event
+                case Block(samples=samples):
+                    queue.extend((track, window) for window in track.cutter.push(samples))
+                case End(warnings=warnings):
+                    del decoding[event.key]
+                    track.warnings = warnings
+                    if track.cutter.num_samples < self.config.mel.min_samples:
+                        track.failed = True
+                        yield Failure(event.key, self._too_short(track))
+                    queue.append((track, track.cutter.finish()))
+                case Failure():
+                    del decoding[event.key]
+                    if not track.failed:
+                        track.failed = True
+                        yield event
+            while len(queue) >= self.batch_size:
+                yield from self._embed([queue.popleft() for _ in range(self.batch_size)])
+        while queue:
+            yield from self._embed(
+                [queue.popleft() for _ in range(min(len(queue), self.batch_size))]
+            )
+
+    def _embed(self, batch: list[tuple[_Track[Key], Window]]) -> Iterator[TrackEvent[Key]]:
+        """Computes a batch and stitches each window to its recording."""
+        batch = [(track, window) for track, window in batch if not track.failed]
+        for (track, window), frames in zip(
+            batch, self.batch([window.samples for _, window in batch]), strict=True
+        ):
+            if track.failed:
+                continue
+            if not bool(torch.isfinite(frames).all()):
+                track.failed = True
+                yield Failure(track.key, f"{track.key} overflows {self.model.dtype}; use float32")
+                continue
+            final = track.stitcher.push(window.start, frames, window.last)
+            if final.shape[1]:
+                yield Frames(track.key, final)
+            if window.last:
+                duration = track.cutter.num_samples / self.config.sample_rate
+                yield Finished(track.key, duration, track.warnings)
+
+    @torch.inference_mode()
+    def batch(self, windows: Sequence[Samples]) -> list[Tensor]:
+        """The frames of some windows, each as if it were alone.
+
+        Args:
+            windows: (samples,) each, float32, of any lengths.
+
+        Returns:
+            (layers, time, dim) of each, float32, on the CPU.
+        """
+        if not windows:
+            return []
+        counts = [len(window) for window in windows]
+        waveform = np.zeros((len(windows), max(counts)), np.float32)
+        for row, window in zip(waveform, windows, strict=True):
+            row[: len(window)] = window
+        device = self.model.device
+        lengths = None if len(set(counts)) == 1 else torch.tensor(counts, device=device)
+        exact = full_float32() if self.model.dtype == torch.float32 else nullcontext()
+        try:
+            with exact:
+                output = self.model(torch.from_numpy(waveform).to(device), lengths, self.layers)
+        except torch.OutOfMemoryError as error:
+            raise MusicFMError(
+                f"{len(windows)} windows of {max(counts) / self.config.sample_rate:g} s do not fit "
+                f"into the memory of {device}; use a smaller batch size"
+            ) from error
+        frames = torch.stack(output.hidden_states, dim=1).float().cpu()
+        return [
+            clip[:, : self.config.num_frames(count)]
+            for clip, count in zip(frames, counts, strict=True)
+        ]
+
+    def _open(
+        self, source: Source, sample_rate: int | None, on_damage: Literal["error", "warn"]
+    ) -> Iterator[Event[str]]:
+        """The samples of one recording, as the decoder processes would give them."""
+        if isinstance(source, str | os.PathLike):
+            if sample_rate is not None:
+                raise AudioError("sample_rate is for samples; a file states its own")
+            key = os.fspath(source)
+            for samples in audio.stream(source, self.config.sample_rate, on_damage=on_damage):
+                yield Block(key, samples)
+        else:
+            key = "the waveform"
+            yield Block(key, self._samples(source, sample_rate or self.config.sample_rate))
+        yield End(key, ())
+
+    def _samples(self, source: Tensor | npt.NDArray[np.floating], sample_rate: int) -> Samples:
+        """Checks samples given in memory, and resamples them if need be: (samples,) float32."""
+        if isinstance(source, Tensor):
+            source = source.detach().cpu()
+            samples = (source.float() if source.is_floating_point() else source).numpy()
+        else:
+            samples = np.asarray(source)
+        if samples.ndim == 2 and samples.shape[0] == 1:
+            samples = samples[0]
+        if samples.ndim != 1:
+            raise AudioError(
+                f"the waveform has shape {samples.shape}; give (samples,), mono: average channels "
+                "first, and call once for each clip of a batch"
+            )
+        if samples.size and np.abs(samples).max() > _LOUDEST:
+            raise AudioError(
+                f"the waveform reaches {np.abs(samples).max():g}; samples belong in [-1, 1] "
+                "(16-bit integers: divide by 32768)"
+            )
+        return audio.resample(samples, sample_rate, self.config.sample_rate)
+
+    def _too_short(self, track: _Track[Key]) -> str:
+        rate, least = self.config.sample_rate, self.config.mel.min_samples
+        return (
+            f"{track.key} is too short: {track.cutter.num_samples / rate:.3f} s; "
+            f"the model needs at least {least / rate:.3f} s ({least} samples)"
+        )

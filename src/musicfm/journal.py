@@ -1,0 +1,136 @@
+"""The journal of a folder of results: what is done, and under which settings.
+
+A result counts when its line is in the journal; the line is written after the result has its final
+name, so a run that was killed at any moment continues where it stopped.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from musicfm.errors import OutputError
+from musicfm.files import atomic_write, writing
+
+JOURNAL = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording and the name of its result, relative to the output folder, without suffix."""
+
+    path: Path
+    name: str
+    size: int
+    modified: int
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+class Journal:
+    """What is done in a folder, and under which settings: a lock, a header, and a line each.
+
+    Args:
+        folder: of the results; made if need be.
+        settings: what defines a result.
+        recordings: of this run.
+        overwrite: whether to begin anew where there are results of other settings. Refused while
+            some would stay, since a folder never mixes settings.
+
+    Raises OutputError on entry: another run is writing there, results of other settings are there,
+    or the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        recordings: Iterable[Recording],
+        overwrite: bool,
+    ) -> None:
+        self.entries: dict[str, dict[str, Any]] = {}
+        """By the recording's path."""
+        self._folder, self._path = folder, folder / JOURNAL
+        self._settings, self._overwrite = dict(settings), overwrite
+        self._recordings = {str(recording) for recording in recordings}
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._open as stack, writing(self._path):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(FileLock(self._folder / f".{JOURNAL}.lock", timeout=0))
+            except Timeout:
+                raise OutputError(
+                    f"another run is writing to {self._folder}; wait until it has ended"
+                ) from None
+            self._read()
+            self._file = stack.enter_context(self._path.open("a", encoding="utf-8"))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def has(self, recording: Recording) -> bool:
+        """Whether a recording is done, and has not changed since."""
+        entry = self.entries.get(str(recording))
+        return (
+            entry is not None
+            and (entry["size"], entry["modified"]) == (recording.size, recording.modified)
+            and (self._folder / entry["output"]).is_file()
+        )
+
+    def add(self, recording: Recording, **facts: Any) -> None:
+        """Notes that a recording is done."""
+        entry = {
+            "path": str(recording),
+            "name": recording.name,
+            "size": recording.size,
+            "modified": recording.modified,
+            **facts,
+        }
+        self.entries[str(recording)] = entry
+        with writing(self._path):
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+
+    def _read(self) -> None:
+        """Reads the journal, or begins one."""
+        content = self._path.read_bytes() if self._path.exists() else b""
+        # What follows the last line's end was being written when a run was killed.
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            header, *entries = [json.loads(line) for line in whole.splitlines()] or [None]
+            self.entries = {entry["path"]: entry for entry in entries}
+            there = None if header is None else header["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(
+                f"{self._path} is not a journal of musicfm; use another output folder"
+            ) from error
+        if there is not None and there != self._settings:
+            self._refuse_mixture(there)
+            self.entries = {}
+            there = None
+        if there is None:
+            whole = json.dumps({"settings": self._settings}).encode() + b"\n"
+        if whole != content:
+            with atomic_write(self._path) as temporary:
+                temporary.write_bytes(whole)
+
+    def _refuse_mixture(self, there: Mapping[str, Any]) -> None:
+        keys = {*there, *self._settings}
+        differing = sorted(key for key in keys if there.get(key) != self._settings.get(key))
+        what = f"{self._folder} holds results of other settings ({', '.join(differing)} differ)"
+        if not self._overwrite:
+            raise OutputError(f"{what}; use another folder, or overwrite them")
+        if kept := sorted(set(self.entries) - self._recordings):
+            raise OutputError(
+                f"{what}, and this run would not overwrite those of {len(kept)} recordings, such "
+                f"as {kept[0]}; use another folder"
+            )

@@ -1,0 +1,65 @@
+"""The progress bar of long work: how far, how fast, and how long still."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class AudioProgress:
+    """A bar over files that shows hours of audio and times real time, on standard error.
+
+    Remaining time is estimated from ``work``, in any unit that is known beforehand, say bytes.
+    """
+
+    def __init__(self, what: str, num_files: int, work: float, enabled: bool = True) -> None:
+        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[files]}/{task.fields[num_files]} files"),
+            _AudioColumn(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=self.console,
+            disable=not enabled,
+        )
+        self._task = self._bar.add_task(
+            what, total=max(work, 1.0), files=0, num_files=num_files, seconds=0.0
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, *, files: int = 0, seconds: float = 0.0, work: float = 0.0) -> None:
+        """Adds finished files, seconds of audio, and work."""
+        fields = self._bar.tasks[0].fields
+        self._bar.update(
+            self._task,
+            advance=work,
+            files=fields["files"] + files,
+            seconds=fields["seconds"] + seconds,
+        )
+
+    def say(self, message: str) -> None:
+        """Prints a line above the bar."""
+        self.console.print(message, markup=False)
+
+
+class _AudioColumn(ProgressColumn):
+    """Hours of audio done, and times real time."""
+
+    def render(self, task: Task) -> Text:
+        seconds, elapsed = task.fields["seconds"], task.elapsed or 0.0
+        rate = f"{seconds / elapsed:.1f}" if elapsed else "-"
+        return Text(f"{seconds / 3600:.2f} h audio, {rate}x real time", no_wrap=True)
