@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from ._framing import Framing, scan_mpeg, scan_ogg
-from .errors import AudioError
+from musicfm._framing import Framing, scan_mpeg, scan_ogg
+from musicfm.errors import AudioError
 
 Array = npt.NDArray[Any]
 

@@ -34,8 +34,8 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from ._sources import MAX_SAMPLE_RATE, Array, AudioInfo, Source, open_source, shown
-from .errors import AudioError, AudioWarning
+from musicfm._sources import MAX_SAMPLE_RATE, Array, AudioInfo, Source, open_source, shown
+from musicfm.errors import AudioError, AudioWarning
 
 __all__ = ["AudioInfo", "load", "probe", "resample", "stream"]
 

@@ -17,6 +17,7 @@ from musicfm.embedding import Embedder, Finished, Frames, TrackEvent
 from musicfm.errors import ConfigError, OutputError
 from musicfm.files import atomic_write
 from musicfm.journal import Journal, Recording
+from musicfm.pooling import check_rate
 from musicfm.progress import AudioProgress
 from musicfm.results import NpzWriter, Pooling, TableWriter
 
@@ -135,8 +136,12 @@ def embed_collection(
         raise ConfigError("a Parquet table holds one vector per recording; pool to the mean")
     if file_format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError("Parquet needs pyarrow; pip install 'musicfm[parquet]'")
+    if not isinstance(pooling, str):
+        check_rate(pooling)
     begin, summary = time.monotonic(), Summary()
     recordings = find_recordings(sources, summary.failures)
+    if not recordings and not summary.failures:
+        raise ConfigError(f"no recordings in {', '.join(map(str, sources))}")
     settings = {
         "model": checkpoint.fingerprint(embedder.model),
         "dtype": str(embedder.model.dtype).removeprefix("torch."),

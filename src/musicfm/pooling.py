@@ -17,10 +17,15 @@ from musicfm.errors import ConfigError
 OUTPUTS_AT_ONCE = 1_024
 
 
-def num_pooled(num_frames: int, frame_rate: float, rate: float) -> int:
-    """How many outputs pooling to ``rate`` (Hz) gives: at least one. Raises ConfigError."""
+def check_rate(rate: float) -> None:
+    """Raises ConfigError for a rate that nothing can be pooled to."""
     if not 0 < rate < float("inf"):
         raise ConfigError(f"cannot pool to {rate} Hz; give a rate above zero")
+
+
+def num_pooled(num_frames: int, frame_rate: float, rate: float) -> int:
+    """How many outputs pooling to ``rate`` (Hz) gives: at least one. Raises ConfigError."""
+    check_rate(rate)
     return max(1, round(num_frames * rate / frame_rate))
 
 

@@ -1,0 +1,122 @@
+"""Small recordings in many formats, whole and damaged, for tests."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+Samples = npt.NDArray[np.float32]
+
+# name → (codec, container) of what FFmpeg writes; the rest is libsndfile's.
+FFMPEG_FORMATS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "tone.m4a": ("aac", "ipod", {}),
+    "faststart.m4a": ("aac", "ipod", {"movflags": "faststart"}),
+    "alac.m4a": ("alac", "ipod", {}),
+    "tone.aac": ("aac", "adts", {}),
+    "tone.webm": ("libopus", "webm", {}),
+    "tone.wma": ("wmav2", "asf", {}),
+    "tone.wv": ("wavpack", "wv", {}),
+    "bare.mp3": ("libmp3lame", "mp3", {"write_xing": "0", "id3v2_version": "0"}),
+    "tone.mp2": ("mp2", "mp2", {}),
+    "tone.mkv": ("pcm_s16le", "matroska", {}),
+}
+SNDFILE_FORMATS: dict[str, dict[str, Any]] = {
+    "u8.wav": {"subtype": "PCM_U8"},
+    "tone.wav": {"subtype": "PCM_16"},
+    "24.wav": {"subtype": "PCM_24"},
+    "float.wav": {"subtype": "FLOAT"},
+    "double.wav": {"subtype": "DOUBLE"},
+    "tone.aiff": {},
+    "tone.flac": {},
+    "tone.ogg": {},
+    "tone.opus": {"format": "OGG", "subtype": "OPUS"},
+    "tone.mp3": {"bitrate_mode": "CONSTANT", "compression_level": 0.5},
+    "vbr.mp3": {"bitrate_mode": "VARIABLE", "compression_level": 0.5},
+}
+ALL_FORMATS = [*SNDFILE_FORMATS, *FFMPEG_FORMATS]
+LOSSLESS = ["tone.wav", "24.wav", "float.wav", "double.wav", "tone.aiff", "tone.flac"]
+LOSSLESS += ["alac.m4a", "tone.mkv"]
+
+
+def rate_of(name: str) -> int:
+    """The sample rate at which :func:`write` stores a format by default."""
+    return 48000 if "opus" in name or "webm" in name else 44100
+
+
+def tone(rate: int, seconds: float, channels: int = 2) -> Samples:
+    """A chirp and some noise that differ per channel; shape (samples, channels)."""
+    num_samples = round(rate * seconds)
+    times = np.arange(num_samples) / rate
+    noise = np.random.default_rng(0).standard_normal((num_samples, channels))
+    pitches = 220 * (1 + np.arange(channels))
+    chirp = np.sin(2 * np.pi * (times[:, None] * pitches + 40 * times[:, None] ** 2))
+    return (0.3 * chirp + 0.03 * noise).astype(np.float32)
+
+
+def write(folder: Path, name: str, seconds: float = 3.0, channels: int = 2) -> Path:
+    """Write a tone in the format called ``name`` into ``folder``."""
+    path, rate = folder / name, rate_of(name)
+    samples = tone(rate, seconds, channels)
+    if name in FFMPEG_FORMATS:
+        encode(path, samples, rate, *FFMPEG_FORMATS[name])
+    else:
+        soundfile.write(path, samples, rate, **SNDFILE_FORMATS[name])
+    return path
+
+
+def encode(
+    path: Path, samples: Samples, rate: int, codec: str, container: str, options: dict[str, str]
+) -> None:
+    """Encode (samples, channels) with FFmpeg."""
+    layout = {1: "mono", 2: "stereo", 6: "5.1"}[samples.shape[1]]
+    with av.open(path, "w", format=container, options=options) as output:
+        stream: Any = output.add_stream(codec, rate=rate, layout=layout)
+        stream.bit_rate = 128000
+        planar = np.ascontiguousarray(samples.T)
+        frame = av.AudioFrame.from_ndarray(planar, format="fltp", layout=layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        resampler = av.AudioResampler(format=stream.format, layout=layout, rate=rate)
+        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+            output.mux(stream.encode(part))
+
+
+def write_video(path: Path) -> Path:
+    """Write a video without sound."""
+    with av.open(path, "w", format="mp4") as output:
+        stream = output.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for _ in range(5):
+            picture = np.zeros((32, 32, 3), np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        output.mux(stream.encode(None))
+    return path
+
+
+def truncate(path: Path, part: float = 0.6) -> Path:
+    """Keep the first ``part`` of a file's bytes."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+    return path
+
+
+def overwrite(path: Path, num_bytes: int = 10000, part: float = 0.5) -> Path:
+    """Put random bytes in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    start = int(len(data) * part)
+    data[start : start + num_bytes] = np.random.default_rng(1).bytes(num_bytes)
+    path.write_bytes(data)
+    return path
+
+
+def remove(path: Path, num_bytes: int = 10000, part: float = 0.5) -> Path:
+    """Cut bytes out of the middle of a file."""
+    data = bytearray(path.read_bytes())
+    start = int(len(data) * part)
+    del data[start : start + num_bytes]
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,52 @@
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+import recipe
+from musicfm.model import MusicFM
+
+torch.set_num_threads(1)
+
+Golden = Mapping[str, npt.NDArray[Any]]
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    """Numbers produced by the code of MusicFM's authors; see data/make_golden.py."""
+    return dict(np.load(Path(__file__).with_name("data") / "golden.npz"))
+
+
+@pytest.fixture(scope="session")
+def music() -> Tensor:
+    """The golden waveform: two clips of four seconds."""
+    return torch.from_numpy(recipe.waveform(7, 2, 96_000))
+
+
+@pytest.fixture(scope="session")
+def odd_music() -> Tensor:
+    """The other golden waveform: a length that is no whole number of tokens."""
+    return torch.from_numpy(recipe.waveform(8, 1, 72_333))
+
+
+@pytest.fixture(scope="session")
+def published_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden model, in the published layout. Do not change it."""
+    return recipe.write_published(tmp_path_factory.mktemp("published") / "pretrained_tiny.pt")
+
+
+@pytest.fixture(scope="session")
+def _loaded_tiny(published_tiny: Path) -> MusicFM:
+    return MusicFM.from_pretrained(published_tiny)
+
+
+@pytest.fixture
+def tiny(_loaded_tiny: MusicFM) -> MusicFM:
+    """The golden model, in eval mode; a copy for each test."""
+    return copy.deepcopy(_loaded_tiny)

@@ -1,0 +1,223 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import audio_files
+import musicfm
+from musicfm import cli
+from musicfm.embedding import Embedder
+from musicfm.model import MusicFM
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process: status, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["musicfm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        if isinstance(exit.value.code, str):  # what Python itself would print
+            print(exit.value.code, file=sys.stderr)
+        captured = capsys.readouterr()
+        status = 1 if isinstance(exit.value.code, str) else int(exit.value.code or 0)
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return audio_files.write(tmp_path_factory.mktemp("music"), "tone.ogg", seconds=2.0)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "musicfm", *map(str, arguments)]
+
+
+def test_a_file_is_embedded(
+    run: Run, song: Path, published_tiny: Path, tiny: MusicFM, tmp_path: Path
+) -> None:
+    status, _, errors = run(
+        "embed", song, "--out", tmp_path, "--model", published_tiny, "--layer", 3
+    )
+    assert status == 0, errors
+    assert "1 embedded" in errors
+    found = np.load(tmp_path / "tone.npz")
+    np.testing.assert_allclose(found["frames"], Embedder(tiny, 3)(song).frames, atol=1e-5)
+
+
+@pytest.mark.parametrize(("layer", "shape"), [("1,3", (2, 50, 64)), ("all", (4, 50, 64))])
+def test_several_layers(
+    run: Run, song: Path, published_tiny: Path, tmp_path: Path, layer: str, shape: tuple[int, ...]
+) -> None:
+    run("embed", song, "--out", tmp_path, "--model", published_tiny, "--layer", layer)
+    assert np.load(tmp_path / "tone.npz")["frames"].shape == shape
+
+
+@pytest.mark.parametrize(
+    ("pool", "name", "shape"), [("mean", "mean", (64,)), ("8", "frames", (16, 64))]
+)
+def test_pooling(
+    run: Run, song: Path, published_tiny: Path, tmp_path: Path, pool: str, name: str,
+    shape: tuple[int, ...],
+) -> None:  # fmt: skip
+    run("embed", song, "--out", tmp_path, "--model", published_tiny, "--pool", pool)
+    assert np.load(tmp_path / "tone.npz")[name].shape == shape
+
+
+def test_half_precision_is_near(run: Run, song: Path, published_tiny: Path, tmp_path: Path) -> None:
+    for dtype in ("float32", "bfloat16", "float16"):
+        out = tmp_path / dtype
+        status, _, _ = run("embed", song, "--out", out, "--model", published_tiny, "--dtype", dtype)
+        assert status == 0
+    exact, brain, half = (
+        np.load(tmp_path / dtype / "tone.npz")["frames"]
+        for dtype in ("float32", "bfloat16", "float16")
+    )
+    assert exact.dtype == brain.dtype == half.dtype == np.float32
+    assert 0 < np.abs(half - exact).max() < np.abs(brain - exact).max() < 0.3
+
+
+def test_a_list_of_files(
+    run: Run, song: Path, published_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"{song}\n\n")
+    arguments = ["--model", published_tiny]
+    assert run("embed", "--list", listing, "--out", tmp_path / "a", *arguments)[0] == 0
+    with listing.open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert run("embed", "--list", "-", "--out", tmp_path / "b", *arguments)[0] == 0
+    assert (tmp_path / "a" / "tone.npz").exists()
+    assert (tmp_path / "b" / "tone.npz").exists()
+
+
+def test_one_bad_file_is_status_1_and_the_rest_is_done(
+    run: Run, song: Path, published_tiny: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.mp3"
+    bad.write_text("no music")
+    arguments = ["embed", bad, song, "--out", tmp_path / "out", "--model", published_tiny]
+    status, _, errors = run(*arguments)
+    assert status == 1
+    assert "1 embedded" in errors
+    assert "1 failed" in errors
+    assert "bad.mp3 is not audio" in errors
+    status, _, errors = run(*arguments)
+    assert status == 1
+    assert "1 done before, 1 failed" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to embed; give files or folders, or --list FILE"),
+        (["x.wav", "--layer", "seven"], "--layer is 'seven'; give a number, several (3,7), or all"),
+        (["x.wav", "--layer", "9"], "no layer 9; this model has layers 0 to 3"),
+        (["x.wav", "--pool", "max"], "--pool is 'max'; give none, mean, or a rate in Hz"),
+        (["x.wav", "--pool", "-3"], "cannot pool to -3.0 Hz; give a rate above zero"),
+        (["x.wav", "--format", "parquet"], "pool to the mean"),
+        (["x.wav", "--overlap", "20"], "overlap_seconds is 20.0; choose between 0 and 15"),
+        (["x.wav", "--device", "abacus"], "cannot compute on 'abacus'"),
+        (["x.wav", "--model", "no/such/model.pt"], "no model 'no/such/model.pt'"),
+        (["--list", "no/such/list"], "cannot read the list no/such/list"),
+        (["x.wav", "--out", "/dev/null/out"], "cannot write /dev/null/out"),
+    ],
+)
+def test_wrong_input_is_one_sentence(
+    run: Run, published_tiny: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    defaults = ["--model", published_tiny, "--out", tmp_path / "out"]
+    status, output, errors = run("embed", *defaults, *arguments)
+    assert status == 1
+    assert output == ""
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_convert_both_ways(run: Run, published_tiny: Path, tmp_path: Path) -> None:
+    assert run("convert", published_tiny, tmp_path / "ours")[0] == 0
+    assert run("convert", tmp_path / "ours", tmp_path / "again.pt")[0] == 0
+    assert run("convert", tmp_path / "again.pt", tmp_path / "third")[0] == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("ours", "third")]
+    assert weights[0] == weights[1]
+
+
+def test_the_version_is_the_packages(run: Run) -> None:
+    assert run("--version")[:2] == (0, f"musicfm {musicfm.__version__}\n")
+
+
+@pytest.mark.parametrize("code", ["import musicfm", "import musicfm.cli"])
+def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
+    check = f"{code}; import sys; print([m for m in ('torch', 'av', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def library(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    song = audio_files.write(folder, "tone.flac", seconds=20.0)
+    for number in range(count):
+        (folder / f"{number:02}.flac").write_bytes(song.read_bytes())
+    song.unlink()
+    return folder
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.suffix == ".npz"}
+
+
+@pytest.mark.slow
+def test_killed_runs_continue_and_end_as_if_undisturbed(
+    run: Run, published_tiny: Path, tmp_path: Path
+) -> None:
+    source, out = library(tmp_path / "music", 24), tmp_path / "out"
+    arguments = ["embed", source, "--model", published_tiny, "--layer", "all"]
+    run(*arguments, "--out", tmp_path / "undisturbed")
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(8):
+        process = subprocess.Popen(command(*arguments, "--out", out), stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (out / "journal.jsonl").exists():
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 1.0))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    assert kills > 0
+    status, _, errors = run(*arguments, "--out", out)
+    assert status == 0
+    assert "failed" not in errors
+    assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(run: Run, published_tiny: Path, tmp_path: Path) -> None:
+    source, out = library(tmp_path / "music", 24), tmp_path / "out"
+    arguments = ["embed", source, "--model", published_tiny, "--layer", "all", "--out", out]
+    process = subprocess.Popen(
+        command(*arguments), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not list(out.glob("*.npz")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("interrupted; what is done is in")
+    assert "Traceback" not in errors
+    done = len(contents(out))
+    assert 0 < done < 24
+    assert f"{done} done before" in run(*arguments)[2]

@@ -1,0 +1,116 @@
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from musicfm.errors import MusicFMError, OutputError
+from musicfm.files import atomic_write
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """A file that is there already."""
+    path = tmp_path / "result"
+    path.write_text("old")
+    return path
+
+
+def test_a_file_appears_whole_under_folders_that_are_made(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b" / "result"
+    with atomic_write(target) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == target.parent
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_what_was_there_stays_until_the_end(target: Path) -> None:
+    with atomic_write(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+
+
+def write_and_raise(target: Path, error: BaseException) -> None:
+    with atomic_write(target) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (ZeroDivisionError(), ZeroDivisionError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(errno.ENOSPC, "No space left on device"), OutputError),
+        (OutputError("ours"), OutputError),
+    ],
+)
+def test_an_error_leaves_what_was_there_and_nothing_else(
+    raised: BaseException, seen: type[BaseException], target: Path
+) -> None:
+    with pytest.raises(seen) as caught:
+        write_and_raise(target, raised)
+    assert target.read_text() == "old"
+    assert list(target.parent.iterdir()) == [target]
+    if isinstance(raised, OutputError):
+        assert caught.value is raised
+
+
+def test_a_full_disk_is_named(target: Path) -> None:
+    message = f"cannot write {target}: No space left on device; free space there or choose another"
+    with pytest.raises(OutputError, match=message) as caught:
+        write_and_raise(target, OSError(errno.ENOSPC, "No space left on device"))
+    assert isinstance(caught.value, MusicFMError)
+    assert isinstance(caught.value, OSError)
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_disk_that_fails_at_the_end_loses_nothing(
+    call: str, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OutputError), atomic_write(target) as temporary:
+        temporary.write_text("new")
+    assert target.read_text() == "old"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_file_is_no_folder(target: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"), atomic_write(target / "result"):
+        pass
+    assert target.read_text() == "old"
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "result").mkdir()
+    with pytest.raises(OutputError, match="directory"), atomic_write(tmp_path / "result"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_permissions_follow_the_umask(umask: int, tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "result"):
+        pass
+    assert stat.S_IMODE((tmp_path / "result").stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "曲" * 85, "🎵" * 63])
+def test_a_name_as_long_as_names_may_be(name: str, tmp_path: Path) -> None:
+    with atomic_write(tmp_path / name) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / name).read_text() == "new"

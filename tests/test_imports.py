@@ -1,0 +1,63 @@
+"""What may import what, read from the import statements."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import musicfm
+
+SOURCE = Path(musicfm.__file__).parent
+
+# From the bottom up: a module may import those of lower ranks.
+RANKS = {
+    "errors": 0,
+    "config": 1,
+    "files": 1,
+    "hub": 1,
+    "mel": 2,
+    "encoder": 3,
+    "quantizers": 3,
+    "masking": 3,
+    "model": 4,
+    "published": 4,
+    "checkpoint": 5,
+    "compat": 6,
+}
+TOP_RANK = 7  # what is not listed builds on these
+TOP = {"cli", "__main__"}
+
+
+def imports(path: Path, *, lazy: bool = True) -> set[str]:
+    """Our modules that a file imports; without ``lazy``, when it is imported itself."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if lazy else iter(tree.body)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return {name.split(".")[1] for name in found if name.startswith("musicfm.")}
+
+
+def modules() -> list[Path]:
+    return [path for path in sorted(SOURCE.rglob("*.py")) if path.stem != "__init__"]
+
+
+@pytest.mark.parametrize("module", RANKS)
+def test_imports_go_one_way(module: str) -> None:
+    for imported in imports(SOURCE / f"{module}.py", lazy=False):
+        assert RANKS.get(imported, TOP_RANK) < RANKS[module], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_nothing_imports_the_command_line(path: Path) -> None:
+    assert path.stem in TOP or not imports(path) & TOP
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    program = "import sys, musicfm; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

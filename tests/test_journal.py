@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from musicfm.errors import OutputError
+from musicfm.journal import JOURNAL, Journal, Recording
+
+A, B = (Recording(Path(f"/music/{name}.wav"), name, 10, 20) for name in "ab")
+
+
+def journal(
+    folder: Path, layer: int = 7, recordings: list[Recording] | None = None, overwrite: bool = False
+) -> Journal:
+    return Journal(folder, {"layer": layer}, recordings or [A, B], overwrite)
+
+
+def test_what_is_noted_is_found_again(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder"
+    with journal(out) as first:
+        assert not first.has(A)
+        (out / "a.npz").touch()
+        first.add(A, output="a.npz")
+        assert first.has(A)
+    with journal(out) as second:
+        assert second.has(A)
+        assert not second.has(B)
+
+
+def test_a_changed_recording_and_a_lost_result_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").touch()
+    with journal(tmp_path) as it:
+        it.add(A, output="a.npz")
+        assert not it.has(Recording(A.path, A.name, 11, 20))
+        assert not it.has(Recording(A.path, A.name, 10, 21))
+        (tmp_path / "a.npz").unlink()
+        assert not it.has(A)
+
+
+@pytest.mark.parametrize("kept", range(1, 40, 6))
+def test_a_line_cut_short_by_a_kill_is_as_if_never_written(tmp_path: Path, kept: int) -> None:
+    with journal(tmp_path) as it:
+        it.add(A, output="a.npz")
+        it.add(B, output="b.npz")
+    path = tmp_path / JOURNAL
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:kept])
+    with journal(tmp_path) as it:
+        assert list(it.entries) == [str(A)]
+        it.add(B, output="b.npz")
+    assert path.read_bytes().splitlines(keepends=True) == lines
+
+
+def test_settings_never_mix(tmp_path: Path) -> None:
+    with journal(tmp_path, layer=7) as it:
+        it.add(A, output="a.npz")
+    with pytest.raises(OutputError, match=r"results of other settings \(layer differ\)"):
+        journal(tmp_path, layer=8).__enter__()
+    with pytest.raises(OutputError, match=r"would not overwrite those of 1 .* /music/a\.wav"):
+        journal(tmp_path, layer=8, recordings=[B], overwrite=True).__enter__()
+    with journal(tmp_path, layer=8, overwrite=True) as it:
+        assert not it.entries
+    assert json.loads((tmp_path / JOURNAL).read_text()) == {"settings": {"layer": 8}}
+
+
+def test_only_one_run_at_a_time(tmp_path: Path) -> None:
+    with journal(tmp_path), pytest.raises(OutputError, match="another run is writing to"):
+        journal(tmp_path).__enter__()
+    with journal(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", ["not json\n", "[]\n", '{"settings": 1}\n{"no": "path"}\n'])
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, content: str) -> None:
+    (tmp_path / JOURNAL).write_text(content)
+    with pytest.raises(OutputError, match="is not a journal of musicfm"):
+        journal(tmp_path).__enter__()
+    assert (tmp_path / JOURNAL).read_text() == content
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*file/out/journal\.jsonl: "):
+        journal(tmp_path / "file" / "out").__enter__()

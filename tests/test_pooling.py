@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from musicfm import pooling
+from musicfm.errors import ConfigError
+from musicfm.pooling import num_pooled, pool, pooled_times
+
+
+def pooled(frames: torch.Tensor, rate: float) -> torch.Tensor:
+    return torch.cat(list(pool(lambda a, b: frames[..., a:b, :], frames.shape[-2], 25.0, rate)), -2)
+
+
+@pytest.mark.parametrize("rate", [0.5, 7.3, 8.0, 16.0, 25.0, 50.0, 90.0])
+@pytest.mark.parametrize("num_frames", [1, 2, 150, 300, 601])
+def test_pooling_is_adaptive_average_pooling_over_time(
+    num_frames: int, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooling, "OUTPUTS_AT_ONCE", 7)  # pieces must not show
+    frames = torch.randn(2, num_frames, 3)
+    expected = F.adaptive_avg_pool1d(frames.mT, num_pooled(num_frames, 25.0, rate)).mT
+    torch.testing.assert_close(pooled(frames, rate), expected)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "outputs"), [(6, 50, 300), (12, 16, 192), (24, 8, 192), (12, 0.5, 6)]
+)
+def test_the_protocols_of_the_paper_get_their_number_of_outputs(
+    seconds: int, rate: float, outputs: int
+) -> None:
+    assert num_pooled(25 * seconds, 25.0, rate) == outputs
+
+
+def test_times_are_the_mean_times_of_the_frames_that_were_pooled() -> None:
+    frame_times = torch.arange(600, dtype=torch.float64)[:, None] / 25
+    np.testing.assert_allclose(pooled(frame_times, 5.0)[:, 0], pooled_times(600, 25.0, 5.0), 1e-6)
+
+
+def test_plateaus_of_a_higher_rate_lie_around_their_frame() -> None:
+    times = pooled_times(4, 25.0, 50.0)
+    np.testing.assert_allclose(times.reshape(4, 2).mean(axis=1), np.arange(4) / 25, atol=1e-12)
+    np.testing.assert_allclose(np.diff(times), 0.02)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_rate_is_refused(rate: float) -> None:
+    with pytest.raises(ConfigError, match="give a rate above zero"):
+        num_pooled(10, 25.0, rate)

@@ -1,0 +1,126 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from musicfm import quantizers
+from musicfm.config import KMeansConfig, RandomProjectionConfig, preset
+from musicfm.errors import CheckpointError
+from musicfm.model import MusicFM
+from musicfm.quantizers import (
+    KMeansQuantizer,
+    Quantizer,
+    RandomProjectionQuantizer,
+    build_quantizer,
+)
+
+FEATURES = 12
+RANDOM = RandomProjectionConfig(codebook_size=50, codebook_dim=4)
+KMEANS = KMeansConfig(num_codebooks=2, codebook_size=20)
+
+
+@pytest.fixture
+def frames() -> Tensor:
+    return torch.randn(3, 40, FEATURES, generator=torch.Generator().manual_seed(0))
+
+
+def fitted_kmeans() -> KMeansQuantizer:
+    quantizer = KMeansQuantizer(KMEANS, FEATURES)
+    generator = torch.Generator().manual_seed(1)
+    quantizer.centroids.copy_(torch.randn(quantizer.centroids.shape, generator=generator))
+    return quantizer
+
+
+@pytest.fixture
+def seeded() -> Iterator[None]:
+    before = torch.get_rng_state()
+    torch.manual_seed(142)
+    yield
+    torch.set_rng_state(before)
+
+
+@pytest.mark.usefixtures("seeded")
+def test_codes_are_those_of_the_published_construction() -> None:
+    """Which seeds the global generator, then draws the projection and the codes from it."""
+    config = RandomProjectionConfig()
+    projection = nn.init.xavier_normal_(torch.empty(512, 16))
+    codes = nn.init.normal_(torch.empty(4_096, 16))
+    quantizer = RandomProjectionQuantizer(config, 512)
+    assert torch.equal(quantizer.get_buffer("codebooks.0.random_projection"), projection)
+    assert torch.equal(quantizer.get_buffer("codebooks.0.codebook"), codes)
+
+
+def test_codebook_i_is_drawn_from_the_seed_plus_i(frames: Tensor) -> None:
+    tokens = RandomProjectionQuantizer(RANDOM.replace(num_codebooks=3), FEATURES)(frames)
+    assert (tokens.shape, tokens.dtype) == ((3, 40, 3), torch.int64)
+    for i in range(3):
+        single = RandomProjectionQuantizer(RANDOM.replace(seed=RANDOM.seed + i), FEATURES)
+        assert torch.equal(tokens[..., i : i + 1], single(frames))
+    assert not torch.equal(tokens[..., 0], tokens[..., 1])
+
+
+def test_random_projection_takes_the_nearest_code_on_the_sphere(frames: Tensor) -> None:
+    quantizer = RandomProjectionQuantizer(RANDOM, FEATURES)
+    book = quantizer.codebooks[0]
+    projected = F.normalize(frames @ book.get_buffer("random_projection"), dim=-1)
+    codes = F.normalize(book.get_buffer("codebook"), dim=-1)
+    nearest = torch.cdist(projected.flatten(0, 1), codes).argmin(dim=1)
+    assert torch.equal(quantizer(frames).flatten(), nearest)
+
+
+def test_kmeans_takes_the_nearest_centroid(frames: Tensor) -> None:
+    quantizer = fitted_kmeans()
+    tokens = quantizer(frames)
+    for i in range(2):
+        nearest = torch.cdist(frames.flatten(0, 1), quantizer.centroids[i]).argmin(dim=1)
+        assert torch.equal(tokens[..., i].flatten(), nearest)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 119, 120, 121])
+@pytest.mark.parametrize("kind", ["random", "kmeans"])
+def test_chunks_bound_the_scores_and_change_no_token(
+    kind: str, chunk: int, frames: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantizer = fitted_kmeans() if kind == "kmeans" else build_quantizer(RANDOM, FEATURES)
+    expected = quantizer(frames)
+    sizes = []
+
+    def scores(self: Quantizer, frames: Tensor, codebook: int) -> Tensor:
+        found = type(quantizer).scores(self, frames, codebook)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(quantizers, "FRAMES_AT_ONCE", chunk)
+    monkeypatch.setattr(quantizer, "scores", scores.__get__(quantizer))
+    assert torch.equal(quantizer(frames), expected)
+    assert max(sizes) == min(chunk, 120)
+    assert sum(sizes) == 120 * quantizer.num_codebooks
+
+
+def test_tokens_need_no_whole_frame(frames: Tensor) -> None:
+    quantizer = RandomProjectionQuantizer(RANDOM, FEATURES)
+    assert quantizer(frames[:, :0]).shape == (3, 0, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_tokens_are_float32_arithmetic_in_a_half_model(dtype: torch.dtype, frames: Tensor) -> None:
+    for quantizer in (RandomProjectionQuantizer(RANDOM, FEATURES), fitted_kmeans()):
+        expected = quantizer(frames)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(quantizer.to(dtype)(frames), expected)
+
+
+def test_nothing_in_a_quantizer_is_trained(frames: Tensor) -> None:
+    for quantizer in (RandomProjectionQuantizer(RANDOM, FEATURES), fitted_kmeans()):
+        assert not list(quantizer.parameters())
+        assert not quantizer(frames.clone().requires_grad_()).requires_grad
+
+
+def test_an_unfitted_quantizer_is_not_saved(tmp_path: Path) -> None:
+    model = MusicFM(preset("tiny").replace(quantizer=KMEANS))
+    with pytest.raises(CheckpointError, match=r"'quantizer.centroids' has NaN or infinite"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
