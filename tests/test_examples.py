@@ -1,0 +1,113 @@
+"""The demo, and what README.md and CONTRIBUTING.md say, tried."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import typer.main
+
+from musicfm import cli, hub, published
+from musicfm.collection import embed_collection
+from musicfm.config import PRESETS, ConformerConfig, preset
+from musicfm.embedding import Embedder
+from musicfm.model import MusicFM
+from test_imports import SOURCE, imports, modules
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+COMMANDS: Any = typer.main.get_command(cli.app)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_demo_makes_a_picture_and_an_npz(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "demo.py"), str(tmp_path / "demo")]
+    done = subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"},
+    )
+    assert "RANDOM" in done.stdout
+    assert "(2216, 64) at 25 Hz" in done.stdout
+    picture = tmp_path / "demo" / "self_similarity.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with np.load(tmp_path / "demo" / "embeddings" / "demo_song.npz") as result:
+        assert result["frames"].shape == (2216, 64)
+
+
+def test_the_sections_fill_the_song() -> None:
+    lines = (EXAMPLES / "demo_song.sections.txt").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    starts = [float(start) for start, _, _ in rows]
+    ends = [float(end) for _, end, _ in rows]
+    assert starts == [0.0, *ends[:-1]]
+    assert ends[-1] == pytest.approx(soundfile.info(EXAMPLES / "demo_song.ogg").duration, abs=0.01)
+
+
+def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = preset("tiny").replace(encoder=ConformerConfig(dim=64, num_heads=4, ffn_dim=128))
+    weights, stats = Path("data/pretrained_msd.pt"), Path("data/msd_stats.json")
+    published.write(config, MusicFM(config).state_dict(), weights)
+    monkeypatch.setattr(hub, "fetch_published", lambda *_: (weights, stats))
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (48_000, 2))
+    soundfile.write("song.wav", noise, 48_000)
+    soundfile.write("song.mp3", noise, 48_000)
+    embed_collection(Embedder(MusicFM.from_pretrained("msd")), ["song.wav"], "embeddings")
+
+    names: dict[str, Any] = {}
+    for block in blocks("python"):
+        exec(block, names)
+    assert names["song"]["frames"].shape == (25, 64)
+    assert names["frames"].shape == (3, 25, 64)
+    assert names["output"].num_frames.tolist() == [250, 175]
+    assert names["emb"].shape == (4, 125, 64)
+
+
+@pytest.mark.parametrize("line", re.findall(r"musicfm .*", "".join(blocks("bash"))))
+def test_commands_in_the_readme_parse(line: str) -> None:
+    _, verb, *arguments = shlex.split(line, comments=True)
+    assert COMMANDS.commands[verb].make_context(verb, arguments).params
+
+
+def test_the_readme_names_every_option_of_embed_and_no_other() -> None:
+    table = set(re.findall(r"^\| `(--[a-z-]+)`", README, re.M))
+    parameters = COMMANDS.commands["embed"].params
+    assert table == {parameter.opts[0] for parameter in parameters} - {"paths"}
+    assert set(re.findall(r"`(--[a-z-]+)[` ]", README)) <= table
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_readme_describes_every_preset(name: str) -> None:
+    config = preset(name)
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in MusicFM(config).parameters())
+    targets = {"kmeans": "k-means", "random_projection": "random projection"}
+    row = (
+        f"| `{name}` | {config.encoder.kind.title()} | {config.encoder.depth} "
+        f"| {config.frame_rate:g} | {config.context_seconds:g} s "
+        f"| {targets[config.quantizer.kind]} | {count:,} |".replace(",", " ")
+    )
+    assert row in README
+
+
+def test_the_table_of_modules_is_complete_and_in_order() -> None:
+    table = re.findall(r"^\| `(\w+)\.py`", CONTRIBUTING, re.M)
+    assert sorted(table) == sorted(path.stem for path in modules() if path.stem != "__main__")
+    for position, module in enumerate(table):
+        assert imports(SOURCE / f"{module}.py", lazy=False) <= {*table[:position]}, module
