@@ -57,9 +57,9 @@ class AudioProgress:
 
 
 class _AudioColumn(ProgressColumn):
-    """Hours of audio done, and times real time."""
+    """Hours of audio done, and how many times real time."""
 
     def render(self, task: Task) -> Text:
         seconds, elapsed = task.fields["seconds"], task.elapsed or 0.0
         rate = f"{seconds / elapsed:.1f}" if elapsed else "-"
-        return Text(f"{seconds / 3600:.2f} h audio, {rate}x real time", no_wrap=True)
+        return Text(f"{seconds / 3600:.2f} h, {rate}x real time", no_wrap=True)
