@@ -96,7 +96,8 @@ def save(model: "MusicFM", folder: str | Path) -> None:
     with atomic_write(folder / CONFIG) as config, atomic_write(folder / WEIGHTS) as weights:
         config.write_text(json.dumps(fields, indent=2) + "\n")
         try:
-            save_file(tensors, weights, {"format": "pt", "config": json.dumps(fields)})
+            # One entry: safetensors writes several in no fixed order.
+            save_file(tensors, weights, {"config": json.dumps(fields)})
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OutputError(f"cannot write {folder / WEIGHTS}: {error}") from error
 
