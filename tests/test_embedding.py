@@ -216,11 +216,18 @@ def test_layers_are_one_several_or_all(tiny: MusicFM, song: Samples) -> None:
     assert everything.shape[0] == 4
     assert torch.equal(Embedder(tiny, layer=2)(song[:5000]).frames, everything[2])
     assert torch.equal(Embedder(tiny, layer=-1)(song[:5000]).frames, everything[3])
+    assert torch.equal(Embedder(tiny, layer=np.int64(2))(song[:5000]).frames, everything[2])  # type: ignore[arg-type]
     assert torch.equal(Embedder(tiny, layer=[3, 1])(song[:5000]).frames, everything[[3, 1]])
     with pytest.raises(ConfigError, match="layers 0 to 3"):
         Embedder(tiny, layer=4)
     with pytest.raises(ConfigError, match="give a number, several, or 'all'"):
         Embedder(tiny, layer="last")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_an_impossible_batch_is_refused(tiny: MusicFM, batch_size: int) -> None:
+    with pytest.raises(ConfigError, match="give 1 or more"):
+        Embedder(tiny, batch_size=batch_size)
 
 
 def test_the_default_layer_is_the_authors() -> None:

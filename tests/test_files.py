@@ -62,7 +62,7 @@ def test_an_error_leaves_what_was_there_and_nothing_else(
 
 
 def test_a_full_disk_is_named(target: Path) -> None:
-    message = f"cannot write {target}: No space left on device; free space there or choose another"
+    message = f"cannot write {target}: No space left on device; choose another folder, or free"
     with pytest.raises(OutputError, match=message) as caught:
         write_and_raise(target, OSError(errno.ENOSPC, "No space left on device"))
     assert isinstance(caught.value, MusicFMError)

@@ -129,13 +129,15 @@ def test_an_alias_is_downloaded_once_at_its_revision(msd: Server, tiny: MusicFM)
     assert not msd.downloads()
 
 
-def test_a_folder_named_as_an_alias_comes_first(
+def test_a_folder_named_as_an_alias_is_told_by_its_dot(
     msd: Server, tiny: MusicFM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tiny.save_pretrained("msd")
-    MusicFM.from_pretrained("msd")
+    MusicFM.from_pretrained("./msd")
     assert not msd.requests
+    MusicFM.from_pretrained("msd")
+    assert msd.requests
 
 
 @pytest.mark.parametrize("name", ["pretrained_msd.pt", "msd_stats.json"])

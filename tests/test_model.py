@@ -1,5 +1,6 @@
 import copy
 import pickle
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -230,12 +231,16 @@ def test_autocast_is_near_float32(tiny: MusicFM, music: Tensor) -> None:
         assert largest_difference(state, reference) < 0.15
 
 
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
+
+
 @pytest.mark.filterwarnings(
     "ignore:.torch.jit.* is deprecated:DeprecationWarning",
     "ignore:Torchinductor does not support code generation for complex:UserWarning",
 )
 @pytest.mark.parametrize(
-    "backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+    "backend",
+    ["eager", "aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, needs_compiler])],
 )
 def test_the_compiled_model_is_the_model(backend: str, tiny: MusicFM, music: Tensor) -> None:
     compiled = torch.compile(tiny, fullgraph=True, backend=backend)

@@ -196,7 +196,7 @@ def _decode(
             if on_damage == "error":
                 raise AudioError(
                     f"{what}, so that only {part} can be decoded; "
-                    'replace it, or pass on_damage="warn" to use what precedes the damage.'
+                    'replace it, or use what comes before (on_damage="warn", --on-damage warn).'
                 )
             warnings.warn(f"{what}: only {part} was decoded.", AudioWarning, stacklevel=3)
         elif source.num_decoded == 0:

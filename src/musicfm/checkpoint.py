@@ -43,8 +43,9 @@ def load(
     """Loads a model, in eval mode, on the CPU.
 
     Args:
-        source: an alias (``"msd"``, ``"fma"``: the authors' checkpoints), a folder of ours, a
-            ``.pt`` file in a published layout, or a hub id such as ``"name/model"``.
+        source: an alias (``"msd"``, ``"fma"``: the authors' checkpoints; a folder of that name is
+            ``"./msd"``), a folder of ours, a ``.pt`` file in a published layout, or a hub id such
+            as ``"name/model"``.
         model_class: :class:`musicfm.MusicFM` or a subclass.
         stats: for a ``.pt`` file, its JSON file of statistics or (mean, standard deviation) in dB;
             by default the file beside it.
@@ -56,7 +57,7 @@ def load(
         CheckpointError: nothing there, or it is damaged or not a model of this kind.
     """
     path = Path(source)
-    if str(source) in hub.PUBLISHED and not path.exists():
+    if str(source) in hub.PUBLISHED:
         path, found = hub.fetch_published(str(source), allow_hash_mismatch)
         stats = found if stats is None else stats
     elif not path.exists() and hub.is_repo_id(str(source)):

@@ -131,14 +131,18 @@ class Embedder:
             batch_size: windows computed at once; None is 1 on a CPU, 16 elsewhere.
 
         Raises:
-            ConfigError: a layer that the model does not have, or an impossible overlap.
+            ConfigError: a layer that the model does not have, an impossible overlap or batch.
         """
         self.model = model.eval()
         self.config = model.config
         self.windowing = Windowing.of(model.config, overlap_seconds)
-        self.single = layer is None or isinstance(layer, int)
+        self.single = layer is None or isinstance(layer, int | np.integer)
         self.layers = tuple(model.check_layers(self._wanted(layer)))
-        self.batch_size = batch_size or (1 if model.device.type == "cpu" else 16)
+        if batch_size is None:
+            batch_size = 1 if model.device.type == "cpu" else 16
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; give 1 or more")
+        self.batch_size = batch_size
 
     def _wanted(self, layer: int | Sequence[int] | str | None) -> Sequence[int]:
         if layer is None:
@@ -147,7 +151,7 @@ class Embedder:
             return range(self.model.num_layers)
         if isinstance(layer, str):
             raise ConfigError(f"layer is {layer!r}; give a number, several, or 'all'")
-        return [layer] if isinstance(layer, int) else layer
+        return [int(layer)] if isinstance(layer, int | np.integer) else layer
 
     @property
     def rate(self) -> float:

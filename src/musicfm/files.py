@@ -43,7 +43,7 @@ def writing(target: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(
-            f"cannot write {target}: {reason}; free space there or choose another folder"
+            f"cannot write {target}: {reason}; choose another folder, or free space there"
         ) from error
 
 

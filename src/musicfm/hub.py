@@ -106,7 +106,8 @@ def by_hand(repo_id: str, files: Sequence[str], revision: str | None) -> str:
     from huggingface_hub import hf_hub_url
 
     addresses = " and ".join(hf_hub_url(repo_id, file, revision=revision) for file in files)
-    return f"download {addresses} into one folder, say data/, and load data/{files[0]}"
+    model = f"data/{files[0]}" if files[0].endswith(".pt") else "data/"
+    return f"download {addresses} into one folder, say data/, and load {model}"
 
 
 def _first_line(error: Exception) -> str:
