@@ -110,6 +110,11 @@ def test_a_table_of_means(music: Path, tiny: MusicFM, tmp_path: Path) -> None:
         np.testing.assert_allclose(row["layer_3"], expected[1], atol=1e-5)
 
 
+def test_decoding_needs_a_process(music: Path, embedder: Embedder, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="num_workers is 0; give 1 or more"):
+        embed_collection(embedder, [music], tmp_path, num_workers=0)
+
+
 def test_a_table_needs_means(embedder: Embedder, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pool to the mean"):
         embed_collection(embedder, [], tmp_path, file_format="parquet")

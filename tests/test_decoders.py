@@ -335,5 +335,5 @@ def test_workers_that_cannot_start_end_with_an_error(tmp_path: Path) -> None:
     with running(SCRIPT + "main()\n", tmp_path) as process:
         _, message = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "RuntimeError: the decoder processes do not start (exit code 1)" in message
+    assert "MusicFMError: the decoder processes do not start (exit code 1)" in message
     assert "if __name__ == '__main__':" in message.splitlines()[-1]

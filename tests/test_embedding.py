@@ -241,6 +241,14 @@ def test_embedding_ignores_training_mode(tiny: MusicFM, song: Samples) -> None:
     assert torch.equal(Embedder(tiny.train(), layer=3)(song[:5000]).frames, expected)
 
 
+def test_a_head_can_be_trained_on_the_results(tiny: MusicFM, song: Samples) -> None:
+    embedder = Embedder(tiny, layer=2)
+    for frames in (embedder(song[:5000]).frames, next(embedder.stream(song))):
+        head = torch.nn.Linear(64, 1)
+        head(frames).sum().backward()  # tensors of inference mode would refuse
+        assert head.weight.grad is not None
+
+
 def test_results_know_their_rate_and_times(tiny: MusicFM, song: Samples) -> None:
     result = Embedder(tiny, layer=2)(song[: 12 * RATE])
     assert result.rate == 25.0

@@ -285,7 +285,7 @@ def test_building_does_no_input_or_output(monkeypatch: pytest.MonkeyPatch, music
     monkeypatch.setattr("builtins.open", refuse)
     monkeypatch.setattr(Path, "open", refuse)
     monkeypatch.setattr(socket, "socket", refuse)
-    MusicFM(recipe.TINY).eval()(music)
+    assert len(MusicFM(recipe.TINY).eval()(music).hidden_states) == 4
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])

@@ -138,6 +138,10 @@ def embed_collection(
         raise ConfigError("Parquet needs pyarrow; pip install 'musicfm[parquet]'")
     if not isinstance(pooling, str):
         check_rate(pooling)
+    if num_workers is None:
+        num_workers = max(1, min(16, (os.cpu_count() or 1) - 1))
+    if num_workers < 1:
+        raise ConfigError(f"num_workers is {num_workers}; give 1 or more")
     begin, summary = time.monotonic(), Summary()
     recordings = find_recordings(sources, summary.failures)
     if not recordings and not summary.failures:
@@ -164,7 +168,7 @@ def embed_collection(
         decoded = decode_files(
             ((recording, recording.path) for recording in pending),
             embedder.config.sample_rate,
-            num_workers=num_workers or max(1, min(16, (os.cpu_count() or 1) - 1)),
+            num_workers=num_workers,
             timeout_seconds=timeout_seconds,
             on_damage=on_damage,
         )

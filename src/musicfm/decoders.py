@@ -38,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from musicfm import audio
-from musicfm.errors import AudioError, AudioWarning
+from musicfm.errors import AudioError, AudioWarning, MusicFMError
 
 Key = TypeVar("Key")
 _Path: TypeAlias = str | os.PathLike[str]
@@ -115,7 +115,7 @@ def decode_files(
 
     Raises:
         ValueError: num_workers or num_slots is below 1.
-        RuntimeError: the worker processes do not start.
+        MusicFMError: the worker processes do not start.
     """
     if num_workers < 1 or num_slots < 1:
         raise ValueError(f"num_workers ({num_workers}) and num_slots ({num_slots}) must be >= 1")
@@ -228,7 +228,7 @@ class _Worker(Generic[Key]):
         if not self.up:
             self.failed_starts += 1
             if self.failed_starts == _MAX_FAILED_STARTS:
-                raise RuntimeError(
+                raise MusicFMError(
                     f"the decoder processes do not start (exit code {code}); Python imports your "
                     "script in each: keep what it runs under `if __name__ == '__main__':`"
                 )

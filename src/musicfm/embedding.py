@@ -232,7 +232,8 @@ class Embedder:
                     if track.cutter.num_samples < self.config.mel.min_samples:
                         track.failed = True
                         yield Failure(event.key, self._too_short(track))
-                    queue.append((track, track.cutter.finish()))
+                    else:
+                        queue.append((track, track.cutter.finish()))
                 case Failure():
                     del decoding[event.key]
                     if not track.failed:

@@ -149,7 +149,7 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> Non
             f"cannot write {path}: the published layout holds only Conformers with random "
             f"projections, and this model has a {config.encoder.kind} and {config.quantizer.kind}"
         )
-    mel, dim = LogMel(config.mel), config.encoder.dim
+    dim = config.encoder.dim
     unused = {
         "cls_token": torch.ones(dim),
         "conformer.pos_conv_embed.conv.bias": torch.ones(dim),
@@ -157,9 +157,7 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> Non
         "conformer.pos_conv_embed.conv.weight_v": torch.ones(
             dim, -(-dim // _POSITION_GROUPS), _POSITION_KERNEL
         ),
-        COMPUTED["window"]: mel.window,
-        COMPUTED["filters"]: mel.filters,
-        COMPUTED["inv_freq"]: inverse_frequencies(config.encoder),
+        **_computed(config),
     }
     used = {published(name): tensor.float() for name, tensor in tensors.items()}
     implied = infer_config({**unused, **used}, config.mel.mean, config.mel.std, path)
@@ -281,24 +279,28 @@ def infer_config(tensors: Mapping[str, Tensor], mean: float, std: float, path: P
         raise CheckpointError(f"{path} has tensors of impossible sizes: {error}") from error
 
 
+def _computed(config: ModelConfig) -> dict[str, Tensor]:
+    """The constants of a model, by their published names."""
+    mel = LogMel(config.mel)
+    return {
+        COMPUTED["window"]: mel.window,
+        COMPUTED["filters"]: mel.filters,
+        COMPUTED["inv_freq"]: inverse_frequencies(config.encoder),
+    }
+
+
 def _check_computed(tensors: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:
     """Refuses a file whose window, filterbank or rotary frequencies are not what we compute."""
-    mel = LogMel(config.mel)
-    constants = {
-        "window": mel.window,
-        "filters": mel.filters,
-        "inv_freq": inverse_frequencies(config.encoder),
-    }
-    for key, constant in constants.items():
-        stored = tensors.get(COMPUTED[key])
+    for name, constant in _computed(config).items():
+        stored = tensors.get(name)
         if stored is None:
-            raise CheckpointError(f"{path}: tensor '{COMPUTED[key]}' is missing")
+            raise CheckpointError(f"{path}: tensor '{name}' is missing")
         precision = torch.finfo(stored.dtype).eps if stored.is_floating_point() else 0.0
         if stored.shape != constant.shape or not torch.allclose(
             stored.float(), constant, rtol=max(precision, 1e-5), atol=1e-6
         ):
             raise CheckpointError(
-                f"{path}: tensor '{COMPUTED[key]}' is not that of a model at "
+                f"{path}: tensor '{name}' is not that of a model at "
                 f"{config.sample_rate} Hz with HTK mel filters and rotary base 10000"
             )
 
