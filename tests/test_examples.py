@@ -19,7 +19,7 @@ from musicfm.collection import embed_collection
 from musicfm.config import PRESETS, ConformerConfig, preset
 from musicfm.embedding import Embedder
 from musicfm.model import MusicFM
-from test_imports import SOURCE, imports, modules
+from test_imports import MODULES, SOURCE, imports, name_of
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -107,7 +107,8 @@ def test_the_readme_describes_every_preset(name: str) -> None:
 
 
 def test_the_table_of_modules_is_complete_and_in_order() -> None:
-    table = re.findall(r"^\| `(\w+)\.py`", CONTRIBUTING, re.M)
-    assert sorted(table) == sorted(path.stem for path in modules() if path.stem != "__main__")
-    for position, module in enumerate(table):
-        assert imports(SOURCE / f"{module}.py", lazy=False) <= {*table[:position]}, module
+    paths = re.findall(r"^\| `([\w/]+\.py)`", CONTRIBUTING, re.M)
+    table = [name_of(SOURCE / path) for path in paths]
+    assert sorted(table) == sorted(MODULES - {"__main__"})
+    for position, path in enumerate(paths):
+        assert imports(SOURCE / path, lazy=False) <= {*table[:position]}, path

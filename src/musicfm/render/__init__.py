@@ -1,0 +1,1 @@
+"""Labelled songs, composed and rendered on the spot."""

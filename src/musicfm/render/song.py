@@ -1,0 +1,109 @@
+"""What a rendered song is made of: the notes that are played, the production, and the labels.
+
+A composer fills these in from a seed, and a synthesizer turns them into sound. All times are in
+seconds of the finished recording, with tempo drift, swing and the players' jitter already in them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One note as played."""
+
+    start: float
+    end: float
+    """When the key is let go; the sound dies away later."""
+    pitch: int
+    """MIDI number; for drums, the General MIDI drum key."""
+    velocity: int
+    """1 to 127."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One instrument and all that it plays."""
+
+    role: str
+    """What it does: "bass", "chords", "lead", "drums" and so on."""
+    program: int
+    """General MIDI program from 0; for drums, the kit's program in bank 128."""
+    is_drums: bool
+    notes: tuple[Note, ...]
+    """By start."""
+    gain_db: float
+    pan: float
+    """-1 (left) to 1 (right)."""
+    reverb_db: float
+    """Level of what goes to the reverb, relative to the dry sound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Production:
+    """What happens to a song between the players and the file."""
+
+    cents: float
+    """Detuning of all parts from 440 Hz."""
+    equalizer: tuple[tuple[float, float], ...]
+    """Peaking filters: frequency in Hz, gain in dB."""
+    reverb_seconds: float
+    """Until the reverb has fallen by 60 dB."""
+    noise_db: float
+    """Level of the noise floor, in dB relative to full scale (RMS)."""
+    noise_slope_db: float
+    """Of the noise's spectrum, per octave: 0 is white, -3 pink."""
+    width: float
+    """Stereo width: 0 is mono, 1 as panned."""
+    level_db: float
+    """RMS of the finished song, in dB relative to full scale; peaks are limited softly."""
+    codec: Literal["none", "mp3", "ogg"]
+    """A round trip through this format."""
+    codec_kbps: int
+    seed: int
+    """Of the noise and the reverb's tail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A beat and its place in the bar, from 1; on 1 falls the downbeat."""
+
+    time: float
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A label that holds for a time."""
+
+    start: float
+    end: float
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The truth about a song. Spans of a kind follow one another and fill the whole duration."""
+
+    beats: tuple[Beat, ...]
+    chords: tuple[Span, ...]
+    """In Harte's notation (ISMIR 2005), N for none."""
+    segments: tuple[Span, ...]
+    """intro, verse, chorus, bridge, inst, outro or silence."""
+    keys: tuple[Span, ...]
+    """Tonic and mode, such as "Eb:minor", in JAMS's spelling of key_mode."""
+    tags: tuple[str, ...]
+    """What is audible: instruments, style, mood of tempo and so on; sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Song:
+    """A song, ready to be played."""
+
+    seed: int
+    take: int
+    """0 as composed; others are the same notes and labels in another arrangement and production."""
+    duration: float
+    parts: tuple[Part, ...]
+    production: Production
+    labels: Labels
