@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
@@ -220,10 +220,9 @@ def check_suffix(path: Path) -> None:
 
 def to_json(track: Track) -> str:
     """A track as a line of JSON, without what is unknown."""
-    return json.dumps(
-        {name: value for name, value in asdict(track).items() if value not in ("", None, ())},
-        ensure_ascii=False,
-    )
+    values = {name: getattr(track, name) for name in _KINDS}
+    known = {name: value for name, value in values.items() if value not in ("", None, ())}
+    return json.dumps(known, ensure_ascii=False)
 
 
 def from_json(line: str | bytes) -> Track:
