@@ -12,9 +12,9 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 import numpy as np
@@ -139,24 +139,9 @@ class Manifest:
             digest.update(f"{sha256} {duration!r}\n".encode())
         return digest.hexdigest()
 
-    @contextmanager
-    def open(self, track: Track) -> Iterator[Path | BinaryIO]:
-        """Gives what :mod:`musicfm.audio` reads a track from: its path, or a part of its shard.
-
-        Raises DataError if the shard cannot be opened.
-        """
-        if track.shard is None:
-            yield self.root / track.path
-            return
-        shard = self.root / track.shard
-        try:
-            file = shard.open("rb")
-        except OSError as error:
-            raise DataError(
-                f"cannot read {shard}: {error.strerror}; run musicfm prepare again"
-            ) from error
-        with file:
-            yield io.BufferedReader(_Part(file, track))
+    def open(self, track: Track) -> AbstractContextManager[Path | BinaryIO]:
+        """As :func:`open_track`, below this root."""
+        return open_track(track, self.root)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a ``.parquet`` or ``.jsonl`` file; what was there stays until that is complete.
@@ -210,6 +195,24 @@ class Manifest:
         manifest._table = table
         manifest.root = Path(root) if root is not None else path.parent / header["root"]
         return manifest
+
+
+@contextmanager
+def open_track(track: Track, root: Path) -> Iterator[Path | BinaryIO]:
+    """Gives what :mod:`musicfm.audio` reads a track from: its path, or its part of a shard.
+
+    Raises DataError if the shard cannot be opened.
+    """
+    if track.shard is None:
+        yield root / track.path
+        return
+    shard = root / track.shard
+    try:
+        file = shard.open("rb")
+    except OSError as error:
+        raise DataError(f"cannot read {shard}: {error.strerror}; prepare it again") from error
+    with file:
+        yield io.BufferedReader(_Part(file, track))
 
 
 def check_suffix(path: Path) -> None:
@@ -363,7 +366,7 @@ class _Part(io.RawIOBase):
     def __init__(self, file: BinaryIO, track: Track) -> None:
         self._file, self._start, self._size = file, track.offset, track.size
         self._position = 0
-        self.name = f"{track.shard}: {PurePosixPath(track.path)}"
+        self.name = f"{track.path} in {track.shard}"
 
     def readable(self) -> bool:
         return True
