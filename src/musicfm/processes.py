@@ -64,6 +64,8 @@ class Now:
     """A task's message that it turns to the file so called, for when that one is its last."""
 
     name: str
+    item: Any = None
+    """What the receiver knows the file by."""
 
 
 TaskEvent: TypeAlias = Message[Key] | End[Key] | Failure[Key]

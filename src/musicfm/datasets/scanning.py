@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from musicfm import audio
 from musicfm.datasets.splits import SplitBy, split
 from musicfm.datasets.tracks import (
+    INDEX,
     MANIFEST_SUFFIXES,
     Manifest,
     Track,
@@ -363,7 +364,7 @@ def collect(
     num_workers: int | None = None,
     progress: bool = False,
 ) -> Manifest:
-    """The tracks of files and folders, which are scanned, or those of one manifest.
+    """The tracks of files and folders, which are scanned, or of a manifest or a folder of shards.
 
     Raises:
         ConfigError: a manifest amid other sources, or no recordings.
@@ -374,6 +375,8 @@ def collect(
         raise ConfigError(f"{manifests[0]} is a manifest; give it alone, or files and folders only")
     if manifests:
         return Manifest.load(manifests[0])
+    if len(sources) == 1 and (index := Path(sources[0], INDEX)).is_file():
+        return Manifest.load(index)
     scanned = scan(sources, num_workers=num_workers, progress=progress)
     if not len(scanned.manifest):
         raise DataError(f"no file can be used: {scanned.failures[0][1]}")

@@ -33,6 +33,9 @@ VERSION = 1
 """Of the manifest's format; a reader refuses higher ones."""
 
 MANIFEST_SUFFIXES = (".parquet", ".jsonl")
+INDEX = "index.parquet"
+"""The manifest in a folder of shards."""
+
 _HEADER = "musicfm_manifest"
 
 
