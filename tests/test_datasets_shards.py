@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -120,9 +121,13 @@ def test_the_bytes_depend_on_nothing_but_the_tracks(
     assert (tmp_path / INDEX).read_bytes() == (prepared.index.root / INDEX).read_bytes()
 
 
-def slow(source: Any, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
-    """Stands in for `audio.stream`."""
-    time.sleep(0.3)
+_calls = itertools.count()
+
+
+def stall(source: Any, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Stands in for `audio.stream`: does not return from the fifth recording."""
+    if next(_calls) == 4:
+        time.sleep(1e6)
     yield from audio.stream(source, sample_rate)
 
 
@@ -131,10 +136,10 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from musicfm.datasets.shards import prepare
 from musicfm.datasets.tracks import Manifest
-from test_datasets_shards import OPTIONS, slow
+from test_datasets_shards import OPTIONS, stall
 
 if __name__ == "__main__":
-    prepare(Manifest.load(sys.argv[2]), sys.argv[3], **OPTIONS, _stream=slow)
+    prepare(Manifest.load(sys.argv[2]), sys.argv[3], **OPTIONS, _stream=stall)
 """
 
 
