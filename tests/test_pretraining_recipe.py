@@ -96,5 +96,5 @@ def test_the_learning_rate_rises_and_falls() -> None:
 def test_a_batch_is_shared_evenly_or_refused() -> None:
     recipe = Recipe(batch_size=12, micro_batch_size=3)
     assert [recipe.accumulation(n) for n in (1, 2, 4)] == [4, 2, 1]
-    with pytest.raises(ConfigError, match="cannot be shared by 3 processes .* multiple of 9"):
+    with pytest.raises(ConfigError, match=r"cannot be shared by 3 processes .* multiple of 9"):
         recipe.accumulation(3)

@@ -87,10 +87,13 @@ class Heartbeat(Callback):
             self._after_step(trainer, module)
         self._batch_ended = time.monotonic()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._bar.stop()
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._end()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "has_warned": self._has_warned}
@@ -99,6 +102,12 @@ class Heartbeat(Callback):
         best = state_dict["best"]
         self._best = None if best is None else (best[0], best[1])
         self._has_warned = state_dict["has_warned"]
+
+    def _end(self) -> None:
+        """Before Lightning puts back the handlers that it found."""
+        self._bar.stop()
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
 
     # ----------------------------------------------------------- after a step
 
@@ -201,7 +210,8 @@ class Heartbeat(Callback):
             return
         self._metrics.add(trainer.global_step, values)
         for logger in trainer.loggers:
-            logger.log_metrics(dict(values), step=trainer.global_step)
+            known = {name: value for name, value in values.items() if value is not None}
+            logger.log_metrics(known, step=trainer.global_step)
         self._bar.show(values)
 
     def _reset_clock(self) -> None:
