@@ -24,7 +24,7 @@ from musicfm.masking import MaskingConfig
 from musicfm.model import MusicFM
 from musicfm.pretraining import checkpoints, run
 from musicfm.pretraining.metrics import read_metrics
-from musicfm.pretraining.module import PretrainingModule
+from musicfm.pretraining.module import PretrainingModule, build_model
 from musicfm.pretraining.recipe import OptimizerConfig, Recipe
 from songs import write_songs
 
@@ -131,7 +131,7 @@ def test_codebooks_are_saved_and_not_trained(undisturbed: Path) -> None:
     trained, fresh = MusicFM.from_pretrained(undisturbed / "model"), MusicFM(MICRO.model)
     for name, buffer in fresh.quantizer.state_dict().items():
         assert torch.equal(buffer, trained.quantizer.state_dict()[name])
-    first = run.build_model(MICRO).state_dict()
+    first = build_model(MICRO).state_dict()
     moved = [n for n, p in trained.named_parameters() if not torch.equal(p, first[n])]
     assert len(moved) == len(list(trained.parameters()))
 
