@@ -31,3 +31,7 @@ class OutputError(MusicFMError, OSError):
 
 class AudioWarning(UserWarning):
     """A damaged recording was used as far as it could be decoded."""
+
+
+class TrainingError(MusicFMError, RuntimeError):
+    """A training run cannot go on; what was saved stays."""

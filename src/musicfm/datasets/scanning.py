@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from filelock import FileLock, Timeout
-
 from musicfm import audio
 from musicfm.datasets.splits import SplitBy, split
 from musicfm.datasets.tracks import (
@@ -28,8 +26,8 @@ from musicfm.datasets.tracks import (
     from_json,
     to_json,
 )
-from musicfm.errors import ConfigError, DataError, OutputError
-from musicfm.files import atomic_write, writing
+from musicfm.errors import ConfigError, DataError
+from musicfm.files import atomic_write, exclusive, writing
 from musicfm.folders import common_folder, recordings_in
 from musicfm.processes import End, Failure, Message, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
@@ -309,16 +307,8 @@ def _notes(
 ) -> Iterator[tuple[list[Track | Failed], Callable[[Track | Failed], None]]]:
     """What an interrupted scan has read, and a function that notes more; removed in the end."""
     path = out.with_name(f".{out.name}.{'check' if check else 'scan'}")
-    lock = out.with_name(f".{out.name}.lock")
-    with contextlib.ExitStack() as stack:
+    with exclusive(out.parent, f".{out.name}.lock"), contextlib.ExitStack() as stack:
         with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(FileLock(lock, timeout=0))
-            except Timeout:
-                raise OutputError(
-                    f"another scan is writing to {out}; wait until it has ended"
-                ) from None
             content = path.read_bytes() if path.exists() else b""
             # What follows the last line's end was being written when a scan was killed.
             content = content[: content.rfind(b"\n") + 1]

@@ -4,13 +4,13 @@ The split of a group follows from a hash of its name alone, so that no list is k
 recordings never moves others.
 """
 
-import hashlib
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
 from musicfm.datasets.tracks import Manifest, Split, Track
 from musicfm.errors import ConfigError
+from musicfm.seeds import derive_seed
 
 SplitBy = Literal["artist", "album", "folder", "track"]
 
@@ -68,5 +68,4 @@ def _group(track: Track, by: SplitBy) -> str:
 
 def _place(group: str, seed: int) -> float:
     """From 0 to 1, evenly."""
-    digest = hashlib.sha256(f"{seed} {group}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return derive_seed(seed, "split", group) / 2**63
