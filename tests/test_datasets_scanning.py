@@ -16,12 +16,12 @@ import soundfile
 import audio_files
 from musicfm.datasets import scanning
 from musicfm.datasets.scanning import (
-    Splitting,
     collect,
     read_track,
     scan,
     update_manifest,
 )
+from musicfm.datasets.splits import Splitting
 from musicfm.datasets.tracks import Manifest, Track
 from musicfm.errors import ConfigError, DataError, OutputError
 
@@ -252,6 +252,18 @@ def test_a_manifest_may_stand_for_its_files(originals: Path, tmp_path: Path) -> 
     assert list(collect([out])) == list(collect([originals])) == list(scanned)
     with pytest.raises(ConfigError, match=r"m\.parquet is a manifest; give it alone"):
         collect([originals, out])
+    with pytest.raises(ConfigError, match=r"m\.parquet is a manifest; scan the files"):
+        update_manifest(tmp_path / "n.parquet", [out])
+
+
+def test_the_tracks_of_a_split_are_taken(originals: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.parquet"
+    update_manifest(out, [originals], splitting=Splitting(0.5, 0.0, "folder", 2))
+    valid = collect([out], split="valid")
+    assert 0 < len(valid) < 5
+    assert {track.split for track in valid} == {"valid"}
+    with pytest.raises(ConfigError, match=r"no track is in split 'test'; .* musicfm scan --valid"):
+        collect([out], split="test")
 
 
 def test_nothing_to_scan_is_an_error(tmp_path: Path) -> None:

@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from musicfm import audio
-from musicfm.datasets.splits import SplitBy, split
+from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import (
     INDEX,
     MANIFEST_SUFFIXES,
+    SPLITS,
     Manifest,
+    Split,
     Track,
     check_suffix,
     from_json,
@@ -31,8 +33,6 @@ from musicfm.files import atomic_write, exclusive, writing
 from musicfm.folders import common_folder, recordings_in
 from musicfm.processes import End, Failure, Message, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
-
-Sources: TypeAlias = Sequence[str | os.PathLike[str]]
 
 _READ_BYTES = 1 << 23
 
@@ -61,15 +61,11 @@ class Scan:
     num_vanished: int = 0
     """Tracks that were known and are not there any more, or not usable."""
 
-
-@dataclass(frozen=True)
-class Splitting:
-    """How to split what a scan finds; see :func:`musicfm.datasets.splits.split`."""
-
-    valid: float
-    test: float
-    by: SplitBy
-    seed: int
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many tracks each split has, without those that have none."""
+        counts = {name: len(self.manifest.of_split(name)) for name in SPLITS}
+        return {name: count for name, count in counts.items() if count}
 
 
 def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
@@ -155,10 +151,12 @@ def scan(
         note: told of everything that was read, as soon as it was.
 
     Raises:
-        ConfigError: there are no sources, or no recordings in them.
+        ConfigError: there are no sources, a manifest is one, or they hold no recordings.
     """
     if not sources:
         raise ConfigError("there is nothing to scan; give files or folders")
+    if manifests := _manifests(sources):
+        raise ConfigError(f"{manifests[0]} is a manifest; scan the files and folders that it lists")
     num_workers = num_cores(num_workers)
     roots = [Path(os.path.abspath(source)) for source in sources]
     before = {item.path: item for item in known}
@@ -208,6 +206,10 @@ def scan(
     )
 
 
+def _manifests(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    return [path for path in map(Path, sources) if path.suffix in MANIFEST_SUFFIXES]
+
+
 def _read_all(
     pending: dict[str, int], task: Task, num_workers: int, timeout_seconds: float
 ) -> Iterator[Track | Failed]:
@@ -251,8 +253,8 @@ def update_manifest(
         out: the manifest, ``.parquet`` or ``.jsonl``.
         sources: files and folders; tracks of an earlier scan that are not in them are dropped.
         annotate: adds to the tracks what their files do not tell.
-        splitting: how to split them, instead of as before; splits that ``annotate`` or rendered
-            songs give are kept.
+        splitting: how to split them, instead of as before; the splits of ``annotate`` and of
+            reserved songs are kept.
         check: read and decode all files, also those that have not changed.
         num_workers: processes; None takes all cores, and 16 at most.
         timeout_seconds: after which a file that makes no progress is given up.
@@ -286,7 +288,7 @@ def update_manifest(
         if annotate is not None:
             scanned.manifest = annotate(scanned.manifest)
         if splitting is not None:
-            scanned.manifest = split(scanned.manifest, **asdict(splitting))
+            scanned.manifest = split(scanned.manifest, splitting)
         scanned.manifest.save(out)
         _write_report(out.with_suffix(".report.json"), scanned)
     return scanned
@@ -351,16 +353,37 @@ def _write_report(path: Path, scanned: Scan) -> None:
 def collect(
     sources: Sequence[str | os.PathLike[str]],
     *,
+    split: Split | None = None,
     num_workers: int | None = None,
     progress: bool = False,
 ) -> Manifest:
     """The tracks of files and folders, which are scanned, or of a manifest or a folder of shards.
 
+    Args:
+        sources: files and folders; or one manifest, or one folder of shards.
+        split: only the tracks of this one; None: all.
+        num_workers: processes that scan; None takes all cores, and 16 at most.
+        progress: show a bar on standard error.
+
     Raises:
-        ConfigError: a manifest amid other sources, or no recordings.
-        DataError: the manifest cannot be used, or a file cannot; the message says how many.
+        ConfigError: a manifest amid other sources, no recordings, or none in the split.
+        DataError: the manifest cannot be used, or no file can.
     """
-    manifests = [source for source in sources if Path(source).suffix in MANIFEST_SUFFIXES]
+    manifest = _collect(sources, num_workers, progress)
+    if split is None:
+        return manifest
+    chosen = manifest.of_split(split)
+    if not len(chosen):
+        raise ConfigError(
+            f"no track is in split '{split}'; split them into a manifest with musicfm scan --valid"
+        )
+    return chosen
+
+
+def _collect(
+    sources: Sequence[str | os.PathLike[str]], num_workers: int | None, progress: bool
+) -> Manifest:
+    manifests = _manifests(sources)
     if manifests and len(sources) > 1:
         raise ConfigError(f"{manifests[0]} is a manifest; give it alone, or files and folders only")
     if manifests:

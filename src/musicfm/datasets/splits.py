@@ -4,7 +4,7 @@ The split of a group follows from a hash of its name alone, so that no list is k
 recordings never moves others.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
@@ -15,41 +15,46 @@ from musicfm.seeds import derive_seed
 SplitBy = Literal["artist", "album", "folder", "track"]
 
 
-def split(
-    manifest: Manifest,
-    *,
-    valid: float = 0.05,
-    test: float = 0.0,
-    by: SplitBy = "artist",
-    seed: int = 0,
-) -> Manifest:
-    """Puts each track that is in no split into one; those that are in one stay there.
+@dataclass(frozen=True)
+class Splitting:
+    """How to split a collection.
 
-    Args:
-        manifest: to be split.
-        valid: about which part of the groups goes to validation.
-        test: about which part goes to testing.
-        by: what is never divided between splits. Tracks that name no artist are split by album,
-            and those that name no album either, by the folder that they are in. Tracks of equal
-            bytes are one.
-        seed: another one gives another split.
-
-    Raises:
-        ConfigError: impossible parts.
+    Raises ConfigError for impossible parts.
     """
-    if by not in get_args(SplitBy):
-        raise ConfigError(f"tracks are split by artist, album, folder or track, not by '{by}'")
-    if not (0.0 <= valid < 1.0 and 0.0 <= test < 1.0 and valid + test < 1.0):
-        raise ConfigError(
-            f"{valid} for validation and {test} for testing are impossible; give parts of 1 that "
-            "leave something for training"
-        )
+
+    valid: float = 0.05
+    """About which part of the groups goes to validation."""
+    test: float = 0.0
+    """About which part goes to testing."""
+    by: SplitBy = "artist"
+    """What is never divided between splits. Tracks that name no artist are split by album, and
+    those that name no album either, by the folder that they are in. Tracks of equal bytes are one.
+    """
+    seed: int = 0
+    """Another one gives another split."""
+
+    def __post_init__(self) -> None:
+        if self.by not in get_args(SplitBy):
+            raise ConfigError(
+                f"tracks are split by artist, album, folder or track, not by '{self.by}'"
+            )
+        if not (self.valid >= 0 and self.test >= 0 and self.valid + self.test < 1):
+            raise ConfigError(
+                f"{self.valid} for validation and {self.test} for testing are impossible; give "
+                "parts of 1 that leave something for training"
+            )
+
+
+def split(manifest: Manifest, how: Splitting) -> Manifest:
+    """Puts each track that is in no split into one; those that are in one stay there."""
 
     def assign(track: Track) -> Track:
         if track.split is not None:
             return track
-        place = _place(_group(track, by), seed)
-        chosen: Split = "test" if place < test else "valid" if place < test + valid else "train"
+        place = _place(_group(track, how.by), how.seed)
+        chosen: Split = (
+            "test" if place < how.test else "valid" if place < how.test + how.valid else "train"
+        )
         return replace(track, split=chosen)
 
     return manifest.map(assign)
