@@ -86,9 +86,7 @@ def test_centroids_of_another_model_are_refused(centroids: torch.Tensor, tmp_pat
         load_centroids(MusicFM(CONFIG), tmp_path / "absent.safetensors")
 
 
-def test_other_tokens_are_neither_fitted_nor_loaded(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_other_tokens_are_neither_fitted_nor_loaded(manifest: Manifest, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="tokens need no fitting"):
         fit_centroids(MICRO.model, manifest, seed=0)
     with pytest.raises(ConfigError, match="leave out the centroids"):

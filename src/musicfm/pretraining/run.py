@@ -32,6 +32,7 @@ import musicfm
 from musicfm import checkpoint
 from musicfm.config import RandomProjectionConfig
 from musicfm.datasets.crops import Crops, GlobalBatches
+from musicfm.datasets.splits import split
 from musicfm.datasets.tracks import Manifest
 from musicfm.errors import ConfigError, DataError, OutputError, TrainingError
 from musicfm.files import atomic_write, exclusive, writing
