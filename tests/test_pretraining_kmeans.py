@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,15 +33,16 @@ def test_centroids_describe_the_music(manifest: Manifest, centroids: torch.Tenso
     assert centroids.shape == (2, 8, CONFIG.token_dim)
     assert not torch.equal(centroids[0], centroids[1])
     model = MusicFM(CONFIG)
-    waveform = torch.from_numpy(audio.load(manifest.root / manifest[0].path, 24_000))[None]
-    frames = model.token_features(waveform)[0]
+    songs = [audio.load(manifest.root / track.path, 24_000) for track in manifest]
+    waveform = torch.from_numpy(np.stack(songs))
+    frames = model.token_features(waveform).flatten(0, 1)
     for codebook in centroids:
         distances = torch.cdist(frames, codebook).amin(dim=1).square().mean()
         around_the_mean = (frames - frames.mean(dim=0)).square().sum(dim=1).mean()
         assert distances < 0.7 * around_the_mean
     model.quantizer.load_state_dict({"centroids": centroids})
     expected = torch.stack([torch.cdist(frames, book).argmin(dim=1) for book in centroids], dim=1)
-    assert torch.equal(model.tokenize(waveform)[0], expected)
+    assert torch.equal(model.tokenize(waveform).flatten(0, 1), expected)
 
 
 def test_a_seed_gives_the_same_centroids(
