@@ -182,18 +182,29 @@ def test_splits_are_kept_or_made_anew(music: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "reason"),
+    ("sandbox", "reason"),
     [
-        ({"musicfm": {"split": "heldout", "seed": 7}}, "rendered heldout song, seed 7"),
-        ({"musicfm": {"split": "train", "seed": 7}}, None),
-        ({}, None),
-        ([], None),
+        ({"split": "heldout", "seed": 7}, "rendered heldout song, seed 7"),
+        ({"split": "train", "seed": 7}, None),
     ],
 )
-def test_rendered_test_songs_are_reserved(music: Path, labels: Any, reason: str | None) -> None:
-    (music / "album 1" / "3.jams").write_text(json.dumps({"sandbox": labels}))
+def test_rendered_test_songs_are_reserved(
+    music: Path, sandbox: dict[str, Any], reason: str | None
+) -> None:
+    labels = {"sandbox": {"generator": "musicfm render", **sandbox}}
+    (music / "album 1" / "3.jams").write_text(json.dumps(labels))
     track = scan([music / "album 1" / "3.wav"], num_workers=1).manifest[0]
     assert (track.reserved, track.split) == (reason, None if reason is None else "test")
+    assert track.artist == "musicfm render, seed 7"
+
+
+@pytest.mark.parametrize(
+    "labels", [{"sandbox": {"split": "test", "seed": 7}}, {"sandbox": {}}, [], "{"]
+)
+def test_other_labels_say_nothing(music: Path, labels: Any) -> None:
+    (music / "album 1" / "3.jams").write_text(json.dumps(labels))
+    track = scan([music / "album 1" / "3.wav"], num_workers=1).manifest[0]
+    assert (track.reserved, track.split, track.artist) == (None, None, "Artist 1")
 
 
 PROGRAM = """

@@ -68,6 +68,9 @@ def test_what_names_no_artist_is_split_by_album_and_folder() -> None:
     assert by_album == splits(split(Manifest("x", anonymous), Splitting(0.3, by="album")))
     by_folder = splits(split(Manifest("x", nameless), Splitting(0.3, by="artist")))
     assert by_folder == splits(split(Manifest("x", nameless), Splitting(0.3, by="folder")))
+    flat = Manifest("x", [replace(track, path=track.path.split("/")[1]) for track in nameless])
+    one_by_one = splits(split(flat, Splitting(0.3, by="artist")))
+    assert one_by_one == splits(split(flat, Splitting(0.3, by="track")))
 
 
 def test_copies_go_to_one_split() -> None:

@@ -97,7 +97,10 @@ def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
             digest.update(data)
             yield 0.0
     tags = audio.tags(path)
-    reserved = _reserved(Path(path).with_suffix(".jams"))
+    song = _rendered(Path(path).with_suffix(".jams"))
+    # All takes of a song are by one artist, lest some be validated and others trained on.
+    artist = "" if song is None else f"musicfm render, seed {song.seed}"
+    reserved = None if song is None else song.reserved
     yield Track(
         path=path,
         duration=seconds,
@@ -106,7 +109,7 @@ def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
         size=status.st_size,
         modified=status.st_mtime_ns,
         sha256=digest.hexdigest(),
-        artist=tags.get("artist") or tags.get("album_artist") or tags.get("author", ""),
+        artist=artist or tags.get("artist") or tags.get("album_artist") or tags.get("author", ""),
         album=tags.get("album", ""),
         title=tags.get("title", ""),
         genres=tuple(g for part in tags.get("genre", "").split(";") if (g := part.strip())),
@@ -115,14 +118,29 @@ def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
     )
 
 
-def _reserved(labels: Path) -> str | None:
-    """Why a rendered song must not be trained on, from the labels beside it."""
+@dataclass(frozen=True)
+class _Rendered:
+    """What the labels beside a rendered song say about it."""
+
+    seed: int
+    purpose: str
+
+    @property
+    def reserved(self) -> str | None:
+        """Why it must not be trained on, if so."""
+        if self.purpose in ("train", "valid"):
+            return None
+        return f"rendered {self.purpose} song, seed {self.seed}"
+
+
+def _rendered(labels: Path) -> _Rendered | None:
+    """Of the song that lies beside some labels; None if it has none, or is another one."""
     try:
-        sandbox = json.loads(labels.read_bytes())["sandbox"]["musicfm"]
-        purpose, seed = sandbox["split"], sandbox["seed"]
-    except (OSError, ValueError, KeyError, TypeError):  # no labels, or not a rendered song's
+        sandbox = json.loads(labels.read_bytes())["sandbox"]
+        is_ours = sandbox["generator"] == "musicfm render"
+        return _Rendered(int(sandbox["seed"]), str(sandbox["split"])) if is_ours else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return None if purpose in ("train", "valid") else f"rendered {purpose} song, seed {seed}"
 
 
 def scan(

@@ -27,8 +27,9 @@ class Splitting:
     test: float = 0.0
     """About which part goes to testing."""
     by: SplitBy = "artist"
-    """What is never divided between splits. Tracks that name no artist are split by album, and
-    those that name no album either, by the folder that they are in. Tracks of equal bytes are one.
+    """What is never divided between splits. Tracks that name no artist are split by album, those
+    that name no album either, by the folder that they are in, and those that are in none below the
+    root, one by one. Tracks of equal bytes are one.
     """
     seed: int = 0
     """Another one gives another split."""
@@ -62,13 +63,14 @@ def split(manifest: Manifest, how: Splitting) -> Manifest:
 
 def _group(track: Track, by: SplitBy) -> str:
     """What is split as one."""
-    if by == "track":
-        return f"track {track.sha256}"
+    folder = PurePosixPath(track.path).parent
     if by == "artist" and track.artist:
         return f"artist {track.artist.casefold()}"
     if by in ("artist", "album") and track.album:
         return f"album {track.artist.casefold()} {track.album.casefold()}"
-    return f"folder {PurePosixPath(track.path).parent}"
+    if by == "folder" or (by != "track" and folder.name):
+        return f"folder {folder}"
+    return f"track {track.sha256}"
 
 
 def _place(group: str, seed: int) -> float:
