@@ -216,7 +216,7 @@ def scan(
         "timeout_seconds": timeout,
         "progress": True,
     }
-    with _interruptible(f"{out} will have what is done: the same command continues"):
+    with _interruptible("what is done is kept, and the same command continues"):
         if fma is not None:
             scanned = fma_dataset.scan_fma(out, fma, subset, **options)
         else:
@@ -281,7 +281,7 @@ def prepare(
     workers: Workers = None,
     timeout: Timeout = 60.0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew over other shards.")
+        bool, typer.Option("--overwrite", help="Write again what is done already.")
     ] = False,
 ) -> None:
     """Write recordings as WebDataset shards (tar files of mono FLAC) with an index.
