@@ -201,6 +201,10 @@ def pretrain(
         int | None, typer.Option(min=1, help="On this machine. [default: one per GPU, or 1]")
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, each started by itself.")] = 1,
+    sharded: Annotated[
+        bool,
+        typer.Option("--sharded", help="Divide a model that does not fit among the processes."),
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Loading clips, per process. [default: 1 to 8]")
     ] = None,
@@ -224,6 +228,7 @@ def pretrain(
         centroids=centroids,
         resume=resume,
         device=device,
+        sharded=sharded,
         processes=processes,
         num_nodes=nodes,
         num_workers=workers,
