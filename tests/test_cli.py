@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import signal
@@ -221,3 +222,56 @@ def test_ctrl_c_says_how_to_go_on(run: Run, published_tiny: Path, tmp_path: Path
     done = len(contents(out))
     assert 0 < done < 24
     assert f"{done} done before" in run(*arguments)[2]
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recordings and a file that is none."""
+    folder = tmp_path_factory.mktemp("album")
+    for name in ("tone.ogg", "tone.flac"):
+        audio_files.write(folder, name, seconds=2.0)
+    (folder / "bad.mp3").write_bytes(b"bad")
+    return folder
+
+
+def test_music_is_scanned_measured_and_prepared(run: Run, album: Path, tmp_path: Path) -> None:
+    manifest, stats, shards = tmp_path / "m.parquet", tmp_path / "stats.json", tmp_path / "shards"
+    status, _, errors = run("scan", album, "--out", manifest, "--valid", 0.5, "--workers", 1)
+    assert status == 1
+    assert "failed: " in errors
+    assert errors.splitlines()[-1].startswith("warning: ") or "1 train and 1 valid" in errors
+    assert f"2 tracks (0.00 h) in {manifest}" in errors
+
+    status, _, errors = run("stats", manifest, "--out", stats, "--sample", 1, "--workers", 1)
+    assert status == 0, errors
+    assert f"over 1 tracks (0.00 h), 0 failed; wrote {stats}" in errors
+    assert set(json.loads(stats.read_text())) > {"melspec_2048_mean", "melspec_2048_std"}
+
+    status, _, errors = run("prepare", manifest, "--out", shards, "--workers", 1)
+    assert status == 0, errors
+    assert "2 pieces (0.00 h) in 1 shards, 0 of them done before, 0 tracks failed" in errors
+    status, _, errors = run("prepare", manifest, "--out", shards, "--piece-seconds", 1)
+    assert status == 1
+    assert "(piece_seconds differ); use another folder, or overwrite them" in errors
+    assert run("prepare", shards, "--out", tmp_path / "again", "--workers", 1)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give files or folders to scan, or --fma"),
+        (["x", "--fma", "y"], "give files or folders to scan, or --fma"),
+        (["--fma", "nowhere"], "download https://os.unil.cloud.switch.ch/fma/fma_metadata.zip"),
+        (["--fma", "x", "--valid", 0.1], "official splits; leave out --valid"),
+        (["x", "--test", 0.1], "--test goes with --valid"),
+        (["x", "--valid", 1.5], "impossible"),
+        (["x", "--out", "m.csv"], "m.csv is no manifest"),
+    ],
+)
+def test_impossible_scans_are_explained(
+    run: Run, arguments: list[object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = run("scan", *arguments)
+    assert status == 1
+    assert message in errors.splitlines()[-1]

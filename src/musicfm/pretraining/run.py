@@ -32,7 +32,7 @@ import musicfm
 from musicfm import checkpoint
 from musicfm.config import RandomProjectionConfig
 from musicfm.datasets.crops import Crops, GlobalBatches
-from musicfm.datasets.splits import split
+from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import Manifest
 from musicfm.errors import ConfigError, DataError, OutputError, TrainingError
 from musicfm.files import atomic_write, exclusive, writing
@@ -252,7 +252,7 @@ def hold_out(manifest: Manifest, part: float = 0.05) -> tuple[Manifest, Manifest
     where artists are not known.
     """
     for by in ("artist", "track"):
-        divided = split(manifest, valid=part, by=by)
+        divided = split(manifest, Splitting(valid=part, by=by))
         train, valid = divided.of_split("train"), divided.of_split("valid")
         if len(train) and len(valid):
             break
