@@ -31,11 +31,7 @@ def comping_pattern(dice: Dice, kind: Comping, grid: Grid) -> list[int]:
         case "held":
             return []
         case "strummed":
-            return [
-                step
-                for step in grid.starts(eighth)
-                if step % beat == 0 or dice.chance(0.6)
-            ]
+            return [step for step in grid.starts(eighth) if step % beat == 0 or dice.chance(0.6)]
         case "offbeat":
             if beat == 6:
                 return [4, 10] if dice.chance(0.5) else [2, 4, 8, 10]
@@ -54,7 +50,13 @@ def comping_pattern(dice: Dice, kind: Comping, grid: Grid) -> list[int]:
 
 
 def write_chords(
-    kind: Comping, pattern: list[int], spans: list[ChordSpan], grid: Grid, *, centre: int, bass: bool
+    kind: Comping,
+    pattern: list[int],
+    spans: list[ChordSpan],
+    grid: Grid,
+    *,
+    centre: int,
+    bass: bool,
 ) -> list[ScoreNote]:
     """The chords of a section.
 

@@ -79,9 +79,7 @@ def choose_roles(dice: Dice, style: Style, drums: bool) -> frozenset[str]:
     return frozenset(role for role, present in wanted.items() if present)
 
 
-def set_scenes(
-    dice: Dice, roles: frozenset[str], sections: Sequence[Section]
-) -> tuple[Scene, ...]:
+def set_scenes(dice: Dice, roles: frozenset[str], sections: Sequence[Section]) -> tuple[Scene, ...]:
     """Who plays in each section.
 
     In three songs of ten nothing but melody and harmony tells one section from the next: the band,
@@ -103,9 +101,7 @@ def set_scenes(
             scenes.append(Scene(roles - silent, level, False, False))
             continue
         playing = {
-            role
-            for role in roles
-            if role == "chords" or own.chance(_PRESENCE[role][section.label])
+            role for role in roles if role == "chords" or own.chance(_PRESENCE[role][section.label])
         }
         low, high = _ENERGY[section.label]
         fill, crash = here.chance(0.5), here.chance(0.5)
@@ -145,9 +141,7 @@ def _cast(
     return cast
 
 
-def _kit(
-    dice: Dice, style: Style, reserved: bool, unlike: Instrument | None
-) -> tuple[str, int]:
+def _kit(dice: Dice, style: Style, reserved: bool, unlike: Instrument | None) -> tuple[str, int]:
     weights = dict(style.kits)
     if unlike is not None:
         weights = {family: 1.0 for family in KITS if family != unlike.family}

@@ -55,14 +55,14 @@ class Dice:
 
     def weighted(self, weights: Mapping[T, float]) -> T:
         """One of the keys, as likely as its weight says."""
-        total = 0.0
+        total = 0.0  # not sum(), which rounds otherwise from Python 3.12 on
         for weight in weights.values():
             total += weight
         point = self.unit() * total
         for option, weight in weights.items():
             point -= weight
             if point < 0:
-                break
+                return option
         return option
 
     def shuffled(self, options: Sequence[T]) -> list[T]:

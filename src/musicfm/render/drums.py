@@ -10,6 +10,7 @@ from musicfm.render.styles import Groove
 KICK, STICK, SNARE, CLAP, HAT, PEDAL, OPEN, CRASH, RIDE = 36, 37, 38, 39, 42, 44, 46, 49, 51
 TOMS = (50, 48, 47, 45, 43)
 TAMBOURINE, HIGH_CONGA, LOW_CONGA, SHAKER, CLAVES = 54, 62, 64, 70, 75
+PERCUSSION = frozenset({TAMBOURINE, HIGH_CONGA, LOW_CONGA, SHAKER, CLAVES})
 
 _LENGTH = 1  # steps; drums ring as long as they ring
 
@@ -104,9 +105,7 @@ def _snares(dice: Dice, groove: Groove, grid: Grid) -> list[Hit]:
     else:
         steps = [8] if groove in ("half-time", "one-drop") else [4, 12]
     if groove == "swing":
-        return [
-            (step + beat // 2, SNARE, 0.45) for step in grid.starts(beat) if dice.chance(0.25)
-        ]
+        return [(step + beat // 2, SNARE, 0.45) for step in grid.starts(beat) if dice.chance(0.25)]
     if groove == "train":
         return [
             (step, SNARE, 0.9 if step in steps else 0.4)

@@ -160,12 +160,12 @@ def _with_modulation(dice: Dice, sections: list[Section]) -> list[Section]:
     """Some songs have a section in another key, of less than a fifth of the song."""
     if not dice.chance(0.3):
         return sections
-    longest = 0.17 * _total(sections)
+    longest = 0.14 * _total(sections)
     last = max(i for i, section in enumerate(sections) if section.label in ("verse", "chorus"))
     candidates = [
         i
         for i, section in enumerate(sections)
-        if 0 < i
+        if i > 0
         and section.bars <= longest
         and not section.drums_only
         and (i == last or section.material in ("bridge", "inst"))

@@ -145,11 +145,13 @@ def write_phrase(
     while is_reserved("progression", [mode, *degrees]) != reserved:
         degrees = _progression(dice, mode, len(starts), closed)
     slots = []
+    previous = -STEPS_PER_BAR[metre]
     for i, (start, degree) in enumerate(zip(starts, degrees, strict=True)):
         quality = _quality(dice, mode, degree, style.sevenths)
         bass = _bass(dice, quality, style.inversions) if i + 1 < len(degrees) else 0
-        early = 2 if pushing and dice.chance(0.25) else 0
-        slots.append(Slot(start - early, degree, quality, bass))
+        early = 2 if pushing and dice.chance(0.25) and start - previous > 4 else 0
+        previous = start - early
+        slots.append(Slot(previous, degree, quality, bass))
     return tuple(slots)
 
 
@@ -180,7 +182,7 @@ def _progression(dice: Dice, mode: str, length: int, closed: bool) -> tuple[str,
     tonic = "I" if "I" in grammar else "i"
     while True:
         cadence = dice.choice(cadences)
-        degrees = [tonic if dice.chance(0.45) else dice.choice(list(grammar))]
+        degrees = [tonic if dice.chance(0.3) else dice.choice(list(grammar))]
         if degrees[0] in ("II", "bII", "iio", "viio"):
             continue
         while len(degrees) < length - len(cadence):

@@ -61,8 +61,7 @@ class Melodist:
             motif = self._ending if bar + 1 == bars > 1 else self._motifs[order[bar % 4]]
             start = bar * style.steps_per_bar
             onsets += [
-                (start + onset, move)
-                for onset, move in zip(motif.onsets, motif.moves, strict=True)
+                (start + onset, move) for onset, move in zip(motif.onsets, motif.moves, strict=True)
             ]
         if dice.chance(0.35):
             onsets = [*_pickup(dice, style), *onsets]
