@@ -25,6 +25,7 @@ import numpy.typing as npt
 import soxr
 
 from musicfm.errors import SoundFontError
+from musicfm.render.effects import produce
 from musicfm.render.song import Note, Part, Song
 from musicfm.render.soundfont import Gen, SoundFont, Zone
 
@@ -82,8 +83,8 @@ def synthesize(song: Song, font: SoundFont, sample_rate: int) -> _Samples:
     Raises:
         SoundFontError: the font lacks a program or a drum, or stretches a sample beyond measure.
     """
-    dry, _ = mix(song, font, sample_rate)
-    return np.ascontiguousarray(dry.T)
+    dry, send = mix(song, font, sample_rate)
+    return np.ascontiguousarray(produce(dry, send, song.production, sample_rate).T)
 
 
 def mix(song: Song, font: SoundFont, sample_rate: int) -> tuple[_Samples, _Samples]:
