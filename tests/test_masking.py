@@ -124,16 +124,18 @@ def test_the_loss_is_the_mean_cross_entropy_of_hidden_tokens() -> None:
             scores, target = logits[clip, time, codebook], int(tokens[clip, time, codebook])
             losses.append(-scores.log_softmax(dim=0)[target].item())
             hits.append(scores.argmax().item() == target)
-    loss, accuracy = masked_loss(logits, tokens, mask)
-    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-6)
-    assert accuracy.item() == pytest.approx(np.mean(hits))
-    assert 0 < accuracy < 1
+    loss = masked_loss(logits, tokens, mask)
+    assert loss.total.item() == pytest.approx(np.sum(losses), rel=1e-6)
+    assert loss.mean.item() == pytest.approx(np.mean(losses), rel=1e-6)
+    assert loss.accuracy.item() == pytest.approx(np.mean(hits))
+    assert 0 < loss.accuracy < 1
+    assert loss.num_hidden == 12
 
 
 def test_the_loss_of_half_precision_logits_is_computed_in_float32() -> None:
     logits = 20 * torch.randn(1, 4, 1, 5, generator=seeded()).half()
     tokens, mask = torch.zeros(1, 4, 1, dtype=torch.int64), torch.ones(1, 4).bool()
-    loss, _ = masked_loss(logits, tokens, mask)
+    loss = masked_loss(logits, tokens, mask).mean
     assert loss.dtype == torch.float32
     assert loss == F.cross_entropy(logits.float().flatten(0, 2), tokens.flatten())
 
@@ -141,8 +143,8 @@ def test_the_loss_of_half_precision_logits_is_computed_in_float32() -> None:
 def test_nothing_hidden_is_no_loss_and_still_has_a_gradient() -> None:
     logits = torch.randn(1, 4, 1, 5, requires_grad=True)
     tokens = torch.zeros(1, 4, 1, dtype=torch.int64)
-    loss, accuracy = masked_loss(logits, tokens, torch.zeros(1, 4).bool())
-    loss.backward()
-    assert (loss.item(), accuracy.item()) == (0.0, 0.0)
+    loss = masked_loss(logits, tokens, torch.zeros(1, 4).bool())
+    loss.mean.backward()
+    assert (loss.mean.item(), loss.accuracy.item()) == (0.0, 0.0)
     assert logits.grad is not None
     assert not logits.grad.any()

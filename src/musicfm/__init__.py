@@ -11,6 +11,7 @@ from musicfm.errors import (
     AudioWarning,
     CheckpointError,
     ConfigError,
+    DataError,
     MusicFMError,
     OutputError,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "AudioWarning",
     "CheckpointError",
     "ConfigError",
+    "DataError",
     "MusicFMError",
     "OutputError",
     "__version__",

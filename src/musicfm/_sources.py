@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO
@@ -22,6 +22,8 @@ from musicfm._framing import Framing, scan_mpeg, scan_ogg
 from musicfm.errors import AudioError
 
 Array = npt.NDArray[Any]
+AudioFile = str | os.PathLike[str] | BinaryIO
+"""A path, or a binary file that is open and can be sought in; it stays open."""
 
 MAX_SAMPLE_RATE = 4_000_000  # Hz; headers that say more are garbage
 
@@ -250,14 +252,19 @@ Source = _SndFile | _AvFile
 
 
 @contextmanager
-def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
+def open_source(recording: AudioFile) -> Iterator[Source]:
     """Open a recording for as long as the context lasts.
 
     Raises:
         AudioError: the file cannot be read, or holds no sound that either library knows.
     """
-    name = os.fsdecode(path)
-    with _open_file(name) as file, closing(_source(name, file)) as source:
+    opened: AbstractContextManager[BinaryIO]
+    if isinstance(recording, str | os.PathLike):
+        name, opened = os.fsdecode(recording), _open_file(recording)
+    else:
+        name, opened = str(getattr(recording, "name", "The recording")), nullcontext(recording)
+        recording.seek(0)
+    with opened as file, closing(_source(name, file)) as source:
         rate, channels = source.info.sample_rate, source.info.channels
         if not (0 < rate <= MAX_SAMPLE_RATE and channels > 0):
             raise AudioError(
@@ -266,7 +273,8 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
         yield source
 
 
-def _open_file(name: str) -> BinaryIO:
+def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    name = os.fsdecode(path)
     try:
         if not stat.S_ISREG(os.stat(name).st_mode):
             raise AudioError(f"{shown(name)} is not a file; pass the path of a recording.")

@@ -25,7 +25,6 @@ declares no length (caf, voc, wma, mpegts, mp3 without a Xing header), and damag
 
 import functools
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from typing import Literal
@@ -34,10 +33,18 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from musicfm._sources import MAX_SAMPLE_RATE, Array, AudioInfo, Source, open_source, shown
+from musicfm._sources import (
+    MAX_SAMPLE_RATE,
+    Array,
+    AudioFile,
+    AudioInfo,
+    Source,
+    open_source,
+    shown,
+)
 from musicfm.errors import AudioError, AudioWarning
 
-__all__ = ["AudioInfo", "load", "probe", "resample", "stream"]
+__all__ = ["AudioFile", "AudioInfo", "load", "probe", "resample", "stream"]
 
 _Samples = npt.NDArray[np.float32]
 
@@ -47,18 +54,18 @@ _MARGIN_SECONDS = 1.0
 _MAX_SAMPLE = 1e30  # as good as infinite: beyond it, the resampler overflows
 
 
-def probe(path: str | os.PathLike[str]) -> AudioInfo:
+def probe(recording: AudioFile) -> AudioInfo:
     """Read the headers of a recording (of mp3, all frame headers) without decoding it.
 
     Raises:
         AudioError: the file cannot be read or holds no sound.
     """
-    with open_source(path) as source:
+    with open_source(recording) as source:
         return source.info
 
 
 def load(
-    path: str | os.PathLike[str],
+    recording: AudioFile,
     sample_rate: int,
     *,
     start_seconds: float = 0.0,
@@ -68,7 +75,7 @@ def load(
 ) -> _Samples:
     """Decode a recording or a crop of it, as :func:`stream` does; returns shape (samples,)."""
     blocks = stream(
-        path,
+        recording,
         sample_rate,
         start_seconds=start_seconds,
         duration_seconds=duration_seconds,
@@ -79,7 +86,7 @@ def load(
 
 
 def stream(
-    path: str | os.PathLike[str],
+    recording: AudioFile,
     sample_rate: int,
     *,
     start_seconds: float = 0.0,
@@ -90,7 +97,8 @@ def stream(
     """Decode a recording or a crop of it in blocks, holding about one block in memory.
 
     Args:
-        path: any audio file, or a video file with sound.
+        recording: the path of any audio file, or of a video file with sound; or such a file that
+            is open for reading bytes and can be sought in. It stays open.
         sample_rate: of the result, in Hz.
         start_seconds: where to start; the first sample is ``round(start_seconds * sample_rate)``.
         duration_seconds: how much to decode; less where the recording ends earlier.
@@ -118,7 +126,7 @@ def stream(
         raise AudioError(f'on_damage must be "error" or "warn", not {on_damage!r}.')
     begin = round(start_seconds * sample_rate)
     end = None if duration_seconds is None else begin + round(duration_seconds * sample_rate)
-    return _decode(path, sample_rate, begin, end, on_damage, block_seconds)
+    return _decode(recording, sample_rate, begin, end, on_damage, block_seconds)
 
 
 def resample(samples: npt.ArrayLike, from_rate: int, to_rate: int) -> _Samples:
@@ -157,7 +165,7 @@ def resample(samples: npt.ArrayLike, from_rate: int, to_rate: int) -> _Samples:
 
 
 def _decode(
-    path: str | os.PathLike[str],
+    recording: AudioFile,
     sample_rate: int,
     begin: int,
     end: int | None,
@@ -165,7 +173,7 @@ def _decode(
     block_seconds: float,
 ) -> Iterator[_Samples]:
     """Yield samples ``begin`` to ``end`` at ``sample_rate``; see :func:`stream`."""
-    with open_source(path) as source:
+    with open_source(recording) as source:
         name, rate = shown(source.info.path), source.info.sample_rate
         # Steps of the common grid: this many per second fall on samples of both rates.
         steps_per_second = math.gcd(rate, sample_rate)

@@ -142,9 +142,8 @@ class MusicFM25Hz(nn.Module):
             targets = target_tokens[key]
             mask = torch.zeros_like(targets, dtype=torch.bool)
             mask[tuple(indices.T)] = True
-            losses[key], accuracies[key] = masked_loss(
-                predicted[:, :, None], targets[:, :, None], mask
-            )
+            loss = masked_loss(predicted[:, :, None], targets[:, :, None], mask)
+            losses[key], accuracies[key] = loss.mean, loss.accuracy
         return losses, accuracies
 
     def forward(

@@ -21,6 +21,10 @@ class CheckpointError(MusicFMError, ValueError):
     """A checkpoint is missing, damaged, or not what it was said to be."""
 
 
+class DataError(MusicFMError, ValueError):
+    """A collection, its manifest or a shard is missing, damaged, or not what it was said to be."""
+
+
 class OutputError(MusicFMError, OSError):
     """A result cannot be written, or what is there belongs to other settings."""
 
@@ -31,3 +35,7 @@ class SoundFontError(MusicFMError, ValueError):
 
 class AudioWarning(UserWarning):
     """A damaged recording was used as far as it could be decoded."""
+
+
+class TrainingError(MusicFMError, RuntimeError):
+    """A training run cannot go on; what was saved stays."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from musicfm.errors import OutputError
 
 PARTIAL = ".partial"
@@ -31,6 +33,28 @@ def atomic_write(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # there is none, or its folder could not be made
             temporary.unlink()
+
+
+@contextmanager
+def exclusive(folder: Path, lock: str) -> Iterator[None]:
+    """Keeps other runs out of a folder, which is made if need be, for as long as the block lasts.
+
+    The operating system lets go of the lock when a run is killed. Raises OutputError: another run
+    is there, or the folder cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / lock, timeout=0)
+        try:
+            held.acquire()
+        except Timeout:
+            raise OutputError(
+                f"another run is writing to {folder}; wait until it has ended"
+            ) from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 @contextmanager

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
-
 from musicfm.errors import OutputError
-from musicfm.files import atomic_write, writing
+from musicfm.files import atomic_write, exclusive, writing
 
 JOURNAL = "journal.jsonl"
 
@@ -62,13 +60,7 @@ class Journal:
 
     def __enter__(self) -> Self:
         with self._open as stack, writing(self._path):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(FileLock(self._folder / f".{JOURNAL}.lock", timeout=0))
-            except Timeout:
-                raise OutputError(
-                    f"another run is writing to {self._folder}; wait until it has ended"
-                ) from None
+            stack.enter_context(exclusive(self._folder, f".{JOURNAL}.lock"))
             self._read()
             self._file = stack.enter_context(self._path.open("a", encoding="utf-8"))
             self._open = stack.pop_all()

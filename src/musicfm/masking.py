@@ -5,7 +5,7 @@ of 400 ms; each is hidden with probability 0.6 under quiet noise. A tail shorter
 never hidden.
 """
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from musicfm.config import Config, ModelConfig
 from musicfm.errors import ConfigError
+
+IGNORED = -100
+"""The target of tokens that are not hidden: no code has it."""
 
 
 class MaskingConfig(Config):
@@ -103,22 +106,38 @@ def mask_waveform(
     return masked, hidden_tokens(blocks, tokens_per_block, model.num_tokens(samples))
 
 
-def masked_loss(logits: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+class MaskedLoss(NamedTuple):
+    """Sums over hidden tokens and codebooks, float32 scalars; they add up over batches."""
+
+    total: Tensor
+    """Cross-entropy in nats."""
+    num_correct: Tensor
+    num_hidden: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Loss per hidden token, zero when nothing is hidden."""
+        return self.total / self.num_hidden.clamp(min=1)
+
+    @property
+    def accuracy(self) -> Tensor:
+        """Part of the hidden tokens that the largest logit names, zero when nothing is hidden."""
+        return self.num_correct / self.num_hidden.clamp(min=1)
+
+
+def masked_loss(logits: Tensor, tokens: Tensor, mask: Tensor) -> MaskedLoss:
     """Cross-entropy and accuracy on the hidden tokens.
+
+    Shapes do not depend on how many are hidden, so a GPU need not be waited for.
 
     Args:
         logits: (batch, time, num_codebooks, codebook_size); time may exceed the tokens' by the
             last, partial frame.
         tokens: (batch, num_tokens, num_codebooks) of the clean audio.
         mask: (batch, num_tokens) bool.
-
-    Returns:
-        Mean loss and accuracy over hidden tokens and codebooks, two float32 scalars; both are
-        zero when nothing is hidden, and the loss can be differentiated even then.
     """
-    hidden_logits = logits[:, : tokens.shape[1]][mask].flatten(0, 1).float()
-    hidden = tokens[mask].flatten()
-    count = max(hidden.numel(), 1)
-    loss = F.cross_entropy(hidden_logits, hidden, reduction="sum") / count
-    accuracy = (hidden_logits.argmax(dim=-1) == hidden).sum().float() / count
-    return loss, accuracy
+    predicted = logits[:, : tokens.shape[1]].flatten(0, 2).float()
+    targets = tokens.masked_fill(~mask[..., None], IGNORED).flatten()
+    total = F.cross_entropy(predicted, targets, reduction="sum", ignore_index=IGNORED)
+    num_correct = (predicted.argmax(dim=-1) == targets).sum().float()
+    return MaskedLoss(total, num_correct, mask.sum().float() * tokens.shape[2])

@@ -4,10 +4,11 @@ Every purpose has its own stream, named by a path such as ("melody", "verse"), s
 one place of a program leaves the draws of all others as they were.
 """
 
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
+
+from musicfm.seeds import derive_seed
 
 T = TypeVar("T")
 
@@ -25,8 +26,7 @@ class Dice:
 
     def __init__(self, *path: int | str) -> None:
         self._path = path
-        digest = hashlib.sha256("/".join(map(str, path)).encode()).digest()
-        self.unit = random.Random(int.from_bytes(digest[:8], "big")).random
+        self.unit = random.Random(derive_seed(*path)).random
         """Draws from [0, 1)."""
 
     def child(self, *purpose: int | str) -> "Dice":

@@ -1,0 +1,389 @@
+"""Tracks, and the manifest: a table of all tracks of a collection.
+
+A track is a recording in a file of its own, or a part of a shard (a tar file) from a byte on; both
+are opened alike. A manifest is columns in memory that are never copied, so that a million tracks
+take some 300 MB once, however many processes read them, and not once in each as Python objects
+would. On disk it is a Parquet file, or JSON lines: a header, then a track per line.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from musicfm.errors import ConfigError, DataError
+from musicfm.files import atomic_write
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+VERSION = 1
+"""Of the manifest's format; a reader refuses higher ones."""
+
+MANIFEST_SUFFIXES = (".parquet", ".jsonl")
+_HEADER = "musicfm_manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """A recording and what is known about it. Texts are empty where nothing is known."""
+
+    path: str
+    """With ``/``, relative to the manifest's root; in a shard, the name of the member."""
+    duration: float
+    """Seconds."""
+    sample_rate: int
+    """Hz, as stored."""
+    channels: int
+    size: int
+    """Bytes."""
+    modified: int
+    """Of the file, in nanoseconds since 1970; 0 in a shard."""
+    sha256: str
+    """Of the bytes, in hexadecimal."""
+    artist: str = ""
+    album: str = ""
+    title: str = ""
+    genres: tuple[str, ...] = ()
+    split: Split | None = None
+    reserved: str | None = None
+    """Why it must not be trained on, if so."""
+    shard: str | None = None
+    """The tar file that holds it, relative to the root."""
+    offset: int = 0
+    """Its first byte in the shard."""
+
+
+class Manifest:
+    """The tracks of a collection, in a fixed order, below a root folder.
+
+    Indexing and iterating give :class:`Track`; paths and members of shards are unique.
+
+    Args:
+        root: the folder that paths are relative to.
+        tracks: in the order to keep.
+
+    Raises ConfigError (pyarrow is missing) or DataError (a track is impossible).
+    """
+
+    def __init__(self, root: str | os.PathLike[str], tracks: Iterable[Track]) -> None:
+        self.root = Path(root)
+        self._table = _table(tracks)
+        _check(self._table, "The manifest")
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __getitem__(self, index: int) -> Track:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"track {index} of {len(self)}")
+        (row,) = self._table.slice(index % len(self), 1).to_pylist()
+        return _track(row)
+
+    def __iter__(self) -> Iterator[Track]:
+        for batch in self._table.to_batches(max_chunksize=4_096):
+            yield from map(_track, batch.to_pylist())
+
+    @property
+    def durations(self) -> npt.NDArray[np.float64]:
+        """Of the tracks, (tracks,), in seconds."""
+        return self._table["duration"].to_numpy()
+
+    @property
+    def seconds(self) -> float:
+        """Of all tracks together."""
+        return math.fsum(self.durations)
+
+    def select(self, keep: Callable[[Track], bool]) -> "Manifest":
+        """The tracks that satisfy a condition, in their order."""
+        return self._with(self._table.filter([keep(track) for track in self]))
+
+    def of_split(self, split: Split | None) -> "Manifest":
+        """The tracks of a split; None: those in none."""
+        import pyarrow.compute as pc
+
+        column = self._table["split"]
+        return self._with(
+            self._table.filter(pc.is_null(column) if split is None else pc.equal(column, split))
+        )
+
+    def map(self, change: Callable[[Track], Track]) -> "Manifest":
+        """Every track as ``change`` returns it."""
+        return Manifest(self.root, map(change, self))
+
+    def _with(self, table: "pa.Table") -> "Manifest":
+        manifest = Manifest.__new__(Manifest)
+        manifest.root, manifest._table = self.root, table.combine_chunks()
+        return manifest
+
+    def digest(self) -> str:
+        """SHA-256 of what the tracks hold, in hexadecimal: of their hashes and durations, sorted.
+
+        Neither order nor names nor the root change it; a byte more or less in any file does.
+        """
+        hashes, durations = self._table["sha256"].to_pylist(), self._table["duration"].to_pylist()
+        digest = hashlib.sha256()
+        for sha256, duration in sorted(zip(hashes, durations, strict=True)):
+            digest.update(f"{sha256} {duration!r}\n".encode())
+        return digest.hexdigest()
+
+    @contextmanager
+    def open(self, track: Track) -> Iterator[Path | BinaryIO]:
+        """Gives what :mod:`musicfm.audio` reads a track from: its path, or a part of its shard.
+
+        Raises DataError if the shard cannot be opened.
+        """
+        if track.shard is None:
+            yield self.root / track.path
+            return
+        shard = self.root / track.shard
+        try:
+            file = shard.open("rb")
+        except OSError as error:
+            raise DataError(
+                f"cannot read {shard}: {error.strerror}; run musicfm prepare again"
+            ) from error
+        with file:
+            yield io.BufferedReader(_Part(file, track))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a ``.parquet`` or ``.jsonl`` file; what was there stays until that is complete.
+
+        A root inside of the file's folder is written relative to it, so that both move together.
+
+        Raises ConfigError (another suffix) or OutputError.
+        """
+        path = Path(path)
+        check_suffix(path)
+        root = Path(os.path.abspath(self.root))
+        folder = Path(os.path.abspath(path)).parent
+        is_inside = root.is_relative_to(folder)
+        header = {
+            _HEADER: VERSION,
+            "root": (root.relative_to(folder) if is_inside else root).as_posix(),
+        }
+        with atomic_write(path) as temporary:
+            if path.suffix == ".parquet":
+                from pyarrow import parquet
+
+                metadata = {_HEADER: json.dumps(header)}
+                parquet.write_table(self._table.replace_schema_metadata(metadata), temporary)
+                return
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(header) + "\n")
+                for track in self:
+                    file.write(to_json(track) + "\n")
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+    ) -> "Manifest":
+        """Reads a manifest.
+
+        Args:
+            path: of the ``.parquet`` or ``.jsonl`` file.
+            root: where the files are, if not where they were.
+
+        Raises ConfigError (another suffix) or DataError (it cannot be read, is no manifest, is
+        damaged, or newer than this program).
+        """
+        path = Path(path)
+        check_suffix(path)
+        try:
+            header, table = _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}; check the path") from error
+        _check(table, str(path))
+        manifest = cls.__new__(cls)
+        manifest._table = table
+        manifest.root = Path(root) if root is not None else path.parent / header["root"]
+        return manifest
+
+
+def check_suffix(path: Path) -> None:
+    """Raises ConfigError unless a path is named as manifests are."""
+    if path.suffix not in MANIFEST_SUFFIXES:
+        raise ConfigError(f"{path} is no manifest; its name must end in .parquet or .jsonl")
+
+
+def to_json(track: Track) -> str:
+    """A track as a line of JSON, without what is unknown."""
+    return json.dumps(
+        {name: value for name, value in asdict(track).items() if value not in ("", None, ())},
+        ensure_ascii=False,
+    )
+
+
+def from_json(line: str | bytes) -> Track:
+    """The inverse of :func:`to_json`. Raises ValueError, whose text says what is wrong."""
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("it is not an object")
+    if unknown := sorted(set(values) - set(_KINDS)):
+        raise ValueError(f"it has an unknown key '{unknown[0]}'")
+    if missing := sorted(_REQUIRED - set(values)):
+        raise ValueError(f"'{missing[0]}' is missing")
+    for name, value in values.items():
+        if not _is_kind(value, _KINDS[name]):
+            raise ValueError(f"'{name}' is {value!r}")
+    return _track(values)
+
+
+_REQUIRED = {"path", "duration", "sample_rate", "channels", "size", "modified", "sha256"}
+_KINDS: Mapping[str, type] = {
+    field.name: {"genres": list, "duration": float}.get(
+        field.name, int if field.type is int else str
+    )
+    for field in fields(Track)
+}
+
+
+def _is_kind(value: object, kind: type) -> bool:
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _track(row: Mapping[str, Any]) -> Track:
+    return Track(**{**row, "genres": tuple(row.get("genres", ()))})
+
+
+def _schema() -> "pa.Schema":
+    try:
+        import pyarrow as pa
+    except ImportError as error:
+        raise ConfigError("Manifests need pyarrow; pip install 'musicfm[parquet]'") from error
+    types = {int: pa.int64(), float: pa.float64(), str: pa.string(), list: pa.list_(pa.string())}
+    optional = {"split", "reserved", "shard"}
+    return pa.schema(
+        [pa.field(name, types[kind], name in optional) for name, kind in _KINDS.items()]
+    )
+
+
+def _table(tracks: Iterable[Track]) -> "pa.Table":
+    schema = _schema()
+    import pyarrow as pa
+
+    columns: list[list[Any]] = [[] for _ in schema.names]
+    getters = [(name, column.append) for name, column in zip(schema.names, columns, strict=True)]
+    for track in tracks:
+        for name, append in getters:
+            append(getattr(track, name))
+    return pa.table(columns, schema=schema)
+
+
+def _read_parquet(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
+    schema = _schema()
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with path.open("rb") as file:
+        try:
+            table = parquet.read_table(file)
+        except (pa.ArrowException, OSError) as error:  # OSError: a page that cannot be unpacked
+            raise DataError(f"{path} is damaged, or no Parquet file; scan again") from error
+    metadata = (table.schema.metadata or {}).get(_HEADER.encode())
+    header = _header(metadata, path)
+    table = table.replace_schema_metadata(None)
+    if not table.schema.equals(schema):
+        raise DataError(f"{path} has other columns than a manifest; scan again")
+    return header, table.combine_chunks()
+
+
+def _read_jsonl(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
+    with path.open("rb") as file:
+        header = _header(file.readline(), path)
+        tracks = []
+        for number, line in enumerate(file, start=2):
+            try:
+                tracks.append(from_json(line))
+            except (ValueError, RecursionError) as error:
+                raise DataError(
+                    f"{path}, line {number} is no track ({error}); mend it, or scan again"
+                ) from error
+    return header, _table(tracks)
+
+
+def _header(text: bytes | None, path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(text or b"null")
+        version, _ = int(header[_HEADER]), str(header["root"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a manifest of musicfm; make one with scan") from error
+    if version > VERSION:
+        raise DataError(
+            f"{path} was written by a newer musicfm (version {version} of the format, and this "
+            f"one reads {VERSION}); update musicfm"
+        )
+    return header
+
+
+def _check(table: "pa.Table", where: str) -> None:
+    """Raises DataError for the first impossible track."""
+    durations = table["duration"].to_numpy()
+    impossible = {
+        "duration": ~(np.isfinite(durations) & (durations > 0)),
+        "sample_rate": table["sample_rate"].to_numpy() <= 0,
+        "size": table["size"].to_numpy() <= 0,
+        "offset": table["offset"].to_numpy() < 0,
+    }
+    for name, bad in impossible.items():
+        if bad.any():
+            row = int(bad.argmax())
+            path, value = table["path"][row].as_py(), table[name][row].as_py()
+            raise DataError(f"{where}: track '{path}' has an impossible {name}, {value}")
+    for split in table["split"].unique().to_pylist():
+        if split not in (None, *SPLITS):
+            raise DataError(f"{where}: a track has split '{split}'; splits are train, valid, test")
+    paths = table["path"]
+    if len(paths.unique()) < len(paths):
+        seen: set[str] = set()
+        for path in paths.to_pylist():
+            if path in seen:
+                raise DataError(f"{where}: track '{path}' occurs twice; scan again")
+            seen.add(path)
+
+
+class _Part(io.RawIOBase):
+    """The bytes of a track in its shard, as a file of their own."""
+
+    def __init__(self, file: BinaryIO, track: Track) -> None:
+        self._file, self._start, self._size = file, track.offset, track.size
+        self._position = 0
+        self.name = f"{track.shard}: {PurePosixPath(track.path)}"
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = max(0, self._size - self._position)
+        self._file.seek(self._start + self._position)
+        data = self._file.read(min(len(buffer), left))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        base = (0, self._position, self._size)[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position

@@ -1,0 +1,1 @@
+"""Pretraining by masked token modelling: recipe, objective, batches, and the run."""

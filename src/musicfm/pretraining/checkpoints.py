@@ -1,0 +1,87 @@
+"""Checkpoints of a run: whole or not at all, the last few and the best, and which one to resume."""
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from musicfm.errors import CheckpointError, OutputError
+from musicfm.files import atomic_write
+
+_NAME = re.compile(r"step-(\d{8})\.ckpt")
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Streams a checkpoint to a temporary file beside its place, syncs it, and renames it."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        with atomic_write(Path(path)) as temporary:
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError as error:  # what torch makes of a full disk
+                raise OutputError(
+                    f"cannot write {path}: {str(error).splitlines()[0]}; free space there, and "
+                    "resume"
+                ) from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after so many steps lies."""
+    return folder / f"step-{step:08d}.ckpt"
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, ascending."""
+    found = (_NAME.fullmatch(path.name) for path in folder.glob("*.ckpt"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def prune(folder: Path, keep: int, best: int | None) -> None:
+    """Removes all checkpoints but the last ``keep`` and that of step ``best``."""
+    for step in checkpoint_steps(folder)[:-keep]:
+        if step != best:
+            checkpoint_path(folder, step).unlink(missing_ok=True)
+
+
+def latest_valid(folder: Path) -> tuple[Path, list[str]]:
+    """The last whole checkpoint in a folder.
+
+    Returns:
+        Its path, and a sentence on each later one that is damaged.
+
+    Raises:
+        CheckpointError: all are damaged.
+    """
+    damaged = []
+    for step in reversed(checkpoint_steps(folder)):
+        path = checkpoint_path(folder, step)
+        if reason := _damage(path):
+            damaged.append(f"{path} is damaged ({reason}); falling back to the one before")
+        else:
+            return path, damaged
+    raise CheckpointError(
+        f"all {len(damaged)} checkpoints in {folder} are damaged; begin again in another folder"
+    )
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a file of torch.save, by the checksums that it holds."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        return str(error) or type(error).__name__
+    return f"bad checksum of {bad}" if bad else None

@@ -1,0 +1,347 @@
+"""A pretraining run: from a recipe and a collection to a model folder. ``musicfm pretrain``.
+
+A run has a folder of its own:
+
+    recipe.json               the recipe, with every value
+    train.parquet             the tracks to learn from
+    valid.parquet             the tracks held out
+    checkpoints/              the last few and the best
+    metrics.jsonl             a line for every log line; tensorboard/ holds the same
+    broken.0.jsonl            what could not be read
+    curves.png                when it is done
+    model/                    when it is done: what ``from_pretrained`` loads
+"""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch.utils.data import DataLoader
+
+import musicfm
+from musicfm import checkpoint
+from musicfm.datasets.crops import Crops, GlobalBatches
+from musicfm.datasets.tracks import Manifest
+from musicfm.errors import ConfigError, DataError, OutputError, TrainingError
+from musicfm.files import atomic_write, exclusive, writing
+from musicfm.pretraining.batches import Example, Examples, example_loader
+from musicfm.pretraining.checkpoints import AtomicCheckpointIO, checkpoint_steps, latest_valid
+from musicfm.pretraining.heartbeat import Heartbeat
+from musicfm.pretraining.metrics import METRICS, draw_curves, read_metrics
+from musicfm.pretraining.module import PretrainingModule, build_model
+from musicfm.pretraining.recipe import CHANGEABLE, Recipe
+from musicfm.seeds import derive_seed
+
+MAX_BROKEN = 0.05
+"""Part of the tracks that may break during training, and at least ten, until a run is stopped."""
+
+TRAINING, TRACKS = "training.json", "training_tracks.txt"
+"""Beside a model: how it was trained, and the SHA-256 of each file that it was trained on."""
+
+_PRECISIONS: dict[str, Any] = {
+    "float32": "32-true",
+    "bfloat16": "bf16-mixed",
+    "float16": "16-mixed",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    model: Path | None
+    """The folder of the finished model; None if the run was stopped before its last step."""
+    stopped_by: int | None
+    """The signal that stopped it."""
+
+
+def pretrain(
+    recipe: Recipe,
+    collect: Callable[[], tuple[Manifest, Manifest]],
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    processes: int | None = None,
+    num_nodes: int = 1,
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """Trains a model from nothing, or continues a run that was interrupted.
+
+    On the CPU, a run that is interrupted and resumed has the same losses as one that was not, to
+    the last bit. In a process that was started by ``torchrun`` or SLURM, it takes its part; else
+    it starts as many processes as are asked for.
+
+    Args:
+        recipe: what to do.
+        collect: gives the tracks to learn from and those held out; called by the first process of
+            a new run alone.
+        out: the folder of the run.
+        resume: continue the run in ``out`` from its last whole checkpoint, if there is one.
+        device: to compute on; "auto" takes GPUs where there are some.
+        processes: on this machine; None: one per GPU, or one on a CPU.
+        num_nodes: machines.
+        num_workers: processes that load clips, for each process that trains.
+        progress: show a bar on standard error.
+
+    Raises:
+        ConfigError: settings that make no sense together, or differ from the run to be resumed.
+        DataError: no tracks, or tracks that are reserved for testing.
+        OutputError: the folder cannot be written, is in use, or holds another run.
+        CheckpointError: all checkpoints to resume from are damaged.
+        TrainingError: gradients are not finite any more, or too many files are broken.
+    """
+    folder = Path(out)
+    is_first = _is_first_process()
+    with ExitStack() as stack:
+        if is_first:
+            stack.enter_context(exclusive(folder, ".lock"))
+            _check_folder(folder, recipe, resume)
+        start = _last_checkpoint(folder) if resume else None
+        stack.enter_context(_quiet())
+        accelerator, processes, num_nodes = _hardware(device, processes, num_nodes)
+        world_size = processes * num_nodes
+        data = _Data(recipe, folder, collect, num_workers, world_size)
+        heartbeat = Heartbeat(
+            recipe, folder, data.validation_loader, data.note_broken, progress and is_first
+        )
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=processes,
+            num_nodes=num_nodes,
+            strategy=_strategy(accelerator, world_size),
+            precision=_PRECISIONS[recipe.precision],
+            max_steps=recipe.steps,
+            accumulate_grad_batches=recipe.accumulation(world_size),
+            use_distributed_sampler=False,
+            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+            callbacks=[heartbeat],
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = PretrainingModule(recipe, build_model(recipe))
+        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+        if trainer.global_step < recipe.steps:
+            return Outcome(trainer.global_step, None, heartbeat.stopped_by)
+        if trainer.is_global_zero:
+            _conclude(folder, module, data)
+        return Outcome(trainer.global_step, folder / "model", None)
+
+
+class _Data(LightningDataModule):
+    """The clips of a run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        collect: Callable[[], tuple[Manifest, Manifest]],
+        num_workers: int | None,
+        world_size: int,
+    ) -> None:
+        super().__init__()
+        self._recipe, self._folder, self._collect = recipe, folder, collect
+        cores = (os.cpu_count() or 1) // world_size
+        self._num_workers = max(1, min(8, cores - 1)) if num_workers is None else num_workers
+        self._world_size = world_size
+        self._broken: dict[str, str] = {}
+
+    def prepare_data(self) -> None:
+        """In the first process: settles what the run is about, once."""
+        if (self._folder / "recipe.json").exists():
+            return
+        train, valid = self._collect()
+        _check_tracks(train)
+        _check_tracks(valid)
+        if not len(train):
+            raise DataError("there are no tracks to learn from; give more music")
+        train.save(self._folder / "train.parquet")
+        valid.save(self._folder / "valid.parquet")
+        with atomic_write(self._folder / "recipe.json") as temporary:
+            temporary.write_text(json.dumps(self._recipe.to_dict(), indent=2) + "\n")
+
+    def setup(self, stage: str) -> None:
+        self.train = Manifest.load(self._folder / "train.parquet")
+        self.valid = Manifest.load(self._folder / "valid.parquet")
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        """From the step on that the trainer has come to."""
+        assert self.trainer is not None
+        batches = GlobalBatches(
+            self._recipe.batch_size,
+            self._recipe.micro_batch_size,
+            self.trainer.global_rank,
+            self._world_size,
+            self.trainer.global_step,
+        )
+        return example_loader(self._examples(self.train, "train"), batches, self._num_workers)
+
+    def validation_loader(self) -> DataLoader[Example] | None:
+        """This process's share of the held-out clips, always the same ones."""
+        assert self.trainer is not None
+        if not len(self.valid):
+            return None
+        size = self._recipe.micro_batch_size
+        share = range(self.trainer.global_rank, self._recipe.validation_clips, self._world_size)
+        batches = [list(share[first : first + size]) for first in range(0, len(share), size)]
+        return example_loader(self._examples(self.valid, "valid"), batches, self._num_workers)
+
+    def note_broken(self, broken: Sequence[tuple[str, str]]) -> None:
+        """Writes down what could not be read. Raises TrainingError when it is too much."""
+        assert self.trainer is not None
+        path = self._folder / f"broken.{self.trainer.global_rank}.jsonl"
+        for track, reason in broken:
+            if track not in self._broken:
+                self._broken[track] = reason
+                with writing(path), path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"path": track, "reason": reason}) + "\n")
+        if len(self._broken) > max(10, MAX_BROKEN * len(self.train)):
+            reasons = "; ".join(list(self._broken.values())[:3])
+            raise TrainingError(
+                f"{len(self._broken)} of {len(self.train)} tracks cannot be read ({reasons}; all "
+                f"are listed in {path}); repair or remove them, and resume"
+            )
+
+    def _examples(self, manifest: Manifest, purpose: str) -> Examples:
+        model, seed = self._recipe.model, derive_seed(self._recipe.seed, purpose)
+        crops = Crops(
+            manifest, model.sample_rate, model.context_seconds, model.mel.min_samples, seed
+        )
+        return Examples(crops, model, self._recipe.masking, seed)
+
+
+def _is_first_process() -> bool:
+    """Before Lightning knows: torchrun's, SLURM's and Lightning's own variables."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+
+
+def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Raises unless a run may begin in a folder, or go on there with this recipe."""
+    path = folder / "recipe.json"
+    if not path.exists():
+        return
+    if not resume:
+        raise OutputError(f"{folder} holds a run; resume it (--resume), or use another folder")
+    there, given = json.loads(path.read_bytes()), recipe.to_dict()
+    differing = sorted(_differing(there, given) - CHANGEABLE)
+    if differing:
+        raise ConfigError(
+            f"the run in {folder} has another recipe ({', '.join(differing)} differ); resume it "
+            "with the recipe that it began with, or use another folder"
+        )
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """Dotted keys under which two nested mappings differ."""
+    found: set[str] = set()
+    for key in {*one, *other}:
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= _differing(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.add(f"{prefix}{key}")
+    return found
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    if not checkpoint_steps(folder / "checkpoints"):
+        return None
+    path, damaged = latest_valid(folder / "checkpoints")
+    for message in damaged:
+        warnings.warn(message, stacklevel=3)
+    return path
+
+
+def _check_tracks(manifest: Manifest) -> None:
+    """Raises DataError if a track is reserved for testing."""
+    reserved = [track for track in manifest if track.reserved]
+    if reserved:
+        first = reserved[0]
+        raise DataError(
+            f"{len(reserved)} tracks are reserved for testing, such as {first.path} "
+            f"({first.reserved}); pretrain without them"
+        )
+
+
+def _hardware(device: str, processes: int | None, num_nodes: int) -> tuple[str, int, int]:
+    """The accelerator, processes per machine, and machines."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no CUDA device here; use another device")
+    accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun's
+        per_node = int(os.environ["LOCAL_WORLD_SIZE"])
+        return accelerator, per_node, int(os.environ["WORLD_SIZE"]) // per_node
+    if processes is None:
+        processes = torch.cuda.device_count() if accelerator == "cuda" else 1
+    if accelerator == "cuda" and processes > torch.cuda.device_count():
+        raise ConfigError(f"{processes} processes need as many GPUs; give fewer")
+    return accelerator, processes, num_nodes
+
+
+def _strategy(accelerator: str, world_size: int) -> Strategy | str:
+    if world_size == 1:
+        return "auto"
+    backend = "nccl" if accelerator == "cuda" else "gloo"
+    return DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)
+
+
+def _conclude(folder: Path, module: PretrainingModule, data: _Data) -> None:
+    """Writes the model, how it came about, and the curves."""
+    rows = read_metrics(folder / METRICS)
+    last = {key: value for row in rows for key, value in row.items() if value is not None}
+    tracks = sorted(track.sha256 for track in data.train)
+    facts = {
+        "musicfm": musicfm.__version__,
+        "recipe": module.recipe.to_dict(),
+        "data": {
+            "digest": data.train.digest(),
+            "tracks": len(tracks),
+            "hours": data.train.seconds / 3600,
+        },
+        "hours_heard": module.recipe.steps
+        * module.recipe.batch_size
+        * module.recipe.model.context_seconds
+        / 3600,
+        "metrics": last,
+    }
+    for name, text in (
+        (TRAINING, json.dumps(facts, indent=2) + "\n"),
+        (TRACKS, "".join(f"{sha256}\n" for sha256 in tracks)),
+    ):
+        with atomic_write(folder / "model" / name) as temporary:
+            temporary.write_text(text)
+    draw_curves(rows, folder / "curves.png")
+    checkpoint.save(module.model, folder / "model")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what Lightning says of settings that are meant."""
+    names = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        # Said of Lightning's own code, and of a few workers, which do here.
+        for pattern in (".*LeafSpec.*is deprecated", ".*does not have many workers"):
+            warnings.filterwarnings("ignore", pattern)
+        for name in names:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
