@@ -229,14 +229,6 @@ def _equalized_with_reverb(
 
 
 def _fast_length(at_least: int) -> int:
-    """The next length without prime factors above 5, which an FFT is fast at."""
-    best = 1 << math.ceil(math.log2(at_least))
-    fives = 1
-    while fives < best:
-        threes = fives
-        while threes < best:
-            twos = 1 << max(0, math.ceil(math.log2(at_least / threes)))
-            best = min(best, threes * twos)
-            threes *= 3
-        fives *= 5
-    return best
+    """A length without prime factors above 7, which an FFT is fast at; a quarter longer at most."""
+    unit = 1 << max(0, at_least.bit_length() - 3)
+    return -(-at_least // unit) * unit

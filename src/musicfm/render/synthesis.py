@@ -26,7 +26,7 @@ import soxr
 
 from musicfm.errors import SoundFontError
 from musicfm.render.effects import produce
-from musicfm.render.song import Note, Part, Song
+from musicfm.render.song import Part, Song
 from musicfm.render.soundfont import Gen, SoundFont, Zone
 
 _Samples: TypeAlias = npt.NDArray[np.float32]
@@ -39,7 +39,7 @@ _SILENCE_DB = 80.0  # by so much below its peak a sound has ended
 _SILENCE = 10 ** (-_SILENCE_DB / 20)
 _DECAY_DB = 100.0  # what the times of decay and release are for (8.1.3)
 _ATTENUATION = 0.4  # decibels for a decibel written, as the hardware had it that fonts were made on
-_MAX_OCTAVES = 6.0  # between a recording and the pitch it plays
+_SLOWEST, _FASTEST = 2**-10, 2**7  # samples of a recording for each that is played
 _OPEN_CENTS = 13_500  # the cutoff that stands for no filter
 _MARGIN = 64  # samples of a recording beyond the last: more than the resampler's filter needs
 _NEVER = 1 << 62
@@ -81,7 +81,9 @@ def synthesize(song: Song, font: SoundFont, sample_rate: int) -> _Samples:
         Float32, shape (``round(song.duration * sample_rate)``, 2): left and right.
 
     Raises:
-        SoundFontError: the font lacks a program or a drum, or stretches a sample beyond measure.
+        SoundFontError: the font lacks a program or a drum, or has to stretch one of its
+            recordings beyond measure.
+        ValueError: a note starts before 0.
     """
     dry, send = mix(song, font, sample_rate)
     return np.ascontiguousarray(produce(dry, send, song.production, sample_rate).T)
@@ -161,7 +163,11 @@ def _strikes(
     Where a loop is left at the end of a note, tones also differ by how long they are held.
     """
     preset = _preset(part, font)
-    played = [(note, _sounding(preset, note, part, font)) for note in part.notes]
+    sounding = {
+        strike: _sounding(preset, *strike, part, font)
+        for strike in sorted({(note.pitch, note.velocity) for note in part.notes})
+    }
+    played = [(note, sounding[note.pitch, note.velocity]) for note in part.notes]
     onsets: defaultdict[int, set[int]] = defaultdict(set)  # of the sounds of exclusive classes
     for note, zones in played:
         for zone in zones:
@@ -171,6 +177,8 @@ def _strikes(
     strikes: defaultdict[tuple[Zone, int, int | None], list[_Strike]] = defaultdict(list)
     for note, zones in played:
         start = round(note.start * sample_rate)
+        if start < 0:
+            raise ValueError(f"a note of the part {part.role} starts at {note.start} s, before 0")
         held = max(1, round(note.end * sample_rate) - start)
         for zone in zones:
             of_class = ascending.get(zone[Gen.EXCLUSIVE_CLASS], [])
@@ -195,17 +203,19 @@ def _preset(part: Part, font: SoundFont) -> Sequence[Zone]:
     return font.presets[bank, part.program]
 
 
-def _sounding(preset: Sequence[Zone], note: Note, part: Part, font: SoundFont) -> list[Zone]:
+def _sounding(
+    preset: Sequence[Zone], pitch: int, velocity: int, part: Part, font: SoundFont
+) -> list[Zone]:
     """The zones that a note plays.
 
     Good fonts have gaps (TimGM6mb's alto saxophone has no E4), which the nearest keys fill.
     """
-    fitting = [zone for zone in preset if zone.velocities[0] <= note.velocity <= zone.velocities[1]]
-    distances = [max(zone.keys[0] - note.pitch, note.pitch - zone.keys[1], 0) for zone in fitting]
+    fitting = [zone for zone in preset if zone.velocities[0] <= velocity <= zone.velocities[1]]
+    distances = [max(zone.keys[0] - pitch, pitch - zone.keys[1], 0) for zone in fitting]
     nearest = min(distances, default=None)
     if nearest is None or (nearest > 0 and part.is_drums):
         raise SoundFontError(
-            f"{font.name} has no sound for key {note.pitch} at velocity {note.velocity} in "
+            f"{font.name} has no sound for key {pitch} at velocity {velocity} in "
             f"{'drum kit' if part.is_drums else 'program'} {part.program}; choose another font"
         )
     return [zone for zone, distance in zip(fitting, distances, strict=True) if distance == nearest]
@@ -220,9 +230,8 @@ def _tone(
     wave = _pitched(zone, key, cents, modulation, num_samples, held)
     wave = _filtered(wave, zone, modulation)
     if zone[Gen.MOD_LFO_TO_VOLUME]:
-        decibels = modulation.lfo(np.arange(len(wave)) / sample_rate)
-        decibels *= zone[Gen.MOD_LFO_TO_VOLUME] / 10
-        wave *= (10 ** (decibels / 20)).astype(np.float32)
+        tremolo = modulation.lfo(np.arange(len(wave)) / sample_rate)
+        wave *= _amplitudes(tremolo * (zone[Gen.MOD_LFO_TO_VOLUME] / 10))
     level = _volume_envelope(zone, key, len(wave), sample_rate)
     return _Tone(wave, level, wave * level)
 
@@ -241,12 +250,15 @@ class _Modulation:
     def cents(self, times: _Doubles) -> _Doubles:
         """Deviation from the pitch."""
         zone = self._zone
-        vibrato = _triangle(times, zone[Gen.VIB_LFO_DELAY], zone[Gen.VIB_LFO_FREQUENCY])
-        return (
-            zone[Gen.VIB_LFO_TO_PITCH] * vibrato
-            + zone[Gen.MOD_LFO_TO_PITCH] * self.lfo(times)
-            + zone[Gen.MOD_ENV_TO_PITCH] * self._envelope(times)
-        )
+        cents = np.zeros(len(times))
+        if zone[Gen.VIB_LFO_TO_PITCH]:
+            vibrato = _triangle(times, zone[Gen.VIB_LFO_DELAY], zone[Gen.VIB_LFO_FREQUENCY])
+            cents += zone[Gen.VIB_LFO_TO_PITCH] * vibrato
+        if zone[Gen.MOD_LFO_TO_PITCH]:
+            cents += zone[Gen.MOD_LFO_TO_PITCH] * self.lfo(times)
+        if zone[Gen.MOD_ENV_TO_PITCH]:
+            cents += zone[Gen.MOD_ENV_TO_PITCH] * self._envelope(times)
+        return cents
 
     def cutoff(self, times: _Doubles) -> _Doubles:
         """Of the low-pass, in absolute cents."""
@@ -277,35 +289,31 @@ def _pitched(
     zone: Zone, key: int, cents: float, modulation: _Modulation, num_samples: int, held: int | None
 ) -> _Samples:
     """The sample at the pitch of the key: band-limited, so that it doesn't alias."""
-    step = _step(zone, key, cents, modulation.sample_rate)
-    if not any(
-        zone[to] for to in (Gen.VIB_LFO_TO_PITCH, Gen.MOD_LFO_TO_PITCH, Gen.MOD_ENV_TO_PITCH)
-    ):
-        return _stretched(_unrolled(zone, step, num_samples, held), step)[:num_samples]
-    if zone.loop == (0, 0):  # so that no time is spent on what lies beyond its end
-        num_samples = min(num_samples, math.ceil(len(zone.pcm) / step * 4))
-    speed = 2 ** (modulation.cents(np.arange(num_samples) / modulation.sample_rate) / 1200)
-    highest = speed.max()
-    # Limited to what the fastest moment can hold, then read between samples four times as dense.
-    source = _unrolled(zone, step * highest, num_samples, held)
-    dense = _stretched(_stretched(source, step * highest), 1 / 4)
-    return _cubic(dense, (np.cumsum(speed) - speed[0]) * (4 / highest))
-
-
-def _step(zone: Zone, key: int, cents: float, sample_rate: int) -> float:
-    """Samples of the recording for each sample played."""
     cents += zone[Gen.SCALE_TUNING] * (key - zone.root_key)
     cents += 100 * zone[Gen.COARSE_TUNE] + zone[Gen.FINE_TUNE] + zone.correction
-    if abs(cents) > 1200 * _MAX_OCTAVES:
-        raise SoundFontError(
-            f"key {key} stretches a sample of the sound font by {cents / 1200:.1f} octaves; "
-            "choose another font or keys nearer to the middle"
-        )
-    return zone.sample_rate / sample_rate * 2 ** (cents / 1200)
+    # Samples of the recording for each that is played.
+    step = zone.sample_rate / modulation.sample_rate * 2 ** (cents / 1200)
+    movers = Gen.VIB_LFO_TO_PITCH, Gen.MOD_LFO_TO_PITCH, Gen.MOD_ENV_TO_PITCH
+    reach = sum(abs(zone[mover]) for mover in movers)
+    if reach == 0:
+        return _stretched(_unrolled(zone, key, step, num_samples, held), step)[:num_samples]
+    if zone.loop == (0, 0):  # no time is spent on what lies beyond its end
+        num_samples = min(num_samples, math.ceil(len(zone.pcm) / step * 2 ** (reach / 1200)))
+    speed = 2 ** (modulation.cents(np.arange(num_samples) / modulation.sample_rate) / 1200)
+    fastest = speed.max()
+    # Limited to what the fastest moment can hold, then read between samples four times as dense.
+    source = _unrolled(zone, key, step * fastest, num_samples, held)
+    dense = _stretched(_stretched(source, step * fastest), 1 / 4)
+    return _cubic(dense, (np.cumsum(speed) - speed[0]) * (4 / fastest))
 
 
-def _unrolled(zone: Zone, step: float, num_samples: int, held: int | None) -> _Samples:
+def _unrolled(zone: Zone, key: int, step: float, num_samples: int, held: int | None) -> _Samples:
     """The recording for ``num_samples`` steps, with its loop repeated as often as it takes."""
+    if not _SLOWEST <= step <= _FASTEST:
+        raise SoundFontError(
+            f"the sound font plays key {key} with a recording at {step:.3g} times its pitch; "
+            "choose another font, or keys nearer to the middle"
+        )
     count = math.ceil(num_samples * step) + _MARGIN
     pcm = zone.pcm
     start, end = zone.loop
@@ -372,10 +380,10 @@ def _volume_envelope(zone: Zone, key: int, num_samples: int, sample_rate: int) -
     """The level while the key is held: it rises in amplitude and falls in decibels."""
     delay, attack, hold = _volume_rise(zone, key)
     times = np.arange(num_samples) / sample_rate - delay
-    rising = np.clip(times / attack, 0, 1)
+    rising = np.clip(times / attack, 0, 1).astype(np.float32)
     fall = zone[Gen.VOL_ENV_SUSTAIN] / 10
-    decibels = np.clip((times - attack - hold) * (_DECAY_DB / _volume_decay(zone, key)), 0, fall)
-    return (rising * 10 ** (decibels / -20)).astype(np.float32)
+    decay = _DECAY_DB / _volume_decay(zone, key)
+    return rising * _amplitudes(-np.clip((times - attack - hold) * decay, 0, fall))
 
 
 def _audible_samples(zone: Zone, key: int, sample_rate: int) -> int:
@@ -406,7 +414,7 @@ def _falling(seconds: float, sample_rate: int) -> _Samples:
     """A release, from 1 to silence; ``seconds`` are for 100 dB, and never so few that it clicks."""
     seconds = max(seconds, _CHOKE_SECONDS)
     times = np.arange(math.ceil(seconds * _SILENCE_DB / _DECAY_DB * sample_rate)) / sample_rate
-    return (10 ** (times * (-_DECAY_DB / 20 / seconds))).astype(np.float32)
+    return _amplitudes(times * (-_DECAY_DB / seconds))
 
 
 def _triangle(times: _Doubles, delay: int, frequency: int) -> _Doubles:
@@ -433,3 +441,7 @@ def _hertz(cents: _Cents) -> _Cents:
 
 def _amplitude(decibels: float) -> float:
     return 10.0 ** (decibels / 20)
+
+
+def _amplitudes(decibels: _Doubles) -> _Samples:
+    return np.exp(decibels.astype(np.float32) * np.float32(math.log(10) / 20))
