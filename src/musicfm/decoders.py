@@ -256,7 +256,7 @@ class _Worker(Generic[Key]):
         args = (theirs, self.ring, self.shape, self.decode)
         self.process = context.Process(target=_work, args=args, name="decoder", daemon=True)
         self.up, self.heard = False, time.monotonic()
-        with sigint_blocked():
+        with _sigint_blocked():
             self.process.start()
         theirs.close()  # or there would be no end of file
         for _, path in self.jobs:
@@ -268,7 +268,7 @@ class _Worker(Generic[Key]):
 
 
 @contextmanager
-def sigint_blocked() -> Iterator[None]:
+def _sigint_blocked() -> Iterator[None]:
     """A process started in here inherits the block: no Ctrl-C interrupts it while it imports."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -290,7 +290,7 @@ def _work(
 ) -> None:
     """The worker: paths and free slots come in, samples go out, until nobody listens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    threading.Thread(target=follow_parent, daemon=True).start()
+    threading.Thread(target=_follow_parent, daemon=True).start()
     slots, free, paths = _slots(ring, shape), deque(range(shape[0])), deque[str]()
 
     def receive() -> None:
@@ -338,7 +338,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.encode("utf-8", "backslashreplace").decode().splitlines())
 
 
-def follow_parent() -> None:
+def _follow_parent() -> None:
     """End with the parent, however it dies, even while the decoder hangs."""
     if parent := multiprocessing.parent_process():
         parent.join()
