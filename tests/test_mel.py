@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import recipe
 from conftest import Golden
 from musicfm.config import MelConfig, ModelConfig
 from musicfm.errors import AudioError
-from musicfm.mel import LogMel, check_waveform, mel_filters, reflect_pad
+from musicfm.mel import LogMel, check_waveform, mel_filters, reflect_pad, stream_mel
 from musicfm.model import MusicFM
 
 CONFIG = MelConfig()
@@ -127,3 +128,25 @@ def test_the_shortest_clip_has_a_frame() -> None:
     check_waveform(torch.zeros(1, 400), None, config)
     assert LogMel(config)(torch.zeros(1, 400)).shape[1] == 1
     assert ModelConfig(mel=config).num_frames(400) == 1
+
+
+@pytest.mark.parametrize("sizes", [[1, 239, 240, 241, 5000, 1, 60_000], [70_000], [1025] * 40])
+@pytest.mark.parametrize("config", [MelConfig(), MelConfig(hop_length=320, n_mels=64)])
+def test_blocks_give_the_frames_of_the_whole(sizes: list[int], config: MelConfig) -> None:
+    waveform = torch.from_numpy(recipe.waveform(3, 1, sum(sizes)))[0]
+    log_mel = LogMel(config)
+    blocks = list(stream_mel(waveform.split(sizes), log_mel))
+    torch.testing.assert_close(torch.cat(blocks), log_mel(waveform[None])[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [0, 239, 1024, 1025, 1200, 2049, 2400])
+def test_the_shortest_waveforms_in_blocks(samples: int) -> None:
+    waveform, log_mel = (
+        torch.from_numpy(recipe.waveform(3, 1, 2400))[0, :samples],
+        LogMel(MelConfig()),
+    )
+    blocks = [torch.zeros(0, 128), *stream_mel(waveform.split(100), log_mel)]
+    if samples < log_mel.config.min_samples:
+        assert len(blocks) == 1
+    else:
+        torch.testing.assert_close(torch.cat(blocks), log_mel(waveform[None])[0], rtol=0, atol=1e-4)

@@ -258,12 +258,7 @@ def open_source(recording: AudioFile) -> Iterator[Source]:
     Raises:
         AudioError: the file cannot be read, or holds no sound that either library knows.
     """
-    opened: AbstractContextManager[BinaryIO]
-    if isinstance(recording, str | os.PathLike):
-        name, opened = os.fsdecode(recording), _open_file(recording)
-    else:
-        name, opened = str(getattr(recording, "name", "The recording")), nullcontext(recording)
-        recording.seek(0)
+    name, opened = _opened(recording)
     with opened as file, closing(_source(name, file)) as source:
         rate, channels = source.info.sample_rate, source.info.channels
         if not (0 < rate <= MAX_SAMPLE_RATE and channels > 0):
@@ -271,6 +266,32 @@ def open_source(recording: AudioFile) -> Iterator[Source]:
                 f"{shown(name)} claims {rate} Hz and {channels} channels; replace the file."
             )
         yield source
+
+
+def read_tags(recording: AudioFile) -> dict[str, str]:
+    """What `musicfm.audio.tags` returns."""
+    name, opened = _opened(recording)
+    with opened as file:
+        try:
+            container = _open_av(name, _Span(file))
+        except AudioError:
+            return {}
+        with closing(container):
+            # Ogg has its tags in the stream.
+            streams = [stream.metadata for stream in container.streams.audio]
+            found = [*streams, container.metadata]
+    pairs = (
+        (key, value.replace("\0", "").strip()) for tags in found for key, value in tags.items()
+    )
+    return {key.lower(): value for key, value in pairs if value}
+
+
+def _opened(recording: AudioFile) -> tuple[str, AbstractContextManager[BinaryIO]]:
+    """A recording's name and its file, which stays open if it was."""
+    if isinstance(recording, str | os.PathLike):
+        return os.fsdecode(recording), _open_file(recording)
+    recording.seek(0)
+    return str(getattr(recording, "name", "The recording")), nullcontext(recording)
 
 
 def _open_file(path: str | os.PathLike[str]) -> BinaryIO:

@@ -40,11 +40,12 @@ from musicfm._sources import (
     AudioInfo,
     Source,
     open_source,
+    read_tags,
     shown,
 )
 from musicfm.errors import AudioError, AudioWarning
 
-__all__ = ["AudioFile", "AudioInfo", "load", "probe", "resample", "stream"]
+__all__ = ["AudioFile", "AudioInfo", "load", "probe", "resample", "stream", "tags"]
 
 _Samples = npt.NDArray[np.float32]
 
@@ -62,6 +63,18 @@ def probe(recording: AudioFile) -> AudioInfo:
     """
     with open_source(recording) as source:
         return source.info
+
+
+def tags(recording: AudioFile) -> dict[str, str]:
+    """Read what a recording says about itself, such as ``artist``, ``album``, ``title``, ``genre``.
+
+    Names are in lower case, values stripped and never empty; several of one name are joined by
+    ";". A file that FFmpeg cannot open has none.
+
+    Raises:
+        AudioError: the file cannot be read.
+    """
+    return read_tags(recording)
 
 
 def load(

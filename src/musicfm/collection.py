@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,20 +16,14 @@ from musicfm.decoders import Failure, Start, decode_files
 from musicfm.embedding import Embedder, Finished, Frames, TrackEvent
 from musicfm.errors import ConfigError, OutputError
 from musicfm.files import atomic_write
+from musicfm.folders import common_folder, recordings_in
 from musicfm.journal import Journal, Recording
 from musicfm.pooling import check_rate
+from musicfm.processes import num_cores
 from musicfm.progress import AudioProgress
 from musicfm.results import NpzWriter, Pooling, TableWriter
 
 REPORT = "report.json"
-
-# What counts as a recording within a folder; a file that is named itself may be called anything.
-AUDIO_SUFFIXES = frozenset(
-    """
-    .aac .ac3 .aif .aifc .aiff .alac .amr .ape .au .caf .flac .m4a .m4b .mka .mkv .mov .mp2 .mp3
-    .mp4 .mpc .mpga .oga .ogg .opus .ra .rf64 .snd .tta .voc .w64 .wav .wave .weba .webm .wma .wv
-    """.split()
-)
 
 
 @dataclass
@@ -57,12 +51,10 @@ def find_recordings(
     appended to ``failures``, as path and reason.
     """
     paths = [Path(os.path.abspath(source)) for source in sources]
-    base = os.path.commonpath(
-        [str(path if path.is_dir() else path.parent) for path in paths] or ["."]
-    )
+    base = common_folder(paths)
     found: dict[Path, Recording] = {}
     names: dict[str, Path] = {}
-    for path in (file for source in paths for file in _files(source)):
+    for path in (file for source in paths for file in recordings_in(source)):
         if path in found:
             continue
         name = os.path.relpath(path.with_suffix(""), base)
@@ -77,18 +69,6 @@ def find_recordings(
         names[name] = path
         found[path] = Recording(path, name, status.st_size, status.st_mtime_ns)
     return list(found.values())
-
-
-def _files(source: Path) -> Iterator[Path]:
-    """The recordings in a folder, sorted; a file is itself."""
-    if not source.is_dir():
-        yield source
-        return
-    for folder, subfolders, files in os.walk(source):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
-                yield Path(folder, name)
 
 
 def _collision(path: Path, other: str | Path) -> str:
@@ -138,10 +118,7 @@ def embed_collection(
         raise ConfigError("Parquet needs pyarrow; pip install 'musicfm[parquet]'")
     if not isinstance(pooling, str):
         check_rate(pooling)
-    if num_workers is None:
-        num_workers = max(1, min(16, (os.cpu_count() or 1) - 1))
-    if num_workers < 1:
-        raise ConfigError(f"num_workers is {num_workers}; give 1 or more")
+    num_workers = num_cores(num_workers, spare=1)
     begin, summary = time.monotonic(), Summary()
     recordings = find_recordings(sources, summary.failures)
     if not recordings and not summary.failures:

@@ -6,7 +6,7 @@ published model uses them (HTK scale, no area normalisation, power 2, no ``top_d
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 import torch
@@ -74,6 +74,31 @@ class LogMel(Float32Buffers):
             # The published model drops the last frame of the centred STFT.
             frames = waveform.shape[-1] // self.config.hop_length
             return 10.0 * mel[:, :frames].clamp(min=1e-10).log10()
+
+
+def stream_mel(blocks: Iterable[Tensor], log_mel: LogMel) -> Iterator[Tensor]:
+    """Computes the frames of a long waveform block by block, as if it were whole.
+
+    Args:
+        blocks: consecutive parts, (samples,), of any lengths.
+        log_mel: on their device.
+
+    Yields:
+        (frames, n_mels) in dB, float32; together ``samples // hop_length`` frames, or none of a
+        waveform that is shorter than ``min_samples``.
+    """
+    hop, half = log_mel.config.hop_length, log_mel.config.n_fft // 2
+    context = -(-half // hop)  # frames at the head of what is kept that only their right side needs
+    kept: Tensor | None = None
+    done = 0  # frames of what is kept that have been given already
+    for block in blocks:
+        kept = block if kept is None else torch.cat([kept, block])
+        whole = (len(kept) - half) // hop + 1  # frames that no later sample changes
+        if whole > max(done, context) and len(kept) >= log_mel.config.min_samples:
+            yield log_mel(kept[None])[0, done:whole]
+            kept, done = kept[(whole - context) * hop :], context
+    if kept is not None and len(kept) >= log_mel.config.min_samples:
+        yield log_mel(kept[None])[0, done:]
 
 
 def reflect_pad(waveform: Tensor, pad: int, lengths: Tensor | None) -> Tensor:

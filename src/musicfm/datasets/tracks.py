@@ -12,9 +12,9 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path, PurePosixPath
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 import numpy as np
@@ -33,6 +33,9 @@ VERSION = 1
 """Of the manifest's format; a reader refuses higher ones."""
 
 MANIFEST_SUFFIXES = (".parquet", ".jsonl")
+INDEX = "index.parquet"
+"""The manifest in a folder of shards."""
+
 _HEADER = "musicfm_manifest"
 
 
@@ -139,24 +142,9 @@ class Manifest:
             digest.update(f"{sha256} {duration!r}\n".encode())
         return digest.hexdigest()
 
-    @contextmanager
-    def open(self, track: Track) -> Iterator[Path | BinaryIO]:
-        """Gives what :mod:`musicfm.audio` reads a track from: its path, or a part of its shard.
-
-        Raises DataError if the shard cannot be opened.
-        """
-        if track.shard is None:
-            yield self.root / track.path
-            return
-        shard = self.root / track.shard
-        try:
-            file = shard.open("rb")
-        except OSError as error:
-            raise DataError(
-                f"cannot read {shard}: {error.strerror}; run musicfm prepare again"
-            ) from error
-        with file:
-            yield io.BufferedReader(_Part(file, track))
+    def open(self, track: Track) -> AbstractContextManager[Path | BinaryIO]:
+        """As :func:`open_track`, below this root."""
+        return open_track(track, self.root)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a ``.parquet`` or ``.jsonl`` file; what was there stays until that is complete.
@@ -212,6 +200,24 @@ class Manifest:
         return manifest
 
 
+@contextmanager
+def open_track(track: Track, root: Path) -> Iterator[Path | BinaryIO]:
+    """Gives what :mod:`musicfm.audio` reads a track from: its path, or its part of a shard.
+
+    Raises DataError if the shard cannot be opened.
+    """
+    if track.shard is None:
+        yield root / track.path
+        return
+    shard = root / track.shard
+    try:
+        file = shard.open("rb")
+    except OSError as error:
+        raise DataError(f"cannot read {shard}: {error.strerror}; prepare it again") from error
+    with file:
+        yield io.BufferedReader(_Part(file, track))
+
+
 def check_suffix(path: Path) -> None:
     """Raises ConfigError unless a path is named as manifests are."""
     if path.suffix not in MANIFEST_SUFFIXES:
@@ -220,10 +226,9 @@ def check_suffix(path: Path) -> None:
 
 def to_json(track: Track) -> str:
     """A track as a line of JSON, without what is unknown."""
-    return json.dumps(
-        {name: value for name, value in asdict(track).items() if value not in ("", None, ())},
-        ensure_ascii=False,
-    )
+    values = {name: getattr(track, name) for name in _KINDS}
+    known = {name: value for name, value in values.items() if value not in ("", None, ())}
+    return json.dumps(known, ensure_ascii=False)
 
 
 def from_json(line: str | bytes) -> Track:
@@ -364,7 +369,7 @@ class _Part(io.RawIOBase):
     def __init__(self, file: BinaryIO, track: Track) -> None:
         self._file, self._start, self._size = file, track.offset, track.size
         self._position = 0
-        self.name = f"{track.shard}: {PurePosixPath(track.path)}"
+        self.name = f"{track.path} in {track.shard}"
 
     def readable(self) -> bool:
         return True

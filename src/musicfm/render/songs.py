@@ -1,26 +1,23 @@
 """Rendering many songs into a folder, in parallel, so that nothing finished is done twice."""
 
 import contextlib
-import multiprocessing
+import io
 import os
-import signal
-import threading
 import time
-from collections.abc import Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
-from musicfm.decoders import follow_parent, sigint_blocked
 from musicfm.errors import ConfigError, MusicFMError
 from musicfm.files import atomic_write
 from musicfm.journal import Journal, Recording
+from musicfm.processes import Failure, Message, num_cores, run_tasks
 from musicfm.progress import AudioProgress
 from musicfm.render.composition import GENERATOR_VERSION, compose
 from musicfm.render.labels import GENERATOR, jams_text
-from musicfm.render.soundfont import SoundFont, load_font
+from musicfm.render.soundfont import load_font
 from musicfm.render.splits import split_of
 from musicfm.render.synthesis import synthesize
 
@@ -29,7 +26,7 @@ AudioFormat = Literal["flac", "wav"]
 SAMPLE_RATE = 24_000
 """Of songs, unless another is asked for: the models'."""
 
-_SONGS_PER_WORKER = 2  # one being rendered, and one waiting
+_PATIENCE_SECONDS = 600.0  # for one song, which takes seconds
 
 
 @dataclass
@@ -44,18 +41,12 @@ class RenderSummary:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What all songs of a run have in common."""
+class _Rendered:
+    """A song as it goes to the disk."""
 
-    folder: Path
-    audio_format: AudioFormat
-    sample_rate: int
-
-    def audio_path(self, seed: int) -> Path:
-        return self.folder / f"song_{seed}.{self.audio_format}"
-
-    def labels_path(self, seed: int) -> Path:
-        return self.folder / f"song_{seed}.jams"
+    audio: bytes
+    labels: str
+    seconds: float
 
 
 def render_songs(
@@ -94,10 +85,7 @@ def render_songs(
     """
     begin, summary = time.monotonic(), RenderSummary()
     _check_seeds(seed, count)
-    if num_workers is None:
-        num_workers = os.cpu_count() or 1
-    if num_workers < 1:
-        raise ConfigError(f"num_workers is {num_workers}; give 1 or more")
+    num_workers = num_cores(num_workers)
     font = load_font(soundfont)
     settings = {
         "generator": GENERATOR,
@@ -108,30 +96,35 @@ def render_songs(
         "format": audio_format,
         "sample_rate": sample_rate,
     }
-    job = _Job(Path(out), audio_format, sample_rate)
+    folder = Path(out)
     songs = {number: _entry(number) for number in range(seed, seed + count)}
-    with Journal(job.folder, settings, songs.values(), overwrite) as journal:
+    with Journal(folder, settings, songs.values(), overwrite) as journal:
         pending = [
             number
-            for number, entry in songs.items()
-            if overwrite or not (journal.has(entry) and job.audio_path(number).is_file())
+            for number, song in songs.items()
+            if overwrite or not (journal.has(song) and _audio(folder, song, audio_format).is_file())
         ]
         summary.skipped = count - len(pending)
-        num_workers = min(num_workers, len(pending))
-        rendered = (
-            _render_in_processes(job, soundfont, pending, num_workers)
-            if num_workers > 1
-            else ((number, _render(job, font, number)) for number in pending)
+        rendered = run_tasks(
+            partial(_render, soundfont, audio_format, sample_rate),
+            ((number, number) for number in pending),
+            num_workers=num_workers,
+            timeout_seconds=_PATIENCE_SECONDS,
         )
         with (
-            AudioProgress("Rendering", len(pending), len(pending), progress) as bar,
             contextlib.closing(rendered),
+            AudioProgress("Rendering", len(pending), len(pending), progress) as bar,
         ):
-            for number, seconds in rendered:
-                journal.add(songs[number], output=job.labels_path(number).name, duration=seconds)
-                summary.done += 1
-                summary.audio_seconds += seconds
-                bar.advance(files=1, seconds=seconds, work=1)
+            for event in rendered:
+                if isinstance(event, Failure):
+                    raise MusicFMError(f"song {event.key} cannot be rendered: {event.reason}")
+                if isinstance(event, Message):
+                    song, result = songs[event.key], event.value
+                    _save(result, _audio(folder, song, audio_format), _labels(folder, song))
+                    journal.add(song, output=_labels(folder, song).name, duration=result.seconds)
+                    summary.done += 1
+                    summary.audio_seconds += result.seconds
+                    bar.advance(files=1, seconds=result.seconds, work=1)
     summary.wall_seconds = time.monotonic() - begin
     return summary
 
@@ -152,69 +145,32 @@ def _entry(seed: int) -> Recording:
     return Recording(Path(f"song_{seed}"), f"song_{seed}", 0, 0)
 
 
-def _render(job: _Job, font: SoundFont, seed: int) -> float:
-    """Writes a song and its labels; how long it is, in seconds."""
+def _audio(folder: Path, song: Recording, audio_format: AudioFormat) -> Path:
+    return folder / f"{song.name}.{audio_format}"
+
+
+def _labels(folder: Path, song: Recording) -> Path:
+    return folder / f"{song.name}.jams"
+
+
+def _save(rendered: _Rendered, audio: Path, labels: Path) -> None:
+    with atomic_write(audio) as temporary:
+        temporary.write_bytes(rendered.audio)
+    with atomic_write(labels) as temporary:
+        temporary.write_text(rendered.labels, encoding="utf-8")
+
+
+_font = lru_cache(maxsize=1)(load_font)  # once in each process
+
+
+def _render(
+    soundfont: Path | None, audio_format: AudioFormat, sample_rate: int, seed: int
+) -> Iterator[_Rendered]:
+    """What a process does for a song."""
     import soundfile
 
-    song = compose(seed)
-    samples = synthesize(song, font, job.sample_rate)
-    with atomic_write(job.audio_path(seed)) as temporary:
-        try:
-            soundfile.write(
-                temporary,
-                samples,
-                job.sample_rate,
-                format=job.audio_format.upper(),
-                subtype="PCM_16",
-            )
-        except soundfile.LibsndfileError as error:  # its word for a full disk
-            raise OSError(str(error)) from error
-    with atomic_write(job.labels_path(seed)) as temporary:
-        temporary.write_text(jams_text(song, font), encoding="utf-8")
-    return song.duration
-
-
-def _render_in_processes(
-    job: _Job, soundfont: Path | None, seeds: list[int], num_workers: int
-) -> Generator[tuple[int, float], None, None]:
-    """As :func:`_render` for each seed; in whatever order they are finished."""
-    pool = ProcessPoolExecutor(
-        num_workers,
-        multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(job, soundfont),
-    )
-    waiting: dict[Future[float], int] = {}
-    left: Iterator[int] = iter(seeds)
-    try:
-        while True:
-            while len(waiting) < num_workers * _SONGS_PER_WORKER:
-                if (seed := next(left, None)) is None:
-                    break
-                with sigint_blocked():  # this may start a process
-                    waiting[pool.submit(_render_in_worker, seed)] = seed
-            if not waiting:
-                return
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                yield waiting.pop(future), future.result()
-    except BrokenProcessPool as error:
-        raise MusicFMError(
-            "a rendering process was killed, or could not start; if memory is short, use fewer "
-            "workers; the same command continues"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_worker: tuple[_Job, SoundFont]  # what a process renders with; loaded once
-
-
-def _start_worker(job: _Job, soundfont: Path | None) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    threading.Thread(target=follow_parent, daemon=True).start()
-    _worker = job, load_font(soundfont)
-
-
-def _render_in_worker(seed: int) -> float:
-    return _render(*_worker, seed)
+    song, font = compose(seed), _font(soundfont)
+    samples = synthesize(song, font, sample_rate)
+    audio = io.BytesIO()
+    soundfile.write(audio, samples, sample_rate, format=audio_format.upper(), subtype="PCM_16")
+    yield _Rendered(audio.getvalue(), jams_text(song, font), song.duration)

@@ -1,0 +1,383 @@
+"""Scanning folders into a manifest: lengths, rates, hashes and tags of all recordings.
+
+A scan reads every byte once, in several processes, and may be interrupted or killed at any moment:
+what it has read is noted beside the manifest, and the same command continues. A later scan reads
+new and changed files only. A file that cannot be used is reported; the others go on.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from filelock import FileLock, Timeout
+
+from musicfm import audio
+from musicfm.datasets.splits import SplitBy, split
+from musicfm.datasets.tracks import (
+    INDEX,
+    MANIFEST_SUFFIXES,
+    Manifest,
+    Track,
+    check_suffix,
+    from_json,
+    to_json,
+)
+from musicfm.errors import ConfigError, DataError, OutputError
+from musicfm.files import atomic_write, writing
+from musicfm.folders import common_folder, recordings_in
+from musicfm.processes import End, Failure, Message, Task, num_cores, run_tasks
+from musicfm.progress import AudioProgress
+
+Sources: TypeAlias = Sequence[str | os.PathLike[str]]
+
+_READ_BYTES = 1 << 23
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A file that is no track, and why."""
+
+    path: str
+    """Absolute."""
+    size: int
+    modified: int
+    reason: str
+
+
+@dataclass
+class Scan:
+    """What was found."""
+
+    manifest: Manifest
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    """Path and reason of each file that cannot be used."""
+    num_read: int = 0
+    num_unchanged: int = 0
+    """Tracks that were known and were not read again."""
+    num_vanished: int = 0
+    """Tracks that were known and are not there any more, or not usable."""
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """How to split what a scan finds; see :func:`musicfm.datasets.splits.split`."""
+
+    valid: float
+    test: float
+    by: SplitBy
+    seed: int
+
+
+def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
+    """Reads all that a manifest says about a file.
+
+    Args:
+        path: absolute; that of the track is the same.
+        check: decode all of it, to find damage that the headers do not show.
+
+    Yields:
+        Now and then the seconds decoded since; at last the track.
+
+    Raises:
+        AudioError: the file cannot be read or holds no sound; with ``check``, also if it is
+            damaged anywhere.
+    """
+    info = audio.probe(path)
+    seconds = info.duration_seconds
+    if check or not seconds:
+        decoded = 0.0
+        for block in audio.stream(path, info.sample_rate):
+            decoded += len(block) / info.sample_rate
+            yield len(block) / info.sample_rate
+        seconds = seconds or decoded
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        while data := file.read(_READ_BYTES):
+            digest.update(data)
+            yield 0.0
+    tags = audio.tags(path)
+    reserved = _reserved(Path(path).with_suffix(".jams"))
+    yield Track(
+        path=path,
+        duration=seconds,
+        sample_rate=info.sample_rate,
+        channels=info.channels,
+        size=status.st_size,
+        modified=status.st_mtime_ns,
+        sha256=digest.hexdigest(),
+        artist=tags.get("artist") or tags.get("album_artist") or tags.get("author", ""),
+        album=tags.get("album", ""),
+        title=tags.get("title", ""),
+        genres=tuple(g for part in tags.get("genre", "").split(";") if (g := part.strip())),
+        split=None if reserved is None else "test",
+        reserved=reserved,
+    )
+
+
+def _reserved(labels: Path) -> str | None:
+    """Why a rendered song must not be trained on, from the labels beside it."""
+    try:
+        sandbox = json.loads(labels.read_bytes())["sandbox"]["musicfm"]
+        purpose, seed = sandbox["split"], sandbox["seed"]
+    except (OSError, ValueError, KeyError, TypeError):  # no labels, or not a rendered song's
+        return None
+    return None if purpose in ("train", "valid") else f"rendered {purpose} song, seed {seed}"
+
+
+def scan(
+    sources: Sequence[str | os.PathLike[str]],
+    known: Iterable[Track | Failed] = (),
+    *,
+    check: bool = False,
+    num_workers: int | None = None,
+    timeout_seconds: float = 60.0,
+    progress: bool = False,
+    note: Callable[[Track | Failed], None] = lambda _: None,
+    _read: Callable[..., Iterator[float | Track]] = read_track,
+) -> Scan:
+    """Reads files and folders, and all below them, into a manifest sorted by path.
+
+    Its root is the folder that all sources have in common.
+
+    Args:
+        sources: files and folders.
+        known: what is known already, by absolute path; not read again if size and time of change
+            are the same.
+        check: decode everything that is read, to find damage inside.
+        num_workers: processes; None takes all cores, and 16 at most.
+        timeout_seconds: after which a file that makes no progress is given up.
+        progress: show a bar on standard error.
+        note: told of everything that was read, as soon as it was.
+
+    Raises:
+        ConfigError: there are no sources, or no recordings in them.
+    """
+    if not sources:
+        raise ConfigError("there is nothing to scan; give files or folders")
+    num_workers = num_cores(num_workers)
+    roots = [Path(os.path.abspath(source)) for source in sources]
+    before = {item.path: item for item in known}
+    found: dict[str, Track | Failed] = {}
+    pending: dict[str, int] = {}
+    num_unchanged = 0
+    for path in dict.fromkeys(str(file) for root in roots for file in recordings_in(root)):
+        item = before.get(path)
+        try:
+            path.encode()
+            status = os.stat(path)
+        except UnicodeError:
+            shown = path.encode("utf-8", "backslashreplace").decode()
+            found[path] = Failed(path, 0, 0, f"{shown} is not valid UTF-8; rename the file")
+        except OSError as error:
+            reason = f"{path} cannot be read: {error.strerror}; check the path"
+            found[path] = Failed(path, 0, 0, reason)
+        else:
+            if item and (item.size, item.modified) == (status.st_size, status.st_mtime_ns):
+                found[path] = item
+                num_unchanged += isinstance(item, Track)
+            else:
+                pending[path] = status.st_size
+    if not found and not pending:
+        raise ConfigError(f"no recordings in {', '.join(map(str, sources))}; check the path")
+    with AudioProgress("Scanning", len(pending), sum(pending.values()), progress) as bar:
+        for item in found.values():
+            if isinstance(item, Failed):
+                bar.say(f"failed: {item.reason}")
+        for item in _read_all(pending, partial(_read, check=check), num_workers, timeout_seconds):
+            found[item.path] = item
+            note(item)
+            if isinstance(item, Failed):
+                bar.say(f"failed: {item.reason}")
+            seconds = item.duration if isinstance(item, Track) else 0.0
+            bar.advance(files=1, seconds=seconds, work=pending[item.path])
+    root = common_folder(roots)
+    tracks = [item for item in found.values() if isinstance(item, Track)]
+    relative = [replace(t, path=Path(os.path.relpath(t.path, root)).as_posix()) for t in tracks]
+    there = {track.path for track in tracks}
+    return Scan(
+        Manifest(root, sorted(relative, key=lambda track: track.path)),
+        [(item.path, item.reason) for item in found.values() if isinstance(item, Failed)],
+        num_read=len(pending),
+        num_unchanged=num_unchanged,
+        num_vanished=sum(isinstance(t, Track) and t.path not in there for t in before.values()),
+    )
+
+
+def _read_all(
+    pending: dict[str, int], task: Task, num_workers: int, timeout_seconds: float
+) -> Iterator[Track | Failed]:
+    """Yield a track or a failure for each path, as they come."""
+    jobs = ((path, path) for path in pending)
+    tracks: dict[str, Any] = {}
+    with contextlib.closing(
+        run_tasks(task, jobs, num_workers=num_workers, timeout_seconds=timeout_seconds)
+    ) as events:
+        for event in events:
+            match event:
+                case Message(path, Track() as track):
+                    tracks[path] = track
+                case End(path):
+                    yield tracks.pop(path)
+                case Failure(path, reason):
+                    try:
+                        modified = os.stat(path).st_mtime_ns
+                    except OSError:
+                        modified = 0
+                    yield Failed(path, pending[path], modified, reason)
+
+
+def update_manifest(
+    out: str | os.PathLike[str],
+    sources: Sequence[str | os.PathLike[str]],
+    *,
+    annotate: Callable[[Manifest], Manifest] | None = None,
+    splitting: Splitting | None = None,
+    check: bool = False,
+    num_workers: int | None = None,
+    timeout_seconds: float = 60.0,
+    progress: bool = False,
+) -> Scan:
+    """Scans files and folders into a manifest, or brings it up to date. ``musicfm scan`` is this.
+
+    What could not be used is listed in a ``.report.json`` beside the manifest, and tried again by
+    the next scan.
+
+    Args:
+        out: the manifest, ``.parquet`` or ``.jsonl``.
+        sources: files and folders; tracks of an earlier scan that are not in them are dropped.
+        annotate: adds to the tracks what their files do not tell.
+        splitting: how to split them, instead of as before; splits that ``annotate`` or rendered
+            songs give are kept.
+        check: read and decode all files, also those that have not changed.
+        num_workers: processes; None takes all cores, and 16 at most.
+        timeout_seconds: after which a file that makes no progress is given up.
+        progress: show a bar on standard error.
+
+    Raises:
+        ConfigError: no recordings, or ``out`` has another suffix.
+        DataError: what is at ``out`` is no manifest.
+        OutputError: nothing can be written there, or another scan is writing there.
+    """
+    out = Path(out)
+    check_suffix(out)
+    with _notes(out, check) as (notes, note):
+        before: dict[str, Track | Failed] = {}
+        if out.exists():
+            before = {track.path: track for track in _absolute(Manifest.load(out))}
+        if splitting is not None:
+            before = {path: _unsplit(item) for path, item in before.items()}
+        # To be checked, a file has to be read again; but not twice when a check was interrupted.
+        unread = [replace(item, modified=-1) for item in before.values()] if check else []
+        known: dict[str, Track | Failed] = before | {item.path: item for item in [*unread, *notes]}
+        scanned = scan(
+            sources,
+            known.values(),
+            check=check,
+            num_workers=num_workers,
+            timeout_seconds=timeout_seconds,
+            progress=progress,
+            note=note,
+        )
+        if annotate is not None:
+            scanned.manifest = annotate(scanned.manifest)
+        if splitting is not None:
+            scanned.manifest = split(scanned.manifest, **asdict(splitting))
+        scanned.manifest.save(out)
+        _write_report(out.with_suffix(".report.json"), scanned)
+    return scanned
+
+
+def _unsplit(item: Track | Failed) -> Track | Failed:
+    return replace(item, split=None) if isinstance(item, Track) and not item.reserved else item
+
+
+def _absolute(manifest: Manifest) -> Iterator[Track]:
+    root = os.path.abspath(manifest.root)
+    return (replace(track, path=os.path.join(root, track.path)) for track in manifest)
+
+
+@contextlib.contextmanager
+def _notes(
+    out: Path, check: bool
+) -> Iterator[tuple[list[Track | Failed], Callable[[Track | Failed], None]]]:
+    """What an interrupted scan has read, and a function that notes more; removed in the end."""
+    path = out.with_name(f".{out.name}.{'check' if check else 'scan'}")
+    lock = out.with_name(f".{out.name}.lock")
+    with contextlib.ExitStack() as stack:
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(FileLock(lock, timeout=0))
+            except Timeout:
+                raise OutputError(
+                    f"another scan is writing to {out}; wait until it has ended"
+                ) from None
+            content = path.read_bytes() if path.exists() else b""
+            # What follows the last line's end was being written when a scan was killed.
+            content = content[: content.rfind(b"\n") + 1]
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(content)
+            file = stack.enter_context(path.open("a", encoding="utf-8"))
+
+        def note(item: Track | Failed) -> None:
+            line = to_json(item) if isinstance(item, Track) else json.dumps(asdict(item))
+            with writing(path):
+                file.write(line + "\n")
+                file.flush()
+
+        yield [_from_note(line, path) for line in content.splitlines()], note
+        path.unlink()
+
+
+def _from_note(line: bytes, path: Path) -> Track | Failed:
+    try:
+        values = json.loads(line)
+        return Failed(**values) if "reason" in values else from_json(line)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged; delete it and scan again") from error
+
+
+def _write_report(path: Path, scanned: Scan) -> None:
+    """The outcome for programs."""
+    report = {
+        "tracks": len(scanned.manifest),
+        "seconds": scanned.manifest.seconds,
+        "read": scanned.num_read,
+        "unchanged": scanned.num_unchanged,
+        "vanished": scanned.num_vanished,
+        "failures": [{"path": path, "reason": reason} for path, reason in scanned.failures],
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def collect(
+    sources: Sequence[str | os.PathLike[str]],
+    *,
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> Manifest:
+    """The tracks of files and folders, which are scanned, or of a manifest or a folder of shards.
+
+    Raises:
+        ConfigError: a manifest amid other sources, or no recordings.
+        DataError: the manifest cannot be used, or a file cannot; the message says how many.
+    """
+    manifests = [source for source in sources if Path(source).suffix in MANIFEST_SUFFIXES]
+    if manifests and len(sources) > 1:
+        raise ConfigError(f"{manifests[0]} is a manifest; give it alone, or files and folders only")
+    if manifests:
+        return Manifest.load(manifests[0])
+    if len(sources) == 1 and (index := Path(sources[0], INDEX)).is_file():
+        return Manifest.load(index)
+    scanned = scan(sources, num_workers=num_workers, progress=progress)
+    if not len(scanned.manifest):
+        raise DataError(f"no file can be used: {scanned.failures[0][1]}")
+    return scanned.manifest

@@ -1,0 +1,34 @@
+"""Which files of a folder are recordings."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# What counts as a recording within a folder; a file that is named itself may be called anything.
+AUDIO_SUFFIXES = frozenset(
+    """
+    .aac .ac3 .aif .aifc .aiff .alac .amr .ape .au .caf .flac .m4a .m4b .mka .mkv .mov .mp2 .mp3
+    .mp4 .mpc .mpga .oga .ogg .opus .ra .rf64 .snd .tta .voc .w64 .wav .wave .weba .webm .wma .wv
+    """.split()
+)
+
+
+def recordings_in(source: Path) -> Iterator[Path]:
+    """The recordings in a folder and all below it, sorted; a file is itself.
+
+    Hidden files and folders are passed over.
+    """
+    if not source.is_dir():
+        yield source
+        return
+    for folder, subfolders, files in os.walk(source):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
+                yield Path(folder, name)
+
+
+def common_folder(paths: list[Path]) -> str:
+    """The folder that absolute paths of files and folders have in common."""
+    folders = [str(path if path.is_dir() else path.parent) for path in paths]
+    return os.path.commonpath(folders or ["."])

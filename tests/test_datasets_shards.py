@@ -1,0 +1,255 @@
+import hashlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+
+import audio_files
+from musicfm import audio
+from musicfm.datasets.scanning import collect, scan
+from musicfm.datasets.shards import Prepared, prepare
+from musicfm.datasets.tracks import INDEX, Manifest
+from musicfm.errors import ConfigError, DataError, OutputError
+
+OPTIONS: dict[str, Any] = {"shard_seconds": 6.0, "piece_seconds": 2.5, "num_workers": 1}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Seven recordings of 1 to 4 seconds. Do not change them."""
+    folder = tmp_path_factory.mktemp("music")
+    for index, suffix in enumerate(["wav", "flac", "mp3", "ogg", "aac", "wav", "wav"]):
+        path = audio_files.write(folder, f"tone.{suffix}", seconds=1 + index / 2)
+        path.rename(folder / f"{index}.{suffix}")
+    tracks = scan([folder], num_workers=1).manifest
+    return tracks.map(lambda t: replace(t, artist="Björk", genres=("a", "b"), split="valid"))
+
+
+@pytest.fixture(scope="module")
+def prepared(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The shards of an undisturbed run. Do not change them."""
+    return prepare(manifest, tmp_path_factory.mktemp("shards"), **OPTIONS)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("shard-*.tar"))}
+
+
+def original(manifest: Manifest, prepared: Prepared) -> dict[str, npt.NDArray[np.float32]]:
+    """By source, the pieces in the index put together again."""
+    parts: dict[str, list[npt.NDArray[np.float32]]] = {}
+    for track in prepared.index:
+        assert track.shard is not None
+        with tarfile.open(prepared.index.root / track.shard) as archive:
+            member = archive.extractfile(track.path.replace(".flac", ".json"))
+            assert member is not None
+            facts = json.load(member)
+        with prepared.index.open(track) as source:
+            samples = audio.load(source, 24000)
+        assert len(samples) == round(track.duration * 24000)
+        done = parts.setdefault(facts["source"], [])
+        assert facts["start"] * 24000 == pytest.approx(sum(map(len, done)))
+        done.append(samples)
+    return {source: np.concatenate(pieces) for source, pieces in parts.items()}
+
+
+def test_the_shards_hold_all_recordings(manifest: Manifest, prepared: Prepared) -> None:
+    assert prepared.num_shards > 2
+    assert prepared.failures == []
+    found = original(manifest, prepared)
+    assert sorted(found) == [track.path for track in manifest]
+    for track in manifest:
+        expected = audio.load(manifest.root / track.path, 24000)
+        np.testing.assert_allclose(found[track.path], expected, atol=1 / 32768)
+
+
+def test_the_index_is_a_manifest_of_bytes(prepared: Prepared) -> None:
+    for track in prepared.index:
+        assert track.shard is not None
+        data = (prepared.index.root / track.shard).read_bytes()[track.offset :][: track.size]
+        assert hashlib.sha256(data).hexdigest() == track.sha256
+        assert data[:4] == b"fLaC"
+        assert (track.sample_rate, track.channels, track.modified) == (24000, 1, 0)
+        assert (track.artist, track.genres, track.split) == ("Björk", ("a", "b"), "valid")
+        assert track.duration <= 2.5 + 0.1  # an AAC file is a little longer than it says
+    root = prepared.index.root
+    assert list(Manifest.load(root / INDEX)) == list(prepared.index) == list(collect([root]))
+    shards = [list(Manifest.load(path)) for path in sorted(root.glob("shard-*.jsonl"))]
+    assert [track for shard in shards for track in shard] == list(prepared.index)
+
+
+def test_a_crop_is_read_from_a_shard(prepared: Prepared) -> None:
+    track = max(prepared.index, key=lambda track: track.duration)
+    with prepared.index.open(track) as source:
+        whole = audio.load(source, 24000)
+        crop = audio.load(source, 24000, start_seconds=0.7, duration_seconds=0.5)
+    np.testing.assert_array_equal(crop, whole[round(0.7 * 24000) :][:12000])
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO")  # it closes no file
+def test_webdataset_reads_the_shards(prepared: Prepared) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    urls = [str(path) for path in sorted(prepared.index.root.glob("*.tar"))]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [f"{sample['__key__']}.flac" for sample in samples] == [t.path for t in prepared.index]
+    for sample, track in zip(samples, prepared.index, strict=True):
+        facts = json.loads(sample["json"])
+        assert facts["duration"] == track.duration
+        assert facts["artist"] == "Björk"
+        assert hashlib.sha256(sample["flac"]).hexdigest() == track.sha256
+
+
+def test_the_bytes_depend_on_nothing_but_the_tracks(
+    manifest: Manifest, prepared: Prepared, tmp_path: Path
+) -> None:
+    turned = Manifest(manifest.root, sorted(manifest, key=lambda t: t.path, reverse=True))
+    prepare(turned, tmp_path, **OPTIONS | {"num_workers": 2})
+    assert content(tmp_path) == content(prepared.index.root)
+    assert (tmp_path / INDEX).read_bytes() == (prepared.index.root / INDEX).read_bytes()
+
+
+_calls = itertools.count()
+
+
+def stall(source: Any, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Stands in for `audio.stream`: does not return from the fifth recording."""
+    if next(_calls) == 4:
+        time.sleep(1e6)
+    yield from audio.stream(source, sample_rate)
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from musicfm.datasets.shards import prepare
+from musicfm.datasets.tracks import Manifest
+from test_datasets_shards import OPTIONS, stall
+
+if __name__ == "__main__":
+    prepare(Manifest.load(sys.argv[2]), sys.argv[3], **OPTIONS, _stream=stall)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_stopped_continues(
+    manifest: Manifest, prepared: Prepared, tmp_path: Path, number: int
+) -> None:
+    source, out, script = tmp_path / "m.jsonl", tmp_path / "out", tmp_path / "script.py"
+    manifest.save(source)
+    script.write_text(PROGRAM)
+    command = [sys.executable, str(script), str(Path(__file__).parent), str(source), str(out)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while not list(out.glob("shard-*.tar")) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(number)
+    done = content(out)
+    assert 0 < len(done) < prepared.num_shards
+    (out / ".shard-000001.tar.0.partial").write_bytes(b"left by a kill")
+    again = prepare(Manifest.load(source), out, **OPTIONS)
+    assert again.num_done_before in (len(done), len(done) - 1)  # one may not be in the journal
+    assert content(out) == content(prepared.index.root)
+    assert list(again.index) == list(prepared.index)
+    assert not list(out.glob("*.partial")) + list(out.glob(".*.partial"))
+
+
+def test_a_complete_run_is_not_repeated(manifest: Manifest, tmp_path: Path) -> None:
+    few = Manifest(manifest.root, list(manifest)[:2])
+    prepare(few, tmp_path, **OPTIONS)
+    (shard,) = tmp_path.glob("*.tar")
+    before = shard.stat().st_mtime_ns
+    assert prepare(few, tmp_path, **OPTIONS).num_done_before == 1
+    assert shard.stat().st_mtime_ns == before
+    touched = few.map(lambda track: replace(track, modified=1))
+    assert prepare(touched, tmp_path, **OPTIONS).num_done_before == 1
+    with pytest.raises(OutputError, match=r"results of other settings \(piece_seconds differ\)"):
+        prepare(few, tmp_path, **OPTIONS | {"piece_seconds": 9.0})
+    with pytest.raises(OutputError, match=r"results of other settings \(tracks differ\)"):
+        prepare(Manifest(few.root, [few[0]]), tmp_path, **OPTIONS)
+    shard.unlink()
+    assert prepare(few, tmp_path, **OPTIONS).num_done_before == 0
+    assert prepare(few, tmp_path, **OPTIONS | {"piece_seconds": 9.0}, overwrite=True).failures == []
+
+
+def hostile(source: Any, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Stands in for `audio.stream`: does what the file's name says."""
+    if "hang" in str(source):
+        time.sleep(1e6)
+    if "crash" in str(source):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "unreadable" in str(source):
+        raise OSError(5, "Input/output error")
+    yield from audio.stream(source, sample_rate)
+
+
+def test_bad_tracks_are_left_out(manifest: Manifest, tmp_path: Path) -> None:
+    good = [track for track in manifest if track.path in ("0.wav", "1.flac")]
+    names = ["hang", "crash", "crash too", "unreadable", "gone", "damaged"]
+    (tmp_path / "damaged").write_bytes((manifest.root / "5.wav").read_bytes())
+    audio_files.truncate(tmp_path / "damaged")
+    bad = [replace(good[0], path=str(tmp_path / name)) for name in names]
+    mixed = Manifest(manifest.root, [*good, *bad])
+    options = OPTIONS | {"shard_seconds": 60.0, "timeout_seconds": 1.0}
+    found = prepare(mixed, tmp_path / "a", **options, _stream=hostile)
+    reasons = {Path(path).name: reason for path, reason in found.failures}
+    expected = {
+        "hang": "hang made no progress in the decoder for 1 s",
+        "crash": "crash was in a decoder that was killed",
+        "crash too": "crash too was in a decoder that was killed",
+        "unreadable": "unreadable cannot be read (Input/output error)",
+        "gone": "gone does not exist",
+        "damaged": "damaged is damaged",
+    }
+    assert set(reasons) == set(expected)
+    for name, text in expected.items():
+        assert text in reasons[name]
+    assert sorted(original(mixed, found)) == ["0.wav", "1.flac"]
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert {Path(failure["path"]).name for failure in report["failures"]} == set(expected)
+    again = prepare(mixed, tmp_path / "a", **options)
+    assert (again.num_done_before, again.failures) == (1, found.failures)
+
+
+def test_loud_recordings_are_clipped(tmp_path: Path) -> None:
+    loud = np.array([0.5, 1.5, -1.5] * 8000, np.float32)
+    soundfile.write(tmp_path / "loud.wav", loud, 24000, subtype="FLOAT")
+    found = prepare(scan([tmp_path / "loud.wav"]).manifest, tmp_path / "out", num_workers=1)
+    with found.index.open(found.index[0]) as source:
+        np.testing.assert_allclose(audio.load(source, 24000), loud.clip(-1, 1), atol=1e-4)
+
+
+def test_a_full_disk_ends_the_run(manifest: Manifest, tmp_path: Path) -> None:
+    few = Manifest(manifest.root, list(manifest)[:2])
+    (tmp_path / "shard-000000.tar").mkdir()
+    with pytest.raises(OutputError, match=r"cannot write .*shard-000000\.tar: Is a directory"):
+        prepare(few, tmp_path, **OPTIONS)
+
+
+def test_impossible_settings_are_refused(manifest: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"piece_seconds is 0\.5; give 1 or more"):
+        prepare(manifest, tmp_path, piece_seconds=0.5)
+    with pytest.raises(ConfigError, match="no tracks to prepare"):
+        prepare(Manifest("x", []), tmp_path)
+    with pytest.raises(ConfigError, match="num_workers is 0"):
+        prepare(manifest, tmp_path, num_workers=0)
+
+
+def test_a_missing_shard_is_named(prepared: Prepared, tmp_path: Path) -> None:
+    moved = Manifest(tmp_path, prepared.index)
+    with (
+        pytest.raises(DataError, match=r"cannot read .*shard-000000\.tar: No such file"),
+        moved.open(moved[0]),
+    ):
+        pass
