@@ -30,7 +30,7 @@ _ENERGY: dict[str, tuple[float, float]] = {
     "outro": (0.4, 0.7),
 }
 _GAINS: dict[str, float] = {
-    "drums": -1, "bass": 0, "chords": -3, "pad": -8, "arpeggio": -7, "lead": 0, "solo": 0,
+    "drums": 0, "bass": 1, "chords": -4, "pad": -7, "arpeggio": -4, "lead": 1, "solo": 1,
 }  # fmt: skip
 _FALLBACK: dict[str, tuple[str, ...]] = {
     "bass": ("acoustic bass", "electric bass", "synth bass"),
@@ -134,7 +134,7 @@ def _cast(
             taken = {instrument.family for instrument in cast.values()}
             family, program = _instrument(own, style, role, reserved, without, taken)
         gain = _GAINS[role] + own.uniform(-3, 3)
-        gain += 0.0 if role == "drums" else FAMILIES[family].gain_db
+        gain += KITS[family].gain_db if role == "drums" else FAMILIES[family].gain_db
         pan = own.bell(0.2) if role in ("drums", "bass", "lead") else own.uniform(-0.7, 0.7)
         reverb = own.uniform(-30, -16) if role in ("drums", "bass") else own.uniform(-22, -6)
         cast[role] = Instrument(family, program, round(gain, 2), round(pan, 2), round(reverb, 2))
@@ -146,7 +146,7 @@ def _kit(dice: Dice, style: Style, reserved: bool, unlike: Instrument | None) ->
     if unlike is not None:
         weights = {family: 1.0 for family in KITS if family != unlike.family}
     family = dice.weighted(weights)
-    return family, dice.choice(KITS[family][reserved])
+    return family, dice.choice(programs_of(KITS[family], reserved))
 
 
 def _instrument(
@@ -164,7 +164,7 @@ def _instrument(
             weights = {family: 1.0 for family in _FALLBACK["bass"] if family != unlike.family}
     free = {family: weight for family, weight in weights.items() if family not in taken}
     family = dice.weighted(free or weights)
-    return family, dice.choice(programs_of(family, reserved))
+    return family, dice.choice(programs_of(FAMILIES[family], reserved))
 
 
 def _weights(style: Style, role: str) -> dict[str, float]:
