@@ -150,6 +150,8 @@ def _write_accompaniment(
     kind = plan.comping if dice.chance(0.8) else dice.weighted(style.comping)
     if not scene.roles & {"drums", "arpeggio"} and kind in ("held", "stabs", "offbeat"):
         kind = "broken"  # or nothing would tell the beat
+    elif kind == "boom-chick" and not bass:
+        kind = "strummed"  # it would lack its boom
     pattern = comping_pattern(dice, kind, grid)
     centre = song.integer(58, 64)
     if "chords" in scene.roles:
@@ -162,6 +164,8 @@ def _write_accompaniment(
         )
     if bass:
         line = "walking" if plan.walking else dice.child("bassline").weighted(style.bass)
+        if kind == "boom-chick" and line == "held":
+            line = "root-fifth"  # the chords are silent where the bass should play
         hits = bass_pattern(dice.child("bass"), line, grid)
         notes = dice.child("bass notes", section.occurrence)
         floor = song.integer(28, 31)
