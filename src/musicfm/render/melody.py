@@ -141,7 +141,7 @@ def _pitches(
         target = _move(scale, pitch, move)
         if target > style.centre + 9 or target < style.centre - 8:
             target = _move(scale, pitch, -move)
-        end = min(end, max(span.end, start + 1)) if start >= 0 else end
+        end = min(end, max(span.end, start + 1) if start >= 0 else 0)
         if start >= 0 and (end - start > long or start % style.steps_per_beat == 0):
             target = nearest(chord.pitch_classes, target)
         pitch = target
