@@ -122,6 +122,8 @@ def _chord_scale(key: Key, chord: tuple[int, ...]) -> frozenset[int]:
 
 def _tonic_name(tonic: int, mode: str) -> str:
     relative_major = (tonic - {"major": 0, "minor": 9, "dorian": 2, "mixolydian": 7}[mode]) % 12
+    if tonic == 3:  # of two keys with six accidentals, the one that is written
+        return "Eb"
     return (_SHARPS if relative_major in _SIGNATURE_SHARPS else _FLATS)[tonic]
 
 
