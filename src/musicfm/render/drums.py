@@ -116,7 +116,7 @@ def _snares(dice: Dice, groove: Groove, grid: Grid) -> list[Hit]:
         key = CLAP
     ghosts = []
     if groove == "funk":
-        ghosts = [(s, SNARE, 0.35) for s in (3, 7, 9, 11, 15) if dice.chance(0.3)]
+        ghosts = [(s, SNARE, 0.35) for s in (3, 7, 9, 11, 15) if s < bar and dice.chance(0.3)]
     return [*((step, key, 1.0) for step in steps), *ghosts]
 
 
