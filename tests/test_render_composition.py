@@ -14,7 +14,7 @@ import pytest
 from musicfm.errors import ConfigError
 from musicfm.render.composition import GENERATOR_VERSION, compose
 from musicfm.render.harmony import is_dominant
-from musicfm.render.instruments import FAMILIES, KITS
+from musicfm.render.instruments import FAMILIES, KITS, Family, Kit
 from musicfm.render.plan import Plan, make_plan
 from musicfm.render.scoring import Phrases
 from musicfm.render.song import Note, Part, Song, Span
@@ -613,7 +613,8 @@ def test_heldout_songs_have_the_same_labels(songs: list[Song], heldout: list[Son
 
 
 def test_every_family_has_reserved_presets() -> None:
-    for family in (*FAMILIES.values(), *KITS.values()):
+    sounds: list[Family | Kit] = [*FAMILIES.values(), *KITS.values()]
+    for family in sounds:
         assert family.programs
         assert family.reserved
         assert not set(family.programs) & set(family.reserved)
