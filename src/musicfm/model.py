@@ -194,10 +194,14 @@ class MusicFM(nn.Module):
             k * token_stack; a last partial stack gives none.
         """
         check_waveform(waveform, lengths, self.config.mel)
+        return self.quantizer(self.token_features(waveform, lengths))
+
+    def token_features(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """What tokens are made of: stacked mel frames, (batch, num_tokens, token_dim), float32."""
         stack = self.config.token_stack
         mel = self.features(waveform, lengths)
         mel = mel[:, : mel.shape[1] // stack * stack]
-        return self.quantizer(mel.unflatten(1, (-1, stack)).flatten(2))
+        return mel.unflatten(1, (-1, stack)).flatten(2)
 
     def check_layers(self, layers: Sequence[int]) -> list[int]:
         """Layers as indices from 0. Raises ConfigError for one that does not exist."""

@@ -141,6 +141,8 @@ class PretrainingModule(LightningModule):
             betas=config.betas,
             eps=config.epsilon,
             weight_decay=config.weight_decay,
+            # A fused one would unscale float16 gradients itself, after they are clipped.
+            fused=self.recipe.precision != "float16",
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: config.factor(step, self.recipe.steps)

@@ -30,13 +30,17 @@ from torch.utils.data import DataLoader
 
 import musicfm
 from musicfm import checkpoint
+from musicfm.config import RandomProjectionConfig
 from musicfm.datasets.crops import Crops, GlobalBatches
+from musicfm.datasets.splits import split
 from musicfm.datasets.tracks import Manifest
 from musicfm.errors import ConfigError, DataError, OutputError, TrainingError
 from musicfm.files import atomic_write, exclusive, writing
+from musicfm.model import MusicFM
 from musicfm.pretraining.batches import Example, Examples, example_loader
 from musicfm.pretraining.checkpoints import AtomicCheckpointIO, checkpoint_steps, latest_valid
 from musicfm.pretraining.heartbeat import Heartbeat
+from musicfm.pretraining.kmeans import load_centroids
 from musicfm.pretraining.metrics import METRICS, draw_curves, read_metrics
 from musicfm.pretraining.module import PretrainingModule, build_model
 from musicfm.pretraining.recipe import CHANGEABLE, Recipe
@@ -71,6 +75,7 @@ def pretrain(
     collect: Callable[[], tuple[Manifest, Manifest]],
     out: str | os.PathLike[str],
     *,
+    centroids: Path | None = None,
     resume: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     processes: int | None = None,
@@ -89,6 +94,8 @@ def pretrain(
         collect: gives the tracks to learn from and those held out; called by the first process of
             a new run alone.
         out: the folder of the run.
+        centroids: of a recipe whose tokens are k-means, as :mod:`musicfm.pretraining.kmeans`
+            writes them.
         resume: continue the run in ``out`` from its last whole checkpoint, if there is one.
         device: to compute on; "auto" takes GPUs where there are some.
         processes: on this machine; None: one per GPU, or one on a CPU.
@@ -133,7 +140,7 @@ def pretrain(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        module = PretrainingModule(recipe, build_model(recipe))
+        module = PretrainingModule(recipe, _model(recipe, centroids, is_new=start is None))
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         if trainer.global_step < recipe.steps:
             return Outcome(trainer.global_step, None, heartbeat.stopped_by)
@@ -230,6 +237,20 @@ def _is_first_process() -> bool:
     return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
 
 
+def hold_out(manifest: Manifest, part: float = 0.05) -> tuple[Manifest, Manifest]:
+    """Tracks to learn from and tracks held out, by their splits; those for testing are in neither.
+
+    Where nothing is in a split yet, about ``part`` of the artists are held out, or of the tracks
+    where artists are not known.
+    """
+    for by in ("artist", "track"):
+        divided = split(manifest, valid=part, by=by)
+        train, valid = divided.of_split("train"), divided.of_split("valid")
+        if len(train) and len(valid):
+            break
+    return train, valid
+
+
 def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     """Raises unless a run may begin in a folder, or go on there with this recipe."""
     path = folder / "recipe.json"
@@ -276,6 +297,22 @@ def _check_tracks(manifest: Manifest) -> None:
             f"{len(reserved)} tracks are reserved for testing, such as {first.path} "
             f"({first.reserved}); pretrain without them"
         )
+
+
+def _model(recipe: Recipe, centroids: Path | None, is_new: bool) -> MusicFM:
+    """The model before the first step. Raises ConfigError if its tokens are not fitted."""
+    model = build_model(recipe)
+    is_fitted = isinstance(recipe.model.quantizer, RandomProjectionConfig)
+    if is_fitted and centroids is not None:
+        raise ConfigError("this recipe's tokens are random projections; leave out the centroids")
+    if centroids is not None:
+        load_centroids(model, centroids)
+    elif is_new and not is_fitted:
+        raise ConfigError(
+            "this recipe predicts k-means tokens, which have to be fitted first; run musicfm "
+            "kmeans, and give what it writes as --centroids"
+        )
+    return model
 
 
 def _hardware(device: str, processes: int | None, num_nodes: int) -> tuple[str, int, int]:
