@@ -26,7 +26,8 @@ _EQUALIZER_SECONDS = 0.5  # after which the response to an impulse is below -100
 _REVERB_CUTOFF = 4_000.0  # Hz; air and walls swallow what is higher
 _LOWEST_NOISE = 20.0  # Hz; below it, the noise no longer grows
 _KNEE = 0.8  # up to which the limiter leaves samples alone
-_LEVEL_STEPS = 6  # of the search for the gain; the last changes less than 0.1 dB
+_MOST_LIMITING = 4.0
+_LEVEL_STEPS = 8  # of the search for the gain
 
 # libvorbis takes a quality; these are its bit rates at 44100 Hz for quality 0, 0.1, ... 1, in kbps.
 _VORBIS_KBPS = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)
@@ -126,16 +127,21 @@ def _bent(loud: _Samples) -> _Samples:
 def level(sound: _Samples, level_db: float) -> _Samples:
     """Amplify to an RMS in dB relative to full scale, after the limiter.
 
-    Silence stays silent, and a level that the limiter can't reach is missed.
+    Silence stays silent. A sound whose peaks the limiter would have to push down by more than
+    12 dB stays below the level.
     """
     target = 10 ** (level_db / 20)
-    gain = 1.0
+    rms = _rms(sound)
+    if rms == 0:
+        return sound
+    gain = target / rms
+    highest = _MOST_LIMITING * gain
     for _ in range(_LEVEL_STEPS):
         finished = limit(sound * np.float32(gain))
-        rms = _rms(finished)
-        if rms == 0 or abs(math.log10(rms / target)) < 1e-3:
+        missing = target / _rms(finished)
+        if gain == highest or abs(missing - 1) < 0.001:
             break
-        gain *= target / rms
+        gain = min(highest, gain * missing)
     return finished
 
 
@@ -184,7 +190,8 @@ def mp3(sound: _Samples, sample_rate: int, kbps: int) -> _Samples:
         container.mux(stream.encode(None))
     file.seek(0)
     with av.open(file, "r") as container:  # cuts what the encoder added at both ends
-        return np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+        frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    return np.concatenate(frames, axis=1)[:, : sound.shape[1]]  # of a few samples it gives more
 
 
 def ogg(sound: _Samples, sample_rate: int, kbps: int) -> _Samples:
