@@ -100,7 +100,7 @@ def describe(song: Song, models: Mapping[str, MusicFM]) -> Features:
     for name, model in models.items():
         embedding = Embedder(model, "all")(samples)
         for layer, frames in enumerate(embedding.frames.double().numpy()):
-            found[f"{name}layer {layer}"] = means(frames, embedding.times.numpy(), spans)
+            found[f"{name}layer {layer}"] = means(frames, embedding.times, spans)
     mel = next(iter(models.values())).features(torch.from_numpy(samples)[None])[0].double().numpy()
     times = np.arange(len(mel)) / 100
     found["mel statistics"] = moments(mel, times, spans)

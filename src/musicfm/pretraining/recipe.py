@@ -18,11 +18,8 @@ from pydantic import Field, model_validator
 from musicfm.config import (
     PRESETS,
     Config,
-    ConformerConfig,
-    FrontEndConfig,
     ModelConfig,
     Positive,
-    RandomProjectionConfig,
 )
 from musicfm.errors import ConfigError
 from musicfm.masking import MaskingConfig
@@ -114,14 +111,8 @@ RECIPES: Mapping[str, Recipe] = {
         validation_clips=16,
         **_SMALL,
     ),
-    # For a laptop without a GPU; 3.8 M weights, 15 MB.
     "nano": Recipe(
-        model=ModelConfig(
-            front_end=FrontEndConfig(conv_dim=16),
-            encoder=ConformerConfig(dim=192, depth=4, num_heads=4, ffn_dim=768, dropout=0.0),
-            quantizer=RandomProjectionConfig(codebook_size=1_024),
-            context_seconds=10.0,
-        ),
+        model=PRESETS["nano"],
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, schedule="cosine"),
         steps=3_000,
         batch_size=8,
