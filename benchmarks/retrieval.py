@@ -25,16 +25,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from musicfm.render.composition import compose
-from musicfm.render.soundfont import load_font
-from musicfm.render.synthesis import synthesize
 from rich.console import Console
 from rich.progress import track
 
 from musicfm import Embedder, MusicFM, audio
 from musicfm.pretraining.module import build_model
 from musicfm.pretraining.recipe import Recipe
+from musicfm.render.composition import compose
 from musicfm.render.song import Song, Span
+from musicfm.render.soundfont import load_font
+from musicfm.render.synthesis import synthesize
 
 Array = npt.NDArray[np.float64]
 Features = Mapping[str, Array]
