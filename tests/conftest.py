@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import recipe
 from musicfm.model import MusicFM
+from musicfm.render.soundfont import SoundFont, load_font
 
 torch.set_num_threads(1)
 
@@ -50,3 +52,11 @@ def _loaded_tiny(published_tiny: Path) -> MusicFM:
 def tiny(_loaded_tiny: MusicFM) -> MusicFM:
     """The golden model, in eval mode; a copy for each test."""
     return copy.deepcopy(_loaded_tiny)
+
+
+@pytest.fixture(scope="session")
+def timgm6mb() -> SoundFont:
+    """The sound font that pretty_midi brings along."""
+    if find_spec("pretty_midi") is None:
+        pytest.skip("TimGM6mb comes with pretty_midi")
+    return load_font()

@@ -313,6 +313,58 @@ def prepare(
 
 
 @app.command()
+def render(
+    count: Annotated[int, typer.Argument(help="How many songs.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the songs; the same one continues a run.")
+    ] = Path("songs"),
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Of the first song. Test songs begin at 1100000000, those of other instruments, "
+            "progressions, forms and tempi at 1200000000, bad recordings at 1300000000."
+        ),
+    ] = 0,
+    format: Annotated[Literal["flac", "wav"], typer.Option(help="Of the audio.")] = "flac",
+    soundfont: Annotated[
+        Path | None,
+        typer.Option(help="A General MIDI .sf2 file. [default: TimGM6mb, from pretty_midi]"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that render. [default: all cores]")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Render again what is done already.")
+    ] = False,
+) -> None:
+    """Compose and render songs with exact labels; nothing is downloaded.
+
+    Each song is a stereo file at 24 kHz with a .jams beside it: beats, chords, segments, keys and
+    tags. A seed gives the same song on any machine. A run that was interrupted continues where it
+    stopped.
+    """
+    from musicfm.render.songs import render_songs
+
+    try:
+        summary = render_songs(
+            count,
+            out,
+            seed=seed,
+            audio_format=format,
+            soundfont=soundfont,
+            num_workers=workers,
+            overwrite=overwrite,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        _say(f"interrupted; what is done is in {out}, and the same command continues")
+        raise typer.Exit(130) from None
+    amount = _amount(summary.audio_seconds, summary.wall_seconds)
+    before = f", {summary.skipped} done before" if summary.skipped else ""
+    _say(f"{summary.done} rendered ({amount}){before}; see {out}")
+
+
+@app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="As embed's --model.")],
     destination: Annotated[
@@ -357,6 +409,10 @@ def pretrain(
         int | None, typer.Option(min=1, help="On this machine. [default: one per GPU, or 1]")
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, each started by itself.")] = 1,
+    sharded: Annotated[
+        bool,
+        typer.Option("--sharded", help="Divide a model that does not fit among the processes."),
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Loading clips, per process. [default: 1 to 8]")
     ] = None,
@@ -380,6 +436,7 @@ def pretrain(
         centroids=centroids,
         resume=resume,
         device=device,
+        sharded=sharded,
         processes=processes,
         num_nodes=nodes,
         num_workers=workers,
@@ -492,12 +549,14 @@ def _device(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def _amount(audio_seconds: float, wall_seconds: float) -> str:
+    hours, minutes = audio_seconds / 3600, wall_seconds / 60
+    speed = audio_seconds / max(wall_seconds, 1e-9)
+    return f"{hours:.2f} h in {minutes:.1f} min, {speed:.1f}x real time"
+
+
 def _describe(summary: "Summary", out: Path) -> str:
-    hours, minutes = summary.audio_seconds / 3600, summary.wall_seconds / 60
-    speed = summary.audio_seconds / max(summary.wall_seconds, 1e-9)
-    parts = [
-        f"{summary.done} embedded ({hours:.2f} h in {minutes:.1f} min, {speed:.1f}x real time)"
-    ]
+    parts = [f"{summary.done} embedded ({_amount(summary.audio_seconds, summary.wall_seconds)})"]
     if summary.skipped:
         parts.append(f"{summary.skipped} done before")
     if summary.damaged:

@@ -29,6 +29,10 @@ class OutputError(MusicFMError, OSError):
     """A result cannot be written, or what is there belongs to other settings."""
 
 
+class SoundFontError(MusicFMError, ValueError):
+    """A sound font is missing or damaged, or lacks what a song asks for."""
+
+
 class AudioWarning(UserWarning):
     """A damaged recording was used as far as it could be decoded."""
 

@@ -1,0 +1,241 @@
+"""A song's production: from the sound of its parts to the sound of its file.
+
+In this order: the reverb is added, the equalizer, stereo width, level with a soft limiter, the
+codec, and the noise floor, which thus is in every sample. Nothing moves in time: the equalizer has
+minimum phase, the reverb follows what excites it, and codecs give back as many samples as they
+got. Sounds are float32, shape (2, samples), left and right.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import av
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from musicfm.render.song import Production
+
+_Samples: TypeAlias = npt.NDArray[np.float32]
+_Spectrum: TypeAlias = npt.NDArray[np.complex64]
+
+_EQUALIZER_Q = 1.0  # a filter is an octave and a half wide
+_EQUALIZER_SECONDS = 0.5  # after which the response to an impulse is below -100 dB from 20 Hz on
+_REVERB_CUTOFF = 4_000.0  # Hz; air and walls swallow what is higher
+_LOWEST_NOISE = 20.0  # Hz; below it, the noise no longer grows
+_KNEE = 0.8  # up to which the limiter leaves samples alone
+_MOST_LIMITING = 4.0
+_LEVEL_STEPS = 8  # of the search for the gain
+
+# libvorbis takes a quality; these are its bit rates at 44100 Hz for quality 0, 0.1, ... 1, in kbps.
+_VORBIS_KBPS = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)
+_BLOCK_SECONDS = 1.0  # written at once: libsndfile overflows its stack on minutes of Vorbis
+
+
+def produce(dry: _Samples, send: _Samples, production: Production, sample_rate: int) -> _Samples:
+    """Finish a song.
+
+    Args:
+        dry: the sound of the parts, shape (2, samples).
+        send: what goes to the reverb, shape (2, samples).
+        production: what happens to them.
+        sample_rate: Hz.
+
+    Returns:
+        Shape (2, samples), within ±1. Its RMS is ``production.level_db``, as far as the limiter
+        lets it, plus the noise.
+    """
+    noise_seed, reverb_seed = np.random.SeedSequence(production.seed).spawn(2)
+    tail = reverb_tail(production.reverb_seconds, sample_rate, np.random.default_rng(reverb_seed))
+    sound = _equalized_with_reverb(dry, send, tail, production.equalizer, sample_rate)
+    sound = widen(sound, production.width)
+    sound = level(sound, production.level_db)
+    if production.codec != "none":
+        trip = mp3 if production.codec == "mp3" else ogg
+        sound = trip(sound, sample_rate, production.codec_kbps)
+        sound = level(sound, production.level_db)  # LAME turns the sound down a little
+    sound += noise(
+        sound.shape[1],
+        sample_rate,
+        production.noise_db,
+        production.noise_slope_db,
+        np.random.default_rng(noise_seed),
+    )
+    return limit(sound)
+
+
+def equalizer_response(
+    equalizer: Sequence[tuple[float, float]], num_samples: int, sample_rate: int
+) -> _Spectrum:
+    """Spectrum of peaking filters in series, for a real FFT of ``num_samples``.
+
+    They are the digital filters of second order of Bristow-Johnson's "Audio EQ Cookbook", of
+    minimum phase. One at or above half of the sample rate has nothing to act on and is left out.
+    """
+    delay = np.exp(-2j * np.pi * np.arange(num_samples // 2 + 1) / num_samples)
+    response = np.ones(len(delay), np.complex128)
+    for frequency, gain_db in equalizer:
+        if frequency >= sample_rate / 2:
+            continue
+        angle = 2 * math.pi * frequency / sample_rate
+        slope = math.sin(angle) / (2 * _EQUALIZER_Q)
+        amplitude = 10 ** (gain_db / 40)
+        middle = -2 * math.cos(angle) * delay
+        response *= 1 + slope * amplitude + middle + (1 - slope * amplitude) * delay**2
+        response /= 1 + slope / amplitude + middle + (1 - slope / amplitude) * delay**2
+    return response.astype(np.complex64)
+
+
+def reverb_tail(seconds: float, sample_rate: int, generator: np.random.Generator) -> _Samples:
+    """What the reverb answers to an impulse: noise that falls by 60 dB in ``seconds``.
+
+    Shape (2, samples), both of energy 1: a sound comes back as loud as it was sent.
+    """
+    num_samples = max(2, round(seconds * sample_rate))
+    falling = 10 ** (-3 * np.arange(num_samples) / num_samples)
+    bright = generator.standard_normal((2, num_samples)) * falling
+    relative = np.fft.rfftfreq(2 * num_samples, 1 / sample_rate) / _REVERB_CUTOFF
+    dull = np.fft.irfft(np.fft.rfft(bright, 2 * num_samples) / (1 + 1j * relative))
+    tail = dull[:, :num_samples]
+    tail /= np.sqrt((tail**2).sum(axis=1, keepdims=True))
+    return tail.astype(np.float32)
+
+
+def widen(sound: _Samples, width: float) -> _Samples:
+    """Scale the difference between left and right: 0 makes them equal, 1 changes nothing."""
+    middle = sound.mean(axis=0)
+    return middle + np.float32(width) * (sound - middle)
+
+
+def limit(sound: _Samples) -> _Samples:
+    """Bend what is beyond ±0.8 so that it stays within ±1; smaller samples stay as they are."""
+    loud = np.abs(sound) > _KNEE
+    if not loud.any():
+        return sound
+    limited = sound.copy()
+    limited[loud] = _bent(sound[loud])
+    return limited
+
+
+def _bent(loud: _Samples) -> _Samples:
+    beyond = np.tanh((np.abs(loud) - _KNEE) / (1 - _KNEE))
+    return np.copysign(_KNEE + (1 - _KNEE) * beyond, loud)
+
+
+def level(sound: _Samples, level_db: float) -> _Samples:
+    """Amplify to an RMS in dB relative to full scale, after the limiter.
+
+    Silence stays silent. A sound whose peaks the limiter would have to push down by more than
+    12 dB stays below the level.
+    """
+    target = 10 ** (level_db / 20)
+    rms = _rms(sound)
+    if rms == 0:
+        return sound
+    gain = target / rms
+    highest = _MOST_LIMITING * gain
+    for _ in range(_LEVEL_STEPS):
+        finished = limit(sound * np.float32(gain))
+        missing = target / _rms(finished)
+        if gain == highest or abs(missing - 1) < 0.001:
+            break
+        gain = min(highest, gain * missing)
+    return finished
+
+
+def _rms(sound: _Samples) -> float:
+    return math.sqrt(np.vdot(sound, sound) / max(1, sound.size))
+
+
+def noise(
+    num_samples: int,
+    sample_rate: int,
+    noise_db: float,
+    slope_db: float,
+    generator: np.random.Generator,
+) -> _Samples:
+    """A noise floor of so many dB (RMS) relative to full scale, shape (2, samples).
+
+    Its spectrum changes by ``slope_db`` per octave from 20 Hz on. Left and right are one noise,
+    half of its length apart.
+    """
+    length = 2 * _fast_length(max(1, -(-num_samples // 2)))
+    frequencies = np.maximum(np.fft.rfftfreq(length, 1 / sample_rate), _LOWEST_NOISE)
+    shape = (frequencies / _LOWEST_NOISE) ** (slope_db / (20 * math.log10(2)))
+    parts = generator.standard_normal((len(frequencies), 2), np.float32)
+    parts *= shape.astype(np.float32)[:, None]
+    parts[0] = 0
+    left = np.fft.irfft(parts.view(np.complex64)[:, 0], length).astype(np.float32, copy=False)
+    left *= np.float32(10 ** (noise_db / 20) / _rms(left))
+    return np.stack([left[:num_samples], np.roll(left, length // 2)[:num_samples]])
+
+
+def mp3(sound: _Samples, sample_rate: int, kbps: int) -> _Samples:
+    """A round trip through mp3 (LAME), at the nearest bit rate that it has at the sample rate."""
+    file = io.BytesIO()
+    size = round(_BLOCK_SECONDS * sample_rate)
+    with av.open(file, "w", format="mp3") as container:
+        stream = container.add_stream("libmp3lame", rate=sample_rate)
+        stream.codec_context.layout = "stereo"
+        stream.codec_context.format = "fltp"
+        stream.codec_context.options = {"compression_level": "7"}  # three times as fast as 2
+        stream.bit_rate = kbps * 1000
+        for start in range(0, sound.shape[1], size):
+            block = np.ascontiguousarray(sound[:, start : start + size])
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts = sample_rate, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    file.seek(0)
+    with av.open(file, "r") as container:  # cuts what the encoder added at both ends
+        frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    return np.concatenate(frames, axis=1)[:, : sound.shape[1]]  # of a few samples it gives more
+
+
+def ogg(sound: _Samples, sample_rate: int, kbps: int) -> _Samples:
+    """A round trip through Ogg Vorbis, at about that bit rate."""
+    per_sample = kbps * 44_100 / sample_rate
+    quality = float(np.interp(per_sample, _VORBIS_KBPS, np.arange(11) / 10))
+    file = io.BytesIO()
+    size = round(_BLOCK_SECONDS * sample_rate)
+    with soundfile.SoundFile(
+        file, "w", sample_rate, 2, "VORBIS", format="OGG", compression_level=1 - quality
+    ) as encoder:
+        for start in range(0, sound.shape[1], size):
+            encoder.write(sound[:, start : start + size].T)
+    file.seek(0)
+    decoded, _ = soundfile.read(file, dtype="float32", always_2d=True)
+    return np.ascontiguousarray(decoded.T)
+
+
+def _equalized_with_reverb(
+    dry: _Samples,
+    send: _Samples,
+    tail: _Samples,
+    equalizer: Sequence[tuple[float, float]],
+    sample_rate: int,
+) -> _Samples:
+    """Add the reverb of what is sent and equalize it all, in one pass of overlapping blocks."""
+    num_samples = dry.shape[1]
+    reach = tail.shape[1] + round(_EQUALIZER_SECONDS * sample_rate)
+    # Powers of two transform fastest; of four times the reach, three quarters of a block are new.
+    length = 1 << math.ceil(math.log2(4 * reach))
+    block = length - reach
+    direct = equalizer_response(equalizer, length, sample_rate)
+    reverb = np.fft.rfft(tail, length) * direct
+    sent = send.mean(axis=0)
+    sound = np.zeros((2, num_samples + length), np.float32)
+    for start in range(0, num_samples, block):
+        part = slice(start, start + block)
+        spectrum = np.fft.rfft(dry[:, part], length) * direct
+        spectrum += np.fft.rfft(sent[part], length) * reverb
+        sound[:, start : start + length] += np.fft.irfft(spectrum, length)
+    return sound[:, :num_samples]
+
+
+def _fast_length(at_least: int) -> int:
+    """A length without prime factors above 7, which an FFT is fast at; a quarter longer at most."""
+    unit = 1 << max(0, at_least.bit_length() - 3)
+    return -(-at_least // unit) * unit

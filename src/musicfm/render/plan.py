@@ -1,0 +1,130 @@
+"""What is decided about a song before any note is written."""
+
+from dataclasses import dataclass
+
+from musicfm.render.accompaniment import Grid
+from musicfm.render.arrangement import Scene, choose_roles, set_scenes
+from musicfm.render.clock import Feel
+from musicfm.render.dice import Dice
+from musicfm.render.form import Section, plan_form
+from musicfm.render.splits import split_of
+from musicfm.render.styles import (
+    STEPS_PER_BAR,
+    STEPS_PER_BEAT,
+    STYLES,
+    Comping,
+    Groove,
+    Metre,
+    Style,
+    choose_metre_and_style,
+    choose_tempo,
+)
+from musicfm.render.theory import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is decided before any note is written."""
+
+    seed: int
+    reserved: bool
+    """Whether it is made of the material kept for held-out songs."""
+    metre: Metre
+    style_name: str
+    key: Key
+    feel: Feel
+    grid: Grid
+    sections: tuple[Section, ...]
+    roles: frozenset[str]
+    scenes: tuple[Scene, ...]
+    groove: Groove
+    comping: Comping
+    walking: bool
+    final_chord: bool
+    pickup_beats: int
+    lead_in: float
+    """Seconds before the music; likewise after it."""
+    lead_out: float
+    fade_out: bool
+
+    @property
+    def style(self) -> Style:
+        """The style."""
+        return STYLES[self.style_name]
+
+    @property
+    def dice(self) -> Dice:
+        """The root of all that is drawn for the notes."""
+        return Dice("song", self.seed)
+
+    @property
+    def num_bars(self) -> int:
+        """Of all sections."""
+        return self.sections[-1].first_bar + self.sections[-1].bars
+
+
+def make_plan(seed: int) -> Plan:
+    """Everything about a song that is decided before its notes."""
+    dice = Dice("song", seed).child("plan")
+    reserved = split_of(seed) == "heldout"
+    metre, style_name = choose_metre_and_style(dice.child("style"))
+    style = STYLES[style_name]
+    feel = _feel(dice.child("feel"), style, metre, reserved)
+    grid = Grid(
+        STEPS_PER_BAR[metre],
+        STEPS_PER_BEAT[metre],
+        60 / feel.beats_per_minute / STEPS_PER_BEAT[metre],
+    )
+    drums = not dice.child("drums").chance(style.drumless)
+    key = key_of(seed)
+    bar_seconds = grid.step_seconds * grid.steps_per_bar
+    sections = plan_form(dice.child("form"), key, bar_seconds, reserved, drums)
+    roles = choose_roles(dice.child("roles"), style, drums)
+    scenes = set_scenes(dice.child("scenes"), roles, sections)
+    ends = dice.child("ends")
+    lead_in = ends.uniform(0.05, 0.3) if ends.chance(0.4) else ends.uniform(0.3, 4.0)
+    pickup = ends.integer(1, grid.steps_per_bar // grid.steps_per_beat - 1)
+    has_melody = bool(scenes[0].roles & {"lead", "solo"})
+    patterns = dice.child("patterns")
+    bassline = patterns.weighted(style.bass)
+    return Plan(
+        seed=seed,
+        reserved=reserved,
+        metre=metre,
+        style_name=style_name,
+        key=key,
+        feel=feel,
+        grid=grid,
+        sections=sections,
+        roles=roles,
+        scenes=scenes,
+        groove=patterns.weighted(style.grooves),
+        comping=patterns.weighted(style.comping),
+        walking=bassline == "walking",
+        final_chord=ends.chance(0.7),
+        pickup_beats=pickup if has_melody and ends.chance(0.6) else 0,
+        lead_in=round(lead_in, 3),
+        lead_out=round(ends.uniform(0.3, 3.5), 3),
+        fade_out=ends.chance(0.15),
+    )
+
+
+def key_of(seed: int) -> Key:
+    """The key of a song: of any 24 songs in a row, no two have the same tonic and third."""
+    order = Dice("keys", seed // 24).shuffled(range(24))
+    tonic, is_minor = divmod(order[seed % 24], 2)
+    modes = {"minor": 7.0, "dorian": 1.0} if is_minor else {"major": 7.0, "mixolydian": 1.0}
+    return Key(tonic, Dice("mode", seed).weighted(modes))
+
+
+def _feel(dice: Dice, style: Style, metre: Metre, reserved: bool) -> Feel:
+    machine = dice.chance(0.35)
+    swings = metre != "6/8" and dice.chance(style.swing)
+    return Feel(
+        beats_per_minute=choose_tempo(dice, style, metre, reserved),
+        drift=0.0 if machine else dice.uniform(0.005, 0.04),
+        unevenness=0.0 if machine else dice.uniform(0.0, 0.012),
+        swing=dice.uniform(0.56, 0.67) if swings else 0.5,
+        swing_steps=0 if not swings else 4 if style.swings == "eighths" else 2,
+        ritardando=dice.uniform(0.05, 0.25) if not machine and dice.chance(0.4) else 0.0,
+    )

@@ -1,0 +1,176 @@
+"""Rendering many songs into a folder, in parallel, so that nothing finished is done twice."""
+
+import contextlib
+import io
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Literal
+
+from musicfm.errors import ConfigError, MusicFMError
+from musicfm.files import atomic_write
+from musicfm.journal import Journal, Recording
+from musicfm.processes import Failure, Message, num_cores, run_tasks
+from musicfm.progress import AudioProgress
+from musicfm.render.composition import GENERATOR_VERSION, compose
+from musicfm.render.labels import GENERATOR, jams_text
+from musicfm.render.soundfont import load_font
+from musicfm.render.splits import split_of
+from musicfm.render.synthesis import synthesize
+
+AudioFormat = Literal["flac", "wav"]
+
+SAMPLE_RATE = 24_000
+"""Of songs, unless another is asked for: the models'."""
+
+_PATIENCE_SECONDS = 600.0  # for one song, which takes seconds
+
+
+@dataclass
+class RenderSummary:
+    """What became of some songs."""
+
+    done: int = 0
+    skipped: int = 0
+    """Songs that an earlier run had rendered."""
+    audio_seconds: float = 0.0
+    wall_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """A song as it goes to the disk."""
+
+    audio: bytes
+    labels: str
+    seconds: float
+
+
+def render_songs(
+    count: int,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    audio_format: AudioFormat = "flac",
+    sample_rate: int = SAMPLE_RATE,
+    soundfont: Path | None = None,
+    num_workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> RenderSummary:
+    """Composes and renders songs with their labels. ``musicfm render`` is this function.
+
+    Song S becomes ``song_S.flac``, 16 bits and stereo, with ``song_S.jams`` beside it. What an
+    earlier run into the same folder has done is skipped.
+
+    Args:
+        count: number of songs.
+        out: the output folder; besides songs it gets ``journal.jsonl``.
+        seed: of the first song; the others' follow it. See :mod:`musicfm.render.splits` for the
+            ranges that are reserved for test songs.
+        audio_format: of the audio files.
+        sample_rate: of the audio files, in Hz.
+        soundfont: a General MIDI ``.sf2`` file; None takes the one that pretty_midi brings along.
+        num_workers: processes that render; None takes all cores. One is this process itself.
+        overwrite: render again what is done already.
+        progress: show a bar on standard error.
+
+    Raises:
+        ConfigError: a count, seed or number of workers that cannot be.
+        SoundFontError: there is no sound font, or it is damaged or lacks an instrument.
+        OutputError: the folder cannot be written, or holds songs of other settings.
+    """
+    begin, summary = time.monotonic(), RenderSummary()
+    _check_seeds(seed, count)
+    num_workers = num_cores(num_workers)
+    font = load_font(soundfont)
+    settings = {
+        "generator": GENERATOR,
+        "generator_version": GENERATOR_VERSION,
+        "sound_font": font.name,
+        "sound_font_sha256": font.sha256,
+        "sound_font_licence": font.licence,
+        "format": audio_format,
+        "sample_rate": sample_rate,
+    }
+    folder = Path(out)
+    songs = {number: _entry(number) for number in range(seed, seed + count)}
+    with Journal(folder, settings, songs.values(), overwrite) as journal:
+        pending = [
+            number
+            for number, song in songs.items()
+            if overwrite or not (journal.has(song) and _audio(folder, song, audio_format).is_file())
+        ]
+        summary.skipped = count - len(pending)
+        rendered = run_tasks(
+            partial(_render, soundfont, audio_format, sample_rate),
+            ((number, number) for number in pending),
+            num_workers=num_workers,
+            timeout_seconds=_PATIENCE_SECONDS,
+        )
+        with (
+            contextlib.closing(rendered),
+            AudioProgress("Rendering", len(pending), len(pending), progress) as bar,
+        ):
+            for event in rendered:
+                if isinstance(event, Failure):
+                    raise MusicFMError(f"song {event.key} cannot be rendered: {event.reason}")
+                if isinstance(event, Message):
+                    song, result = songs[event.key], event.value
+                    _save(result, _audio(folder, song, audio_format), _labels(folder, song))
+                    journal.add(song, output=_labels(folder, song).name, duration=result.seconds)
+                    summary.done += 1
+                    summary.audio_seconds += result.seconds
+                    bar.advance(files=1, seconds=result.seconds, work=1)
+    summary.wall_seconds = time.monotonic() - begin
+    return summary
+
+
+def _check_seeds(seed: int, count: int) -> None:
+    if count < 1:
+        raise ConfigError(f"{count} songs cannot be rendered; give 1 or more")
+    first, last = split_of(seed), split_of(seed + count - 1)
+    if first != last:
+        raise ConfigError(
+            f"seeds {seed} to {seed + count - 1} reach from {first} songs into {last} songs; "
+            "render them apart, into a folder each"
+        )
+
+
+def _entry(seed: int) -> Recording:
+    """A song in the journal, which knows recordings by path; a song has its name only."""
+    return Recording(Path(f"song_{seed}"), f"song_{seed}", 0, 0)
+
+
+def _audio(folder: Path, song: Recording, audio_format: AudioFormat) -> Path:
+    return folder / f"{song.name}.{audio_format}"
+
+
+def _labels(folder: Path, song: Recording) -> Path:
+    return folder / f"{song.name}.jams"
+
+
+def _save(rendered: _Rendered, audio: Path, labels: Path) -> None:
+    with atomic_write(audio) as temporary:
+        temporary.write_bytes(rendered.audio)
+    with atomic_write(labels) as temporary:
+        temporary.write_text(rendered.labels, encoding="utf-8")
+
+
+_font = lru_cache(maxsize=1)(load_font)  # once in each process
+
+
+def _render(
+    soundfont: Path | None, audio_format: AudioFormat, sample_rate: int, seed: int
+) -> Iterator[_Rendered]:
+    """What a process does for a song."""
+    import soundfile
+
+    song, font = compose(seed), _font(soundfont)
+    samples = synthesize(song, font, sample_rate)
+    audio = io.BytesIO()
+    soundfile.write(audio, samples, sample_rate, format=audio_format.upper(), subtype="PCM_16")
+    yield _Rendered(audio.getvalue(), jams_text(song, font), song.duration)
