@@ -568,8 +568,9 @@ def _describe(summary: "Summary", out: Path) -> str:
 
 def _describe_scan(scanned: "Scan", out: Path) -> str:
     parts = [f"{len(scanned.manifest)} tracks ({scanned.manifest.seconds / 3600:.2f} h) in {out}"]
-    if scanned.sizes:
-        parts.append(" and ".join(f"{count} {name}" for name, count in scanned.sizes.items()))
+    if set(scanned.sizes) - {None}:
+        sizes = scanned.sizes.items()
+        parts.append(" and ".join(f"{count} {name or 'in no split'}" for name, count in sizes))
     if scanned.num_unchanged:
         parts.append(f"{scanned.num_unchanged} unchanged")
     if scanned.num_vanished:
