@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import signal
@@ -15,6 +16,8 @@ import musicfm
 from musicfm import cli
 from musicfm.embedding import Embedder
 from musicfm.model import MusicFM
+from songs import write_songs
+from test_pretraining_run import MICRO, at_step, rows
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -221,3 +224,159 @@ def test_ctrl_c_says_how_to_go_on(run: Run, published_tiny: Path, tmp_path: Path
     done = len(contents(out))
     assert 0 < done < 24
     assert f"{done} done before" in run(*arguments)[2]
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recordings and a file that is none."""
+    folder = tmp_path_factory.mktemp("album")
+    for name in ("tone.ogg", "tone.flac"):
+        audio_files.write(folder, name, seconds=2.0)
+    (folder / "bad.mp3").write_bytes(b"bad")
+    return folder
+
+
+def test_music_is_scanned_measured_and_prepared(run: Run, album: Path, tmp_path: Path) -> None:
+    manifest, stats, shards = tmp_path / "m.parquet", tmp_path / "stats.json", tmp_path / "shards"
+    status, _, errors = run("scan", album, "--out", manifest, "--valid", 0.5, "--workers", 1)
+    assert status == 1
+    assert "failed: " in errors
+    assert errors.splitlines()[-1].startswith("warning: ") or "1 train and 1 valid" in errors
+    assert f"2 tracks (0.00 h) in {manifest}" in errors
+
+    status, _, errors = run("stats", manifest, "--out", stats, "--sample", 1, "--workers", 1)
+    assert status == 0, errors
+    assert f"over 1 tracks (0.00 h), 0 failed; wrote {stats}" in errors
+    assert set(json.loads(stats.read_text())) > {"melspec_2048_mean", "melspec_2048_std"}
+
+    status, _, errors = run("prepare", manifest, "--out", shards, "--workers", 1)
+    assert status == 0, errors
+    assert "2 pieces (0.00 h) in 1 shards, 0 of them done before, 0 tracks failed" in errors
+    status, _, errors = run("prepare", manifest, "--out", shards, "--piece-seconds", 1)
+    assert status == 1
+    assert "(piece_seconds differ); use another folder, or overwrite them" in errors
+    assert run("prepare", shards, "--out", tmp_path / "again", "--workers", 1)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give files or folders to scan, or --fma"),
+        (["x", "--fma", "y"], "give files or folders to scan, or --fma"),
+        (["--fma", "nowhere"], "download https://os.unil.cloud.switch.ch/fma/fma_metadata.zip"),
+        (["--fma", "x", "--valid", 0.1], "official splits; leave out --valid"),
+        (["x", "--test", 0.1], "--test goes with --valid"),
+        (["x", "--valid", 1.5], "impossible"),
+        (["x", "--out", "m.csv"], "m.csv is no manifest"),
+    ],
+)
+def test_impossible_scans_are_explained(
+    run: Run, arguments: list[object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = run("scan", *arguments)
+    assert status == 1
+    assert message in errors.splitlines()[-1]
+
+
+# --------------------------------------------------------------------- pretraining
+
+
+@pytest.fixture
+def pretrain_command(tmp_path: Path) -> list[object]:
+    """Pretrains the smallest model on five songs, for four steps."""
+    recipe = tmp_path / "micro.json"
+    recipe.write_text(json.dumps(MICRO.replace(steps=4, validation_clips=2).to_dict()))
+    write_songs(tmp_path / "songs", 5)
+    options = ["--out", tmp_path / "run", "--device", "cpu", "--workers", 0]
+    return ["pretrain", recipe, tmp_path / "songs", *options]
+
+
+def test_a_model_is_pretrained_and_used(
+    run: Run, pretrain_command: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "songs" / "bad.mp3").write_bytes(b"no music")
+    stats = tmp_path / "stats.json"
+    stats.write_text('{"melspec_2048_mean": 1.5, "melspec_2048_std": 20.0}')
+    status, _, errors = run(*pretrain_command, "--stats", stats, "--set", "seed=3")
+    assert status == 0, errors
+    assert "trained 4 steps; the model is in" in errors
+    model = MusicFM.from_pretrained(tmp_path / "run" / "model")
+    assert (model.config.mel.mean, model.config.mel.std) == (1.5, 20.0)
+    settings = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert settings["seed"] == 3
+    song = tmp_path / "songs" / "song_0.wav"
+    frames = []
+    for source in ("model", "checkpoints/step-00000004.ckpt"):
+        out = tmp_path / Path(source).stem
+        status, _, errors = run("embed", song, "--out", out, "--model", tmp_path / "run" / source)
+        assert status == 0, errors
+        frames.append(np.load(out / "song_0.npz")["frames"])
+    np.testing.assert_array_equal(*frames)
+
+
+def test_a_stopped_run_says_how_to_go_on(
+    run: Run,
+    pretrain_command: list[object],
+    tmp_path: Path,
+    undisturbed_rows: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, lambda _: os.kill(os.getpid(), signal.SIGINT))
+        status, _, errors = run(*pretrain_command)
+    assert status == 130
+    assert f"stopped at step 2, which is saved in {tmp_path / 'run'}; --resume goes on" in errors
+    status, _, errors = run(*pretrain_command)
+    assert (status, errors.count("holds a run; resume it (--resume)")) == (1, 1)
+    status, _, errors = run(*pretrain_command, "--resume")
+    assert status == 0, errors
+    assert rows(tmp_path / "run") == undisturbed_rows
+
+
+@pytest.fixture
+def undisturbed_rows(run: Run, pretrain_command: list[object], tmp_path: Path) -> list[object]:
+    run(*[tmp_path / "whole" if a == tmp_path / "run" else a for a in pretrain_command])
+    return list(rows(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nanno", "{songs}"], "no recipe 'nanno'; did you mean 'nano'"),
+        (["tiny", "{songs}", "--set", "stepz=1"], "no key 'stepz'; did you mean 'steps'"),
+        (["tiny", "{tmp}/absent"], "absent"),
+        (["tiny", "{tmp}/empty"], "no recordings"),
+        (["tiny", "{songs}", "--stats", "{tmp}/absent.json"], "absent.json"),
+        (["fm1", "{songs}"], "run musicfm kmeans"),
+        (["tiny", "{songs}", "--set", "batch_size=3"], "batch_size 3 is no multiple"),
+        (["tiny", "{songs}", "--processes", "3"], "cannot be shared by 3 processes"),
+    ],
+)
+def test_what_cannot_be_pretrained_is_one_sentence(
+    run: Run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    write_songs(tmp_path / "songs", 2)
+    (tmp_path / "empty").mkdir()
+    given = [a.format(songs=tmp_path / "songs", tmp=tmp_path) for a in arguments]
+    status, _, errors = run("pretrain", *given, "--out", tmp_path / "run", "--device", "cpu")
+    assert status == 1
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_kmeans_tokens_are_fitted(run: Run, tmp_path: Path) -> None:
+    write_songs(tmp_path / "songs", 3)
+    fields = MICRO.to_dict()
+    fields["model"]["quantizer"] = {"kind": "kmeans", "codebook_size": 4, "num_codebooks": 1}
+    recipe = tmp_path / "micro.json"
+    recipe.write_text(json.dumps({**fields, "steps": 1}))
+    out = tmp_path / "centroids.safetensors"
+    status, _, errors = run("kmeans", recipe, tmp_path / "songs", "--out", out)
+    assert status == 0, errors
+    options = ["--device", "cpu", "--workers", 0, "--centroids", out]
+    status, _, errors = run(
+        "pretrain", recipe, tmp_path / "songs", "--out", tmp_path / "run", *options
+    )
+    assert status == 0, errors

@@ -16,12 +16,12 @@ import soundfile
 import audio_files
 from musicfm.datasets import scanning
 from musicfm.datasets.scanning import (
-    Splitting,
     collect,
     read_track,
     scan,
     update_manifest,
 )
+from musicfm.datasets.splits import Splitting
 from musicfm.datasets.tracks import Manifest, Track
 from musicfm.errors import ConfigError, DataError, OutputError
 
@@ -182,18 +182,29 @@ def test_splits_are_kept_or_made_anew(music: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "reason"),
+    ("sandbox", "reason"),
     [
-        ({"musicfm": {"split": "heldout", "seed": 7}}, "rendered heldout song, seed 7"),
-        ({"musicfm": {"split": "train", "seed": 7}}, None),
-        ({}, None),
-        ([], None),
+        ({"split": "heldout", "seed": 7}, "rendered heldout song, seed 7"),
+        ({"split": "train", "seed": 7}, None),
     ],
 )
-def test_rendered_test_songs_are_reserved(music: Path, labels: Any, reason: str | None) -> None:
-    (music / "album 1" / "3.jams").write_text(json.dumps({"sandbox": labels}))
+def test_rendered_test_songs_are_reserved(
+    music: Path, sandbox: dict[str, Any], reason: str | None
+) -> None:
+    labels = {"sandbox": {"generator": "musicfm render", **sandbox}}
+    (music / "album 1" / "3.jams").write_text(json.dumps(labels))
     track = scan([music / "album 1" / "3.wav"], num_workers=1).manifest[0]
     assert (track.reserved, track.split) == (reason, None if reason is None else "test")
+    assert track.artist == "musicfm render, seed 7"
+
+
+@pytest.mark.parametrize(
+    "labels", [{"sandbox": {"split": "test", "seed": 7}}, {"sandbox": {}}, [], "{"]
+)
+def test_other_labels_say_nothing(music: Path, labels: Any) -> None:
+    (music / "album 1" / "3.jams").write_text(json.dumps(labels))
+    track = scan([music / "album 1" / "3.wav"], num_workers=1).manifest[0]
+    assert (track.reserved, track.split, track.artist) == (None, None, "Artist 1")
 
 
 PROGRAM = """
@@ -241,7 +252,7 @@ def test_two_scans_do_not_write_to_one_manifest(music: Path, tmp_path: Path) -> 
     out = tmp_path / "m.parquet"
     with (
         scanning._notes(out, False),
-        pytest.raises(OutputError, match=r"another scan is writing to .*m\.parquet"),
+        pytest.raises(OutputError, match=f"another run is writing to {tmp_path}"),
     ):
         update_manifest(out, [music])
 
@@ -252,6 +263,18 @@ def test_a_manifest_may_stand_for_its_files(originals: Path, tmp_path: Path) -> 
     assert list(collect([out])) == list(collect([originals])) == list(scanned)
     with pytest.raises(ConfigError, match=r"m\.parquet is a manifest; give it alone"):
         collect([originals, out])
+    with pytest.raises(ConfigError, match=r"m\.parquet is a manifest; scan the files"):
+        update_manifest(tmp_path / "n.parquet", [out])
+
+
+def test_the_tracks_of_a_split_are_taken(originals: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.parquet"
+    update_manifest(out, [originals], splitting=Splitting(0.5, 0.0, "folder", 2))
+    valid = collect([out], split="valid")
+    assert 0 < len(valid) < 5
+    assert {track.split for track in valid} == {"valid"}
+    with pytest.raises(ConfigError, match=r"no track is in split 'test'; .* musicfm scan --valid"):
+        collect([out], split="test")
 
 
 def test_nothing_to_scan_is_an_error(tmp_path: Path) -> None:

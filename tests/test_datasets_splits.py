@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from musicfm.datasets.splits import SplitBy, split
+from musicfm.datasets.splits import SplitBy, Splitting, split
 from musicfm.datasets.tracks import Manifest, Track
 from musicfm.errors import ConfigError
 
@@ -32,7 +32,7 @@ def splits(manifest: Manifest) -> dict[str, str | None]:
 
 @pytest.mark.parametrize("by", ["artist", "album", "folder", "track"])
 def test_groups_stay_together_and_parts_are_as_asked_for(by: SplitBy) -> None:
-    done = split(Manifest("x", tracks(5000)), valid=0.1, test=0.2, by=by)
+    done = split(Manifest("x", tracks(5000)), Splitting(valid=0.1, test=0.2, by=by))
     for name, part in (("train", 0.7), ("valid", 0.1), ("test", 0.2)):
         count = sum(track.split == name for track in done)
         assert count / 5000 == pytest.approx(part, abs=0.06 if by == "artist" else 0.04)
@@ -45,14 +45,18 @@ def test_groups_stay_together_and_parts_are_as_asked_for(by: SplitBy) -> None:
 
 
 def test_adding_tracks_moves_no_others() -> None:
-    few, many = (splits(split(Manifest("x", tracks(count)), valid=0.3)) for count in (200, 300))
+    few, many = (
+        splits(split(Manifest("x", tracks(count)), Splitting(0.3))) for count in (200, 300)
+    )
     assert few.items() <= many.items()
-    assert splits(split(Manifest("x", tracks(200)), valid=0.3, seed=1)) != few
+    assert splits(split(Manifest("x", tracks(200)), Splitting(0.3, seed=1))) != few
 
 
 def test_given_splits_stay() -> None:
     given = [replace(track, split="test") for track in tracks(50)]
-    done = split(Manifest("x", given + [replace(t, path=f"b{t.path}") for t in tracks(50)]))
+    done = split(
+        Manifest("x", given + [replace(t, path=f"b{t.path}") for t in tracks(50)]), Splitting()
+    )
     assert [track.split for track in done][:50] == ["test"] * 50
     assert "test" not in [track.split for track in done][50:]
 
@@ -60,23 +64,27 @@ def test_given_splits_stay() -> None:
 def test_what_names_no_artist_is_split_by_album_and_folder() -> None:
     anonymous = [replace(track, artist="") for track in tracks(500)]
     nameless = [replace(track, album="") for track in anonymous]
-    by_album = splits(split(Manifest("x", anonymous), valid=0.3, by="artist"))
-    assert by_album == splits(split(Manifest("x", anonymous), valid=0.3, by="album"))
-    by_folder = splits(split(Manifest("x", nameless), valid=0.3, by="artist"))
-    assert by_folder == splits(split(Manifest("x", nameless), valid=0.3, by="folder"))
+    by_album = splits(split(Manifest("x", anonymous), Splitting(0.3, by="artist")))
+    assert by_album == splits(split(Manifest("x", anonymous), Splitting(0.3, by="album")))
+    by_folder = splits(split(Manifest("x", nameless), Splitting(0.3, by="artist")))
+    assert by_folder == splits(split(Manifest("x", nameless), Splitting(0.3, by="folder")))
+    flat = Manifest("x", [replace(track, path=track.path.split("/")[1]) for track in nameless])
+    one_by_one = splits(split(flat, Splitting(0.3, by="artist")))
+    assert one_by_one == splits(split(flat, Splitting(0.3, by="track")))
 
 
 def test_copies_go_to_one_split() -> None:
     originals = tracks(200)
     copies = [replace(track, path=f"copy of {track.path}") for track in originals]
-    done = [track.split for track in split(Manifest("x", originals + copies), by="track")]
+    both = Manifest("x", originals + copies)
+    done = [track.split for track in split(both, Splitting(by="track"))]
     assert done[:200] == done[200:]
 
 
 @pytest.mark.parametrize("parts", [{"valid": 1.0}, {"valid": -0.1}, {"valid": 0.5, "test": 0.5}])
 def test_impossible_parts_are_refused(parts: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="leave something for training"):
-        split(Manifest("x", tracks(1)), **parts)
+        Splitting(**parts)
     other: Any = "mood"
     with pytest.raises(ConfigError, match="not by 'mood'"):
-        split(Manifest("x", tracks(1)), by=other)
+        Splitting(by=other)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from musicfm.config import ConformerConfig, FrontEndConfig, ModelConfig, RandomProjectionConfig
 from musicfm.datasets.tracks import Manifest
@@ -201,7 +202,12 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
 
 
 def train_in_process(
-    recipe: Recipe, songs: Path, out: Path, environment: dict[str, str], fault: str
+    recipe: Recipe,
+    songs: Path,
+    out: Path,
+    environment: dict[str, str],
+    fault: str,
+    sharded: bool,
 ) -> None:
     """A child's life: to train, and perhaps to meet with a fault."""
     torch.set_num_threads(1)
@@ -224,23 +230,28 @@ def train_in_process(
 
     if kind in ("killed_while_saving", "full_disk"):
         torch.save = fail  # type: ignore[assignment]
-    if kind == "killed":
-        clip = PretrainingModule.configure_gradient_clipping
+    clip = PretrainingModule.configure_gradient_clipping
 
-        def clipped(module: PretrainingModule, *given: Any, **options: Any) -> None:
-            if module.global_step == int(step) - 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            clip(module, *given, **options)
+    def clipped(module: PretrainingModule, *given: Any, **options: Any) -> None:
+        if kind == "killed" and module.global_step == int(step) - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        assert sharded == isinstance(next(module.parameters()), DTensor)
+        clip(module, *given, **options)
 
-        setattr(PretrainingModule, clip.__name__, clipped)
+    setattr(PretrainingModule, clip.__name__, clipped)
     try:
-        pretrain(recipe, songs, out, resume=True)
+        pretrain(recipe, songs, out, resume=True, sharded=sharded)
     except OutputError as error:
         (out / "error.txt").write_text(str(error)[:200])
 
 
 def start(
-    recipe: Recipe, songs: Path, out: Path, world_size: int = 1, fault: str = ""
+    recipe: Recipe,
+    songs: Path,
+    out: Path,
+    world_size: int = 1,
+    fault: str = "",
+    sharded: bool = False,
 ) -> list[int | None]:
     """Trains in processes; their exit codes."""
     with socket.socket() as free:
@@ -250,7 +261,7 @@ def start(
     for rank in range(world_size):
         environment = {} if world_size == 1 else torchrun_environment(rank, world_size, port)
         child = CONTEXT.Process(
-            target=train_in_process, args=(recipe, songs, out, environment, fault)
+            target=train_in_process, args=(recipe, songs, out, environment, fault, sharded)
         )
         child.start()
         children.append(child)
@@ -487,3 +498,17 @@ def test_two_killed_processes_go_on_exactly(songs: Path, tmp_path: Path, fault: 
     assert start(recipe, songs, broken, world_size=2) == [0, 0]
     assert rows(broken) == rows(whole)
     assert weights(broken) == weights(whole)
+
+
+def test_a_model_divided_among_processes_learns_the_same(songs: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    recipe = PLAIN.replace(checkpoint_every=2)
+    pretrain(recipe, songs, one)
+    assert start(recipe, songs, two, world_size=2, sharded=True) == [0, 0]
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    for (name, a), (_, b) in zip(tensors(one), tensors(two), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
+    # Its checkpoints are those of any run: one process can go on from them.
+    checkpoints.checkpoint_path(two / "checkpoints", 3).unlink()
+    pretrain(recipe, songs, two, resume=True)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from musicfm.model import MusicFM
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+RUN_PREFIX = "objective.model."
+"""Before every key in a checkpoint of a pretraining run."""
 
 Model = TypeVar("Model", bound="MusicFM")
 
@@ -44,8 +46,8 @@ def load(
 
     Args:
         source: an alias (``"msd"``, ``"fma"``: the authors' checkpoints; a folder of that name is
-            ``"./msd"``), a folder of ours, a ``.pt`` file in a published layout, or a hub id such
-            as ``"name/model"``.
+            ``"./msd"``), a folder of ours, a ``.ckpt`` file of a pretraining run, a ``.pt`` file
+            in a published layout, or a hub id such as ``"name/model"``.
         model_class: :class:`musicfm.MusicFM` or a subclass.
         stats: for a ``.pt`` file, its JSON file of statistics or (mean, standard deviation) in dB;
             by default the file beside it.
@@ -69,6 +71,8 @@ def load(
         if stats is not None:
             raise CheckpointError(f"stats= is for .pt files; those of {path} are in its {CONFIG}")
         config, tensors = _read_folder(path)
+    elif path.suffix == ".ckpt" and path.is_file():
+        config, tensors = _read_run(path)
     elif path.is_file():
         config, tensors = published.read(path, stats)
     else:
@@ -167,6 +171,19 @@ def _read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
             f"{folder / CONFIG} is not the one that was saved with {WEIGHTS}: it was edited, or a "
             "save was interrupted; save the model again"
         )
+    return config, tensors
+
+
+def _read_run(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """The model within a checkpoint of a pretraining run."""
+    content = published.unpickle(path)
+    try:
+        config = ModelConfig.from_dict(content["musicfm"]["recipe"]["model"])
+        tensors = {
+            name.removeprefix(RUN_PREFIX): tensor for name, tensor in content["state_dict"].items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of a pretraining run") from error
     return config, tensors
 
 

@@ -4,8 +4,10 @@ Heavy imports happen within the verbs, so that ``musicfm --help`` answers at onc
 decoder processes, which import the main script, stay light.
 """
 
+import contextlib
 import sys
 import warnings
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -17,6 +19,7 @@ from musicfm.errors import ConfigError, MusicFMError
 
 if TYPE_CHECKING:
     from musicfm.collection import Summary
+    from musicfm.datasets.scanning import Scan
     from musicfm.results import Pooling
 
 app = typer.Typer(
@@ -30,6 +33,14 @@ app = typer.Typer(
 Stats = Annotated[
     Path | None,
     typer.Option(help="For a .pt file: its JSON of statistics, if not the one beside it."),
+]
+
+Music = Annotated[
+    list[Path], typer.Argument(help="Recordings and folders; or a manifest, or shards.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes. [default: all cores]")]
+Timeout = Annotated[
+    float, typer.Option(min=0.1, help="Seconds without progress until a file is given up.")
 ]
 
 
@@ -136,7 +147,7 @@ def embed(
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"cannot compute on '{device}': {_first_line(error)}") from error
     embedder = Embedder(loaded, layers, overlap_seconds=overlap, batch_size=batch_size)
-    try:
+    with _interruptible(f"what is done is in {out}, and the same command continues"):
         summary = embed_collection(
             embedder,
             sources,
@@ -149,11 +160,156 @@ def embed(
             overwrite=overwrite,
             progress=True,
         )
-    except KeyboardInterrupt:
-        _say(f"interrupted; what is done is in {out}, and the same command continues")
-        raise typer.Exit(130) from None
     _say(_describe(summary, out))
     raise typer.Exit(1 if summary.failures else 0)
+
+
+@app.command()
+def scan(
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="Recordings, and folders of them.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The manifest: .parquet or .jsonl.")] = Path(
+        "manifest.parquet"
+    ),
+    check: Annotated[
+        bool, typer.Option("--check", help="Decode everything, to find damage inside.")
+    ] = False,
+    valid: Annotated[
+        float | None, typer.Option(help="Split: this part for validation. [default: as before]")
+    ] = None,
+    test: Annotated[float, typer.Option(help="With --valid: this part for testing.")] = 0.0,
+    split_by: Annotated[
+        Literal["artist", "album", "folder", "track"],
+        typer.Option(help="What is never divided between splits."),
+    ] = "artist",
+    seed: Annotated[int, typer.Option(help="Another one gives another split.")] = 0,
+    fma: Annotated[
+        Path | None, typer.Option(help="Instead of SOURCES: the folder of the FMA dataset.")
+    ] = None,
+    subset: Annotated[
+        Literal["small", "medium", "large", "full"], typer.Option(help="With --fma: which one.")
+    ] = "small",
+    workers: Workers = None,
+    timeout: Timeout = 60.0,
+) -> None:
+    """List recordings in a manifest: lengths, rates, hashes, tags, splits.
+
+    Scanning into the same manifest again reads only what is new or has changed. Bad files are
+    reported and left out; those that damage makes hang or crash, too. Ctrl-C keeps what is done.
+    """
+    if (fma is None) == (not sources):
+        raise ConfigError("give files or folders to scan, or --fma and the dataset's folder")
+    if fma is not None and valid is not None:
+        raise ConfigError("FMA has official splits; leave out --valid")
+    if test and valid is None:
+        raise ConfigError("--test goes with --valid; give both")
+
+    from musicfm.datasets import fma as fma_dataset
+    from musicfm.datasets.scanning import update_manifest
+    from musicfm.datasets.splits import Splitting
+
+    splitting = None if valid is None else Splitting(valid, test, split_by, seed)
+    options: dict[str, Any] = {
+        "check": check,
+        "num_workers": workers,
+        "timeout_seconds": timeout,
+        "progress": True,
+    }
+    with _interruptible(f"{out} will have what is done: the same command continues"):
+        if fma is not None:
+            scanned = fma_dataset.scan_fma(out, fma, subset, **options)
+        else:
+            scanned = update_manifest(out, sources or [], splitting=splitting, **options)
+    _say(_describe_scan(scanned, out))
+    if valid and "valid" not in scanned.sizes:
+        _say(f"warning: by {split_by}, nothing fell to validation; raise --valid, or change --seed")
+    raise typer.Exit(1 if scanned.failures else 0)
+
+
+@app.command()
+def stats(
+    sources: Music,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("stats.json"),
+    sample: Annotated[int | None, typer.Option(help="Draw so many tracks. [default: all]")] = None,
+    sample_seconds: Annotated[
+        float | None, typer.Option(help="Of each, a part so long. [default: the whole]")
+    ] = None,
+    split: Annotated[
+        Literal["train", "valid", "test"] | None, typer.Option(help="Only this. [default: all]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another one draws another sample.")] = 0,
+    workers: Workers = None,
+    timeout: Timeout = 60.0,
+) -> None:
+    """Measure mean and standard deviation of the mel, which a new model's input needs."""
+    from musicfm.datasets.scanning import collect
+    from musicfm.datasets.statistics import measure
+
+    with _interruptible("nothing was written"):
+        found = measure(
+            collect(sources, split=split, num_workers=workers, progress=True),
+            num_tracks=sample,
+            sample_seconds=sample_seconds,
+            seed=seed,
+            num_workers=workers,
+            timeout_seconds=timeout,
+            progress=True,
+        )
+    found.save(out)
+    _say(
+        f"mean {found.mean:.4f} dB, deviation {found.std:.4f} dB over {found.num_tracks} tracks "
+        f"({found.seconds / 3600:.2f} h), {len(found.failures)} failed; wrote {out}"
+    )
+    raise typer.Exit(1 if found.failures else 0)
+
+
+@app.command()
+def prepare(
+    sources: Music,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the shards; the same one continues a run.")
+    ] = Path("shards"),
+    split: Annotated[
+        Literal["train", "valid", "test"] | None, typer.Option(help="Only this. [default: all]")
+    ] = None,
+    sample_rate: Annotated[int, typer.Option(min=1, help="In Hz.")] = 24_000,
+    shard_hours: Annotated[float, typer.Option(help="Of audio, about, in a shard.")] = 2.0,
+    piece_seconds: Annotated[
+        float, typer.Option(help="Longer recordings are cut into equal pieces.")
+    ] = 600.0,
+    workers: Workers = None,
+    timeout: Timeout = 60.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew over other shards.")
+    ] = False,
+) -> None:
+    """Write recordings as WebDataset shards (tar files of mono FLAC) with an index.
+
+    Commands that take music take the folder, too. Bad files are reported and left out; a run that
+    was interrupted continues where it stopped. OUT/report.json says what became of all.
+    """
+    from musicfm.datasets.scanning import collect
+    from musicfm.datasets.shards import prepare as write_shards
+
+    with _interruptible(f"what is done is in {out}, and the same command continues"):
+        prepared = write_shards(
+            collect(sources, split=split, num_workers=workers, progress=True),
+            out,
+            sample_rate=sample_rate,
+            shard_seconds=3600 * shard_hours,
+            piece_seconds=piece_seconds,
+            num_workers=workers,
+            timeout_seconds=timeout,
+            overwrite=overwrite,
+            progress=True,
+        )
+    _say(
+        f"{len(prepared.index)} pieces ({prepared.index.seconds / 3600:.2f} h) in "
+        f"{prepared.num_shards} shards, {prepared.num_done_before} of them done before, "
+        f"{len(prepared.failures)} tracks failed; see {out / 'report.json'}"
+    )
+    raise typer.Exit(1 if prepared.failures else 0)
 
 
 @app.command()
@@ -253,6 +409,10 @@ def pretrain(
         int | None, typer.Option(min=1, help="On this machine. [default: one per GPU, or 1]")
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, each started by itself.")] = 1,
+    sharded: Annotated[
+        bool,
+        typer.Option("--sharded", help="Divide a model that does not fit among the processes."),
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Loading clips, per process. [default: 1 to 8]")
     ] = None,
@@ -276,6 +436,7 @@ def pretrain(
         centroids=centroids,
         resume=resume,
         device=device,
+        sharded=sharded,
         processes=processes,
         num_nodes=nodes,
         num_workers=workers,
@@ -333,6 +494,16 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 def _say(message: str) -> None:
     print(message, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _interruptible(message: str) -> Iterator[None]:
+    """Ctrl-C within ends the program with this message."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say(f"interrupted; {message}")
+        raise typer.Exit(130) from None
 
 
 def _first_line(error: BaseException) -> str:
@@ -393,3 +564,16 @@ def _describe(summary: "Summary", out: Path) -> str:
     if summary.failures:
         parts.append(f"{len(summary.failures)} failed")
     return f"{', '.join(parts)}; see {out / 'report.json'}"
+
+
+def _describe_scan(scanned: "Scan", out: Path) -> str:
+    parts = [f"{len(scanned.manifest)} tracks ({scanned.manifest.seconds / 3600:.2f} h) in {out}"]
+    if scanned.sizes:
+        parts.append(" and ".join(f"{count} {name}" for name, count in scanned.sizes.items()))
+    if scanned.num_unchanged:
+        parts.append(f"{scanned.num_unchanged} unchanged")
+    if scanned.num_vanished:
+        parts.append(f"{scanned.num_vanished} dropped")
+    if scanned.failures:
+        parts.append(f"{len(scanned.failures)} failed; see {out.with_suffix('.report.json')}")
+    return ", ".join(parts)

@@ -246,13 +246,21 @@ _FM7 = ModelConfig()
 _HZ75 = _FM7.replace(mel=MelConfig(hop_length=320), front_end=FrontEndConfig(time_strides=(1, 1)))
 _BERT = _HZ75.replace(encoder=TransformerConfig())
 
-# Rows of Table 1 (arXiv 2311.03318). FM7 and FM9 differ in their training data alone. Strides of
-# the 50 Hz row follow MuQ's code; those of the 75 Hz rows are our own choice.
+# fm1 to fm9 are the rows of Table 1 (arXiv 2311.03318). FM7 and FM9 differ in their training data
+# alone. Strides of the 50 Hz row follow MuQ's code; those of the 75 Hz rows are our own choice.
 PRESETS: Mapping[str, ModelConfig] = {
     "tiny": ModelConfig(
         front_end=FrontEndConfig(conv_dim=16),
         encoder=ConformerConfig(dim=64, depth=3, num_heads=4, ffn_dim=128),
         quantizer=RandomProjectionConfig(codebook_size=256),
+    ),
+    # For a laptop without a GPU: 15 MB of weights. Normalised as rendered songs need it.
+    "nano": ModelConfig(
+        mel=MelConfig(mean=0.0, std=1.0),
+        front_end=FrontEndConfig(conv_dim=16),
+        encoder=ConformerConfig(dim=192, depth=4, num_heads=4, ffn_dim=768, dropout=0.0),
+        quantizer=RandomProjectionConfig(codebook_size=1_024),
+        context_seconds=10.0,
     ),
     "fm1": _BERT.replace(quantizer=KMeansConfig(), context_seconds=5.0),
     "fm2": _BERT.replace(context_seconds=5.0),

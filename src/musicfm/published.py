@@ -196,10 +196,10 @@ def _rename(name: str, source: Literal[0, 1], target: Literal[0, 1]) -> str:
     return name
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The tensors by today's published names, no prefix, and whether the file is a legacy one."""
+def unpickle(path: Path) -> Any:
+    """What ``torch.save`` wrote, memory-mapped; no code is run. Raises CheckpointError."""
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is not a plain checkpoint: it is damaged, or holds objects other than "
@@ -209,6 +209,11 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
         raise CheckpointError(
             f"{path} is not a PyTorch checkpoint, or is incomplete; download it again"
         ) from error
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
+    """The tensors by today's published names, no prefix, and whether the file is a legacy one."""
+    content = unpickle(path)
     legacy = not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict))
     state = content if legacy else content["state_dict"]
     if not isinstance(state, dict) or not all(

@@ -13,28 +13,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
-
-from filelock import FileLock, Timeout
+from typing import Any
 
 from musicfm import audio
-from musicfm.datasets.splits import SplitBy, split
+from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import (
     INDEX,
     MANIFEST_SUFFIXES,
+    SPLITS,
     Manifest,
+    Split,
     Track,
     check_suffix,
     from_json,
     to_json,
 )
-from musicfm.errors import ConfigError, DataError, OutputError
-from musicfm.files import atomic_write, writing
+from musicfm.errors import ConfigError, DataError
+from musicfm.files import atomic_write, exclusive, writing
 from musicfm.folders import common_folder, recordings_in
 from musicfm.processes import End, Failure, Message, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
-
-Sources: TypeAlias = Sequence[str | os.PathLike[str]]
 
 _READ_BYTES = 1 << 23
 
@@ -63,15 +61,11 @@ class Scan:
     num_vanished: int = 0
     """Tracks that were known and are not there any more, or not usable."""
 
-
-@dataclass(frozen=True)
-class Splitting:
-    """How to split what a scan finds; see :func:`musicfm.datasets.splits.split`."""
-
-    valid: float
-    test: float
-    by: SplitBy
-    seed: int
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many tracks each split has, without those that have none."""
+        counts = {name: len(self.manifest.of_split(name)) for name in SPLITS}
+        return {name: count for name, count in counts.items() if count}
 
 
 def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
@@ -103,7 +97,10 @@ def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
             digest.update(data)
             yield 0.0
     tags = audio.tags(path)
-    reserved = _reserved(Path(path).with_suffix(".jams"))
+    song = _rendered(Path(path).with_suffix(".jams"))
+    # All takes of a song are by one artist, lest some be validated and others trained on.
+    artist = "" if song is None else f"musicfm render, seed {song.seed}"
+    reserved = None if song is None else song.reserved
     yield Track(
         path=path,
         duration=seconds,
@@ -112,7 +109,7 @@ def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
         size=status.st_size,
         modified=status.st_mtime_ns,
         sha256=digest.hexdigest(),
-        artist=tags.get("artist") or tags.get("album_artist") or tags.get("author", ""),
+        artist=artist or tags.get("artist") or tags.get("album_artist") or tags.get("author", ""),
         album=tags.get("album", ""),
         title=tags.get("title", ""),
         genres=tuple(g for part in tags.get("genre", "").split(";") if (g := part.strip())),
@@ -121,14 +118,29 @@ def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
     )
 
 
-def _reserved(labels: Path) -> str | None:
-    """Why a rendered song must not be trained on, from the labels beside it."""
+@dataclass(frozen=True)
+class _Rendered:
+    """What the labels beside a rendered song say about it."""
+
+    seed: int
+    purpose: str
+
+    @property
+    def reserved(self) -> str | None:
+        """Why it must not be trained on, if so."""
+        if self.purpose in ("train", "valid"):
+            return None
+        return f"rendered {self.purpose} song, seed {self.seed}"
+
+
+def _rendered(labels: Path) -> _Rendered | None:
+    """Of the song that lies beside some labels; None if it has none, or is another one."""
     try:
-        sandbox = json.loads(labels.read_bytes())["sandbox"]["musicfm"]
-        purpose, seed = sandbox["split"], sandbox["seed"]
-    except (OSError, ValueError, KeyError, TypeError):  # no labels, or not a rendered song's
+        sandbox = json.loads(labels.read_bytes())["sandbox"]
+        is_ours = sandbox["generator"] == "musicfm render"
+        return _Rendered(int(sandbox["seed"]), str(sandbox["split"])) if is_ours else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return None if purpose in ("train", "valid") else f"rendered {purpose} song, seed {seed}"
 
 
 def scan(
@@ -157,10 +169,12 @@ def scan(
         note: told of everything that was read, as soon as it was.
 
     Raises:
-        ConfigError: there are no sources, or no recordings in them.
+        ConfigError: there are no sources, a manifest is one, or they hold no recordings.
     """
     if not sources:
         raise ConfigError("there is nothing to scan; give files or folders")
+    if manifests := _manifests(sources):
+        raise ConfigError(f"{manifests[0]} is a manifest; scan the files and folders that it lists")
     num_workers = num_cores(num_workers)
     roots = [Path(os.path.abspath(source)) for source in sources]
     before = {item.path: item for item in known}
@@ -210,6 +224,10 @@ def scan(
     )
 
 
+def _manifests(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    return [path for path in map(Path, sources) if path.suffix in MANIFEST_SUFFIXES]
+
+
 def _read_all(
     pending: dict[str, int], task: Task, num_workers: int, timeout_seconds: float
 ) -> Iterator[Track | Failed]:
@@ -253,8 +271,8 @@ def update_manifest(
         out: the manifest, ``.parquet`` or ``.jsonl``.
         sources: files and folders; tracks of an earlier scan that are not in them are dropped.
         annotate: adds to the tracks what their files do not tell.
-        splitting: how to split them, instead of as before; splits that ``annotate`` or rendered
-            songs give are kept.
+        splitting: how to split them, instead of as before; the splits of ``annotate`` and of
+            reserved songs are kept.
         check: read and decode all files, also those that have not changed.
         num_workers: processes; None takes all cores, and 16 at most.
         timeout_seconds: after which a file that makes no progress is given up.
@@ -288,7 +306,7 @@ def update_manifest(
         if annotate is not None:
             scanned.manifest = annotate(scanned.manifest)
         if splitting is not None:
-            scanned.manifest = split(scanned.manifest, **asdict(splitting))
+            scanned.manifest = split(scanned.manifest, splitting)
         scanned.manifest.save(out)
         _write_report(out.with_suffix(".report.json"), scanned)
     return scanned
@@ -309,16 +327,8 @@ def _notes(
 ) -> Iterator[tuple[list[Track | Failed], Callable[[Track | Failed], None]]]:
     """What an interrupted scan has read, and a function that notes more; removed in the end."""
     path = out.with_name(f".{out.name}.{'check' if check else 'scan'}")
-    lock = out.with_name(f".{out.name}.lock")
-    with contextlib.ExitStack() as stack:
+    with exclusive(out.parent, f".{out.name}.lock"), contextlib.ExitStack() as stack:
         with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(FileLock(lock, timeout=0))
-            except Timeout:
-                raise OutputError(
-                    f"another scan is writing to {out}; wait until it has ended"
-                ) from None
             content = path.read_bytes() if path.exists() else b""
             # What follows the last line's end was being written when a scan was killed.
             content = content[: content.rfind(b"\n") + 1]
@@ -361,16 +371,37 @@ def _write_report(path: Path, scanned: Scan) -> None:
 def collect(
     sources: Sequence[str | os.PathLike[str]],
     *,
+    split: Split | None = None,
     num_workers: int | None = None,
     progress: bool = False,
 ) -> Manifest:
     """The tracks of files and folders, which are scanned, or of a manifest or a folder of shards.
 
+    Args:
+        sources: files and folders; or one manifest, or one folder of shards.
+        split: only the tracks of this one; None: all.
+        num_workers: processes that scan; None takes all cores, and 16 at most.
+        progress: show a bar on standard error.
+
     Raises:
-        ConfigError: a manifest amid other sources, or no recordings.
-        DataError: the manifest cannot be used, or a file cannot; the message says how many.
+        ConfigError: a manifest amid other sources, no recordings, or none in the split.
+        DataError: the manifest cannot be used, or no file can.
     """
-    manifests = [source for source in sources if Path(source).suffix in MANIFEST_SUFFIXES]
+    manifest = _collect(sources, num_workers, progress)
+    if split is None:
+        return manifest
+    chosen = manifest.of_split(split)
+    if not len(chosen):
+        raise ConfigError(
+            f"no track is in split '{split}'; split them into a manifest with musicfm scan --valid"
+        )
+    return chosen
+
+
+def _collect(
+    sources: Sequence[str | os.PathLike[str]], num_workers: int | None, progress: bool
+) -> Manifest:
+    manifests = _manifests(sources)
     if manifests and len(sources) > 1:
         raise ConfigError(f"{manifests[0]} is a manifest; give it alone, or files and folders only")
     if manifests:

@@ -7,7 +7,6 @@ the same however many processes there are. Merging: T. F. Chan, G. H. Golub and 
 
 import contextlib
 import functools
-import hashlib
 import json
 import math
 import os
@@ -26,6 +25,7 @@ from musicfm.errors import AudioError, ConfigError, DataError
 from musicfm.files import atomic_write
 from musicfm.processes import End, Failure, Message, num_cores, run_tasks
 from musicfm.progress import AudioProgress
+from musicfm.seeds import derive_seed
 
 _BLOCK_SECONDS = 10.0
 
@@ -182,8 +182,7 @@ def _part(manifest: Manifest, track: Track, seconds: float | None, seed: int) ->
 
 def _draw(track: Track, seed: int, what: str) -> float:
     """From 0 to 1, evenly, whatever the order of the tracks."""
-    digest = hashlib.sha256(f"{seed} {what} {track.sha256} {track.path}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return derive_seed(seed, what, track.sha256, track.path) / 2**63
 
 
 def _measure_part(part: _Part, mel: MelConfig) -> Iterator[float | Moments]:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from musicfm.errors import TrainingError
@@ -125,6 +127,15 @@ class PretrainingModule(LightningModule):
         """What is being trained."""
         return self.objective.model
 
+    def configure_model(self) -> None:
+        """Divides the weights among processes, block by block, where the strategy is sharded."""
+        if self.device_mesh is None:
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for block in [*self.model.front_end.blocks, *self.model.encoder.blocks]:
+            fully_shard(block, mesh=mesh)
+        fully_shard(self.objective, mesh=mesh)
+
     def training_step(self, loaded: Loaded, batch_idx: int) -> Tensor:
         micro_step = batch_idx % self.trainer.accumulate_grad_batches
         purpose = ("dropout", self.global_step, micro_step, self.global_rank)
@@ -167,6 +178,8 @@ class PretrainingModule(LightningModule):
         factor = self._expected * num_micro_batches / max(num_hidden, 1.0)
         torch._foreach_mul_(gradients, factor)
         norm = get_total_norm(gradients)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         self.gradient_norm = float(norm)
         if torch.isfinite(norm):
             clip_grads_with_norm_(parameters, self.recipe.optimizer.clip_norm, norm)

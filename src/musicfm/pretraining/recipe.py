@@ -18,11 +18,8 @@ from pydantic import Field, model_validator
 from musicfm.config import (
     PRESETS,
     Config,
-    ConformerConfig,
-    FrontEndConfig,
     ModelConfig,
     Positive,
-    RandomProjectionConfig,
 )
 from musicfm.errors import ConfigError
 from musicfm.masking import MaskingConfig
@@ -115,17 +112,12 @@ RECIPES: Mapping[str, Recipe] = {
         **_SMALL,
     ),
     "nano": Recipe(
-        model=ModelConfig(
-            front_end=FrontEndConfig(conv_dim=32),
-            encoder=ConformerConfig(dim=192, depth=5, num_heads=4, ffn_dim=512, dropout=0.0),
-            quantizer=RandomProjectionConfig(codebook_size=1_024),
-            context_seconds=10.0,
-        ),
+        model=PRESETS["nano"],
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, schedule="cosine"),
         steps=3_000,
-        batch_size=16,
-        micro_batch_size=16,
-        validate_every=200,
+        batch_size=8,
+        micro_batch_size=8,
+        validate_every=250,
         validation_clips=128,
         **_SMALL,
     ),

@@ -25,20 +25,25 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.utils.data import DataLoader
 
 import musicfm
 from musicfm import checkpoint
 from musicfm.config import RandomProjectionConfig
 from musicfm.datasets.crops import Crops, GlobalBatches
-from musicfm.datasets.splits import split
+from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import Manifest
 from musicfm.errors import ConfigError, DataError, OutputError, TrainingError
 from musicfm.files import atomic_write, exclusive, writing
 from musicfm.model import MusicFM
 from musicfm.pretraining.batches import Example, Examples, example_loader
-from musicfm.pretraining.checkpoints import AtomicCheckpointIO, checkpoint_steps, latest_valid
+from musicfm.pretraining.checkpoints import (
+    AtomicCheckpointIO,
+    checkpoint_path,
+    checkpoint_steps,
+    latest_valid,
+)
 from musicfm.pretraining.heartbeat import Heartbeat
 from musicfm.pretraining.kmeans import load_centroids
 from musicfm.pretraining.metrics import METRICS, draw_curves, read_metrics
@@ -78,6 +83,7 @@ def pretrain(
     centroids: Path | None = None,
     resume: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    sharded: bool = False,
     processes: int | None = None,
     num_nodes: int = 1,
     num_workers: int | None = None,
@@ -98,6 +104,8 @@ def pretrain(
             writes them.
         resume: continue the run in ``out`` from its last whole checkpoint, if there is one.
         device: to compute on; "auto" takes GPUs where there are some.
+        sharded: divide weights, gradients and optimizer among the processes (FSDP2), for models
+            that do not fit into one.
         processes: on this machine; None: one per GPU, or one on a CPU.
         num_nodes: machines.
         num_workers: processes that load clips, for each process that trains.
@@ -128,7 +136,7 @@ def pretrain(
             accelerator=accelerator,
             devices=processes,
             num_nodes=num_nodes,
-            strategy=_strategy(accelerator, world_size),
+            strategy=_strategy(accelerator, world_size, sharded),
             precision=_PRECISIONS[recipe.precision],
             max_steps=recipe.steps,
             accumulate_grad_batches=recipe.accumulation(world_size),
@@ -145,7 +153,7 @@ def pretrain(
         if trainer.global_step < recipe.steps:
             return Outcome(trainer.global_step, None, heartbeat.stopped_by)
         if trainer.is_global_zero:
-            _conclude(folder, module, data)
+            _conclude(folder, recipe, data)
         return Outcome(trainer.global_step, folder / "model", None)
 
 
@@ -244,7 +252,7 @@ def hold_out(manifest: Manifest, part: float = 0.05) -> tuple[Manifest, Manifest
     where artists are not known.
     """
     for by in ("artist", "track"):
-        divided = split(manifest, valid=part, by=by)
+        divided = split(manifest, Splitting(valid=part, by=by))
         train, valid = divided.of_split("train"), divided.of_split("valid")
         if len(train) and len(valid):
             break
@@ -330,30 +338,34 @@ def _hardware(device: str, processes: int | None, num_nodes: int) -> tuple[str, 
     return accelerator, processes, num_nodes
 
 
-def _strategy(accelerator: str, world_size: int) -> Strategy | str:
+def _strategy(accelerator: str, world_size: int, sharded: bool) -> Strategy | str:
     if world_size == 1:
         return "auto"
     backend = "nccl" if accelerator == "cuda" else "gloo"
+    if sharded:
+        return ModelParallelStrategy(
+            data_parallel_size=world_size,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend=backend,
+        )
     return DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)
 
 
-def _conclude(folder: Path, module: PretrainingModule, data: _Data) -> None:
+def _conclude(folder: Path, recipe: Recipe, data: _Data) -> None:
     """Writes the model, how it came about, and the curves."""
     rows = read_metrics(folder / METRICS)
     last = {key: value for row in rows for key, value in row.items() if value is not None}
     tracks = sorted(track.sha256 for track in data.train)
     facts = {
         "musicfm": musicfm.__version__,
-        "recipe": module.recipe.to_dict(),
+        "recipe": recipe.to_dict(),
         "data": {
             "digest": data.train.digest(),
             "tracks": len(tracks),
             "hours": data.train.seconds / 3600,
         },
-        "hours_heard": module.recipe.steps
-        * module.recipe.batch_size
-        * module.recipe.model.context_seconds
-        / 3600,
+        "hours_heard": recipe.steps * recipe.batch_size * recipe.model.context_seconds / 3600,
         "metrics": last,
     }
     for name, text in (
@@ -363,7 +375,8 @@ def _conclude(folder: Path, module: PretrainingModule, data: _Data) -> None:
         with atomic_write(folder / "model" / name) as temporary:
             temporary.write_text(text)
     draw_curves(rows, folder / "curves.png")
-    checkpoint.save(module.model, folder / "model")
+    last_checkpoint = checkpoint_path(folder / "checkpoints", recipe.steps)
+    checkpoint.save(MusicFM.from_pretrained(last_checkpoint), folder / "model")
 
 
 @contextmanager

@@ -1,0 +1,181 @@
+"""Segment retrieval: does a segment find its song when it is played by others?
+
+    python benchmarks/retrieval.py --model nano
+    python benchmarks/retrieval.py --model runs/mine/model --songs 60 --seed 1200000000
+
+Test songs are composed and rendered twice: as composed, and as another take: the same notes, with
+other instruments, mix, gain, reverb and noise. A query is a segment of the other take. Candidates
+are all segments of all songs as composed, without the query's own place and its neighbours: what
+finds the song must hear what its sections have in common. Figures are the part of queries whose
+nearest candidate is of the right song (top 1), and the mean reciprocal rank of the first right one
+(MRR). Nothing is trained here.
+
+Compared are means over each segment of: the model's layers, the same layers with the weights that
+training began with, mel statistics (mean and deviation of each band), and chroma (mean and
+deviation of each pitch class, from a constant-Q-like sum over the STFT). The ceiling is the same
+search with what the composer wrote: how long each pitch class sounds. All features are standardised
+over the candidates and compared by cosine.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from musicfm import Embedder, MusicFM, audio
+from musicfm.pretraining.module import build_model
+from musicfm.pretraining.recipe import Recipe
+from musicfm.render.composition import compose
+from musicfm.render.song import Song, Span
+from musicfm.render.soundfont import load_font
+from musicfm.render.synthesis import synthesize
+
+Array = npt.NDArray[np.float64]
+Features = Mapping[str, Array]
+"""By method: (segments, dimensions)."""
+
+MIN_SECONDS = 4.0
+RENDERED_RATE = 24_000
+CHROMA_FFT = 8_192
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--songs", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=1_100_000_000, help="of the first test song")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+
+    model = MusicFM.from_pretrained(arguments.model)
+    methods = {"": model, "untrained ": untrained(arguments.model, model)}
+    candidates: list[Features] = []
+    queries: list[Features] = []
+    seeds = range(arguments.seed, arguments.seed + arguments.songs)
+    for seed in track(seeds, "Rendering and embedding", console=Console(stderr=True)):
+        candidates.append(describe(compose(seed), methods))
+        queries.append(describe(compose(seed, take=1), methods))
+    figures = {
+        name: evaluate([c[name] for c in candidates], [q[name] for q in queries])
+        for name in candidates[0]
+    }
+    count = sum(len(next(iter(q.values()))) for q in queries)
+    print(f"{count} segments of {len(seeds)} songs, seeds {seeds.start} to {seeds.stop - 1}\n")
+    print("| | top 1 | MRR |\n|---|---|---|")
+    for name, (top1, mrr) in figures.items():
+        print(f"| {name} | {top1:.3f} | {mrr:.3f} |")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def untrained(source: str, model: MusicFM) -> MusicFM:
+    """The model as its training began; from another seed if that is not known."""
+    facts = Path(source) / "training.json"
+    recipe = (
+        Recipe.from_dict(json.loads(facts.read_bytes())["recipe"])
+        if facts.is_file()
+        else Recipe(model=model.config)
+    )
+    return build_model(recipe).eval()
+
+
+def describe(song: Song, models: Mapping[str, MusicFM]) -> Features:
+    """Features of each segment of a song, by method."""
+    stereo = synthesize(song, load_font(), RENDERED_RATE)
+    samples = audio.resample(stereo.T, RENDERED_RATE, 24_000)
+    spans = [
+        span
+        for span in song.labels.segments
+        if span.end - span.start >= MIN_SECONDS and span.value != "silence"
+    ]
+    found: dict[str, Array] = {}
+    for name, model in models.items():
+        embedding = Embedder(model, "all")(samples)
+        for layer, frames in enumerate(embedding.frames.double().numpy()):
+            found[f"{name}layer {layer}"] = means(frames, embedding.times, spans)
+    mel = next(iter(models.values())).features(torch.from_numpy(samples)[None])[0].double().numpy()
+    times = np.arange(len(mel)) / 100
+    found["mel statistics"] = moments(mel, times, spans)
+    chroma, times = chroma_of(samples)
+    found["chroma"] = moments(chroma, times, spans)
+    found["ceiling: the written notes"] = np.stack([pitch_classes(song, span) for span in spans])
+    return found
+
+
+def means(frames: Array, times: Array, spans: list[Span]) -> Array:
+    """The mean over each span; (spans, dimensions)."""
+    return np.stack([frames[(times >= s.start) & (times < s.end)].mean(axis=0) for s in spans])
+
+
+def moments(frames: Array, times: Array, spans: list[Span]) -> Array:
+    """Mean and deviation over each span; (spans, 2 * dimensions)."""
+    deviations = np.sqrt(
+        np.maximum(0.0, means(frames**2, times, spans) - means(frames, times, spans) ** 2)
+    )
+    return np.concatenate([means(frames, times, spans), deviations], axis=1)
+
+
+def chroma_of(samples: npt.NDArray[np.float32]) -> tuple[Array, Array]:
+    """Energy by pitch class from 65 Hz to 2 kHz, each frame of unit sum, and the frames' times."""
+    hop = CHROMA_FFT // 4
+    spectrum = torch.stft(
+        torch.from_numpy(samples),
+        CHROMA_FFT,
+        hop,
+        window=torch.hann_window(CHROMA_FFT),
+        return_complex=True,
+    )
+    magnitude = spectrum.abs().double().numpy()
+    frequencies = np.fft.rfftfreq(CHROMA_FFT, 1 / 24_000)
+    used = (frequencies > 65) & (frequencies < 2_000)
+    pitches = np.rint(69 + 12 * np.log2(frequencies[used] / 440)).astype(int) % 12
+    chroma = np.zeros((12, magnitude.shape[1]))
+    np.add.at(chroma, pitches, magnitude[used])
+    chroma /= np.maximum(chroma.sum(axis=0), 1e-9)
+    return chroma.T, np.arange(chroma.shape[1]) * hop / 24_000
+
+
+def pitch_classes(song: Song, span: Span) -> Array:
+    """How long each pitch class sounds within a span, (12,)."""
+    found = np.zeros(12)
+    for part in song.parts:
+        for note in () if part.is_drums else part.notes:
+            overlap = min(note.end, span.end) - max(note.start, span.start)
+            found[note.pitch % 12] += max(0.0, overlap)
+    return found / max(found.sum(), 1e-9)
+
+
+def evaluate(candidates: list[Array], queries: list[Array]) -> tuple[float, float]:
+    """Top-1 accuracy and mean reciprocal rank, over all segments that have a candidate left."""
+    stacked = np.concatenate(candidates)
+    centre, spread = stacked.mean(axis=0), stacked.std(axis=0) + 1e-9
+    database = unit((stacked - centre) / spread)
+    songs = np.repeat(np.arange(len(candidates)), [len(c) for c in candidates])
+    places = np.concatenate([np.arange(len(c)) for c in candidates])
+    ranks = []
+    for song, segments in enumerate(queries):
+        similarities = unit((segments - centre) / spread) @ database.T
+        for place, similarity in enumerate(similarities):
+            allowed = (songs != song) | (abs(places - place) > 1)
+            right = allowed & (songs == song)
+            if right.any():
+                better = similarity[allowed & (songs != song)] > similarity[right].max()
+                ranks.append(1 + better.sum())
+    return float(np.mean(np.array(ranks) == 1)), float(np.mean(1 / np.array(ranks)))
+
+
+def unit(rows: Array) -> Array:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()
