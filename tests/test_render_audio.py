@@ -13,7 +13,7 @@ Rendered = list[tuple[Song, "np.ndarray[tuple[int], np.dtype[np.float32]]"]]
 
 @pytest.fixture(scope="module")
 def rendered() -> Rendered:
-    return [rendered_audio.render(seed, max_seconds=50.0) for seed in SEEDS]
+    return [rendered_audio.render(seed, max_seconds=35.0) for seed in SEEDS]
 
 
 def test_onsets_lie_at_the_beats(rendered: Rendered) -> None:

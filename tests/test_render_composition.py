@@ -23,7 +23,7 @@ from musicfm.render.scoring import Phrases
 from musicfm.render.song import Note, Part, Song, Span
 from musicfm.render.splits import SEEDS, is_reserved_tempo
 
-NUM_SONGS = 360  # fifteen of each tonic and third
+NUM_SONGS = 240  # ten of each tonic and third
 NUM_HELDOUT = 72
 
 
