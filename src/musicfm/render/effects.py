@@ -191,7 +191,8 @@ def mp3(sound: _Samples, sample_rate: int, kbps: int) -> _Samples:
     file.seek(0)
     with av.open(file, "r") as container:  # cuts what the encoder added at both ends
         frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
-    return np.concatenate(frames, axis=1)[:, : sound.shape[1]]  # of a few samples it gives more
+    decoded: _Samples = np.concatenate(frames, axis=1, dtype=np.float32)
+    return decoded[:, : sound.shape[1]]  # of a few samples it gives more
 
 
 def ogg(sound: _Samples, sample_rate: int, kbps: int) -> _Samples:

@@ -41,7 +41,7 @@ _DECAY_DB = 100.0  # what the times of decay and release are for (8.1.3)
 _ATTENUATION = 0.4  # decibels for a decibel written, as the hardware had it that fonts were made on
 _SLOWEST, _FASTEST = 2**-10, 2**7  # samples of a recording for each that is played
 _OPEN_CENTS = 13_500  # the cutoff that stands for no filter
-_MARGIN = 64  # samples of a recording beyond the last: more than the resampler's filter needs
+_MARGIN = 150  # samples beyond the last, which the resampler's filter reaches
 _NEVER = 1 << 62
 
 
@@ -314,7 +314,7 @@ def _unrolled(zone: Zone, key: int, step: float, num_samples: int, held: int | N
             f"the sound font plays key {key} with a recording at {step:.3g} times its pitch; "
             "choose another font, or keys nearer to the middle"
         )
-    count = math.ceil(num_samples * step) + _MARGIN
+    count = math.ceil(num_samples * step + _MARGIN * max(1, step))
     pcm = zone.pcm
     start, end = zone.loop
     if end:
