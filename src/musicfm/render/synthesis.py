@@ -83,6 +83,7 @@ def synthesize(song: Song, font: SoundFont, sample_rate: int) -> _Samples:
     Raises:
         SoundFontError: the font lacks a program or a drum, or has to stretch one of its
             recordings beyond measure.
+        AudioError: the song's codec does not have the sample rate.
         ValueError: a note starts before 0.
     """
     dry, send = mix(song, font, sample_rate)
