@@ -122,7 +122,7 @@ _RANGES: dict[int, tuple[int, int, int]] = {
     Gen.ROOT_KEY: (-1, -1, 127),
 }
 
-# What only an instrument may set (8.5 says of each whether a preset may).
+# What only an instrument may set (8.1.2 says so of each).
 _INSTRUMENT_ONLY = frozenset(
     {
         *(Gen.START_OFFSET, Gen.END_OFFSET, Gen.LOOP_START_OFFSET, Gen.LOOP_END_OFFSET),
