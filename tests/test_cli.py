@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -241,8 +242,7 @@ def test_music_is_scanned_measured_and_prepared(run: Run, album: Path, tmp_path:
     status, _, errors = run("scan", album, "--out", manifest, "--valid", 0.5, "--workers", 1)
     assert status == 1
     assert "failed: " in errors
-    assert errors.splitlines()[-1].startswith("warning: ") or "1 train and 1 valid" in errors
-    assert f"2 tracks (0.00 h) in {manifest}" in errors
+    assert re.search(rf"2 tracks \(0\.00 h\) in {manifest}, [12] (train|valid)", errors)
 
     status, _, errors = run("stats", manifest, "--out", stats, "--sample", 1, "--workers", 1)
     assert status == 0, errors

@@ -24,6 +24,7 @@ from musicfm.datasets.scanning import (
 from musicfm.datasets.splits import Splitting
 from musicfm.datasets.tracks import Manifest, Track
 from musicfm.errors import ConfigError, DataError, OutputError
+from musicfm.render.labels import GENERATOR
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,11 @@ def test_splits_are_kept_or_made_anew(music: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.jsonl"
     manifest = update_manifest(out, [music]).manifest
     manifest.map(lambda track: replace(track, split="test")).save(out)
-    assert {t.split for t in update_manifest(out, [music]).manifest} == {"test"}
+    (music / NAMES[1]).touch()
+    (music / "new.wav").write_bytes((music / NAMES[3]).read_bytes())
+    assert update_manifest(out, [music]).sizes == {"test": 5, None: 1}
+    assert update_manifest(out, [music], check=True).sizes == {"test": 5, None: 1}
+    (music / "new.wav").unlink()
     splitting = Splitting(valid=0.5, test=0.0, by="folder", seed=2)
     splits = [t.split for t in update_manifest(out, [music], splitting=splitting).manifest]
     assert set(splits) == {"train", "valid"}
@@ -191,7 +196,7 @@ def test_splits_are_kept_or_made_anew(music: Path, tmp_path: Path) -> None:
 def test_rendered_test_songs_are_reserved(
     music: Path, sandbox: dict[str, Any], reason: str | None
 ) -> None:
-    labels = {"sandbox": {"generator": "musicfm render", **sandbox}}
+    labels = {"sandbox": {"generator": GENERATOR, **sandbox}}
     (music / "album 1" / "3.jams").write_text(json.dumps(labels))
     track = scan([music / "album 1" / "3.wav"], num_workers=1).manifest[0]
     assert (track.reserved, track.split) == (reason, None if reason is None else "test")

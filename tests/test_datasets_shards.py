@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import soundfile
 
 import audio_files
 from musicfm import audio
+from musicfm.datasets.crops import Crops, GlobalBatches
 from musicfm.datasets.scanning import collect, scan
 from musicfm.datasets.shards import Prepared, prepare
 from musicfm.datasets.tracks import INDEX, Manifest
@@ -97,6 +99,22 @@ def test_a_crop_is_read_from_a_shard(prepared: Prepared) -> None:
         whole = audio.load(source, 24000)
         crop = audio.load(source, 24000, start_seconds=0.7, duration_seconds=0.5)
     np.testing.assert_array_equal(crop, whole[round(0.7 * 24000) :][:12000])
+
+
+def test_processes_share_an_epoch_of_shards_without_loss_or_repetition(prepared: Prepared) -> None:
+    crops = Crops(prepared.index, 24000, seconds=1.0, min_samples=2400, seed=0)
+    num_steps = crops.per_epoch // 4
+    heard = []
+    for rank in range(2):
+        batches = iter(GlobalBatches(4, 2, rank, world_size=2, first_step=0))
+        heard.append([next(batches) for _ in range(num_steps)])
+        resumed = iter(GlobalBatches(4, 2, rank, world_size=2, first_step=2))
+        assert [next(resumed) for _ in range(num_steps - 2)] == heard[-1][2:]
+    numbers = [number for batches in heard for batch in batches for number in batch]
+    assert sorted(numbers) == list(range(4 * num_steps))
+    places = Counter(crops.place(number)[0] for number in range(crops.per_epoch))
+    assert places == {at: max(1, round(d)) for at, d in enumerate(prepared.index.durations)}
+    assert all(crops[number].broken == () for number in range(crops.per_epoch))
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO")  # it closes no file
@@ -180,7 +198,8 @@ def test_a_complete_run_is_not_repeated(manifest: Manifest, tmp_path: Path) -> N
         prepare(Manifest(few.root, [few[0]]), tmp_path, **OPTIONS)
     shard.unlink()
     assert prepare(few, tmp_path, **OPTIONS).num_done_before == 0
-    assert prepare(few, tmp_path, **OPTIONS | {"piece_seconds": 9.0}, overwrite=True).failures == []
+    other = prepare(few, tmp_path, **OPTIONS | {"piece_seconds": 9.0}, overwrite=True)
+    assert (other.num_done_before, other.failures) == (0, [])
 
 
 def hostile(source: Any, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:

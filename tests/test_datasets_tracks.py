@@ -62,7 +62,9 @@ def test_equal_manifests_are_equal_files(tmp_path: Path, suffix: str) -> None:
 @FORMATS
 def test_an_empty_manifest_is_one(tmp_path: Path, suffix: str) -> None:
     Manifest(tmp_path, []).save(tmp_path / f"m{suffix}")
-    assert len(Manifest.load(tmp_path / f"m{suffix}")) == 0
+    empty = Manifest.load(tmp_path / f"m{suffix}")
+    assert len(empty) == len(empty.select(lambda _: True)) == len(empty.of_split("train")) == 0
+    assert (empty.seconds, list(empty)) == (0.0, [])
 
 
 def test_a_manifest_beside_its_music_moves_with_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from musicfm.errors import AudioError
 from musicfm.render import effects
 from sound_fonts import PLAIN
 
@@ -219,3 +220,8 @@ def test_codecs_move_nothing(codec: Codec, kbps: int, music: Samples) -> None:
 def test_more_bits_are_nearer(codec: Codec, music: Samples) -> None:
     errors = [rms_db(codec(0.3 * music, RATE, kbps) - 0.3 * music) for kbps in (32, 64, 128)]
     assert errors == sorted(errors, reverse=True)
+
+
+def test_a_rate_that_mp3_lacks_is_an_error(music: Samples) -> None:
+    with pytest.raises(AudioError, match="mp3 has no sample rate of 96000 Hz"):
+        effects.produce(music, music, replace(PLAIN, codec="mp3"), 96_000)

@@ -76,7 +76,10 @@ def embed(
         typer.Option("--list", help="File with a path a line; - reads them from stdin."),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="msd, fma, a folder, a .pt file, or a hub id like name/model.")
+        str,
+        typer.Option(
+            help="nano, msd, fma, a folder, a .pt or .ckpt file, or a hub id like name/model."
+        ),
     ] = "msd",
     layer: Annotated[
         str,
@@ -216,7 +219,7 @@ def scan(
         "timeout_seconds": timeout,
         "progress": True,
     }
-    with _interruptible(f"{out} will have what is done: the same command continues"):
+    with _interruptible("what is done is kept, and the same command continues"):
         if fma is not None:
             scanned = fma_dataset.scan_fma(out, fma, subset, **options)
         else:
@@ -281,7 +284,7 @@ def prepare(
     workers: Workers = None,
     timeout: Timeout = 60.0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew over other shards.")
+        bool, typer.Option("--overwrite", help="Write again what is done already.")
     ] = False,
 ) -> None:
     """Write recordings as WebDataset shards (tar files of mono FLAC) with an index.
@@ -568,8 +571,9 @@ def _describe(summary: "Summary", out: Path) -> str:
 
 def _describe_scan(scanned: "Scan", out: Path) -> str:
     parts = [f"{len(scanned.manifest)} tracks ({scanned.manifest.seconds / 3600:.2f} h) in {out}"]
-    if scanned.sizes:
-        parts.append(" and ".join(f"{count} {name}" for name, count in scanned.sizes.items()))
+    if set(scanned.sizes) - {None}:
+        sizes = scanned.sizes.items()
+        parts.append(" and ".join(f"{count} {name or 'in no split'}" for name, count in sizes))
     if scanned.num_unchanged:
         parts.append(f"{scanned.num_unchanged} unchanged")
     if scanned.num_vanished:

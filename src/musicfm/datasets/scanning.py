@@ -35,6 +35,7 @@ from musicfm.processes import End, Failure, Message, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
 
 _READ_BYTES = 1 << 23
+_GENERATOR = "musicfm render"  # in the labels of rendered songs
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class Scan:
     """Tracks that were known and are not there any more, or not usable."""
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """How many tracks each split has, without those that have none."""
-        counts = {name: len(self.manifest.of_split(name)) for name in SPLITS}
+    def sizes(self) -> dict[Split | None, int]:
+        """How many tracks each split has, if any; None stands for no split."""
+        counts = {name: len(self.manifest.of_split(name)) for name in (*SPLITS, None)}
         return {name: count for name, count in counts.items() if count}
 
 
@@ -137,7 +138,7 @@ def _rendered(labels: Path) -> _Rendered | None:
     """Of the song that lies beside some labels; None if it has none, or is another one."""
     try:
         sandbox = json.loads(labels.read_bytes())["sandbox"]
-        is_ours = sandbox["generator"] == "musicfm render"
+        is_ours = sandbox["generator"] == _GENERATOR
         return _Rendered(int(sandbox["seed"]), str(sandbox["split"])) if is_ours else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -205,12 +206,14 @@ def scan(
             if isinstance(item, Failed):
                 bar.say(f"failed: {item.reason}")
         for item in _read_all(pending, partial(_read, check=check), num_workers, timeout_seconds):
+            if isinstance(item, Track):
+                item = _keep_split(item, before.get(item.path))
+                bar.advance(seconds=item.duration)
+            else:
+                bar.say(f"failed: {item.reason}")
             found[item.path] = item
             note(item)
-            if isinstance(item, Failed):
-                bar.say(f"failed: {item.reason}")
-            seconds = item.duration if isinstance(item, Track) else 0.0
-            bar.advance(files=1, seconds=seconds, work=pending[item.path])
+            bar.advance(files=1, work=pending[item.path])
     root = common_folder(roots)
     tracks = [item for item in found.values() if isinstance(item, Track)]
     relative = [replace(t, path=Path(os.path.relpath(t.path, root)).as_posix()) for t in tracks]
@@ -222,6 +225,13 @@ def scan(
         num_unchanged=num_unchanged,
         num_vanished=sum(isinstance(t, Track) and t.path not in there for t in before.values()),
     )
+
+
+def _keep_split(track: Track, before: Track | Failed | None) -> Track:
+    """A track that was read again, in the split that it was in."""
+    if track.split is None and isinstance(before, Track):
+        return replace(track, split=before.split)
+    return track
 
 
 def _manifests(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:

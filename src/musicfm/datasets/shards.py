@@ -115,7 +115,7 @@ def prepare(
         piece_seconds: longer recordings are cut into equal pieces that are no longer.
         num_workers: processes, each writing one shard; None takes all cores, and 16 at most.
         timeout_seconds: after which a track that makes no progress is given up.
-        overwrite: begin anew where there are shards of other tracks or settings.
+        overwrite: write again what is done already, also of other tracks or settings.
         progress: show a bar on standard error.
 
     Raises:
@@ -145,7 +145,7 @@ def prepare(
         pending = [
             shard
             for shard, recording in zip(shards, recordings, strict=True)
-            if not (journal.has(recording) and shard.index.exists())
+            if overwrite or not (journal.has(recording) and shard.index.exists())
         ]
         work = math.fsum(track.duration for shard in pending for track in shard.tracks)
         num_tracks = sum(len(shard.tracks) for shard in pending)

@@ -111,7 +111,9 @@ class Manifest:
 
     def select(self, keep: Callable[[Track], bool]) -> "Manifest":
         """The tracks that satisfy a condition, in their order."""
-        return self._with(self._table.filter([keep(track) for track in self]))
+        import pyarrow as pa
+
+        return self._with(self._table.filter(pa.array(map(keep, self), pa.bool_())))
 
     def of_split(self, split: Split | None) -> "Manifest":
         """The tracks of a split; None: those in none."""
@@ -300,12 +302,14 @@ def _read_parquet(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
         try:
             table = parquet.read_table(file)
         except (pa.ArrowException, OSError) as error:  # OSError: a page that cannot be unpacked
-            raise DataError(f"{path} is damaged, or no Parquet file; scan again") from error
+            raise DataError(
+                f"{path} is damaged, or no Parquet file; delete it and scan again"
+            ) from error
     metadata = (table.schema.metadata or {}).get(_HEADER.encode())
     header = _header(metadata, path)
     table = table.replace_schema_metadata(None)
     if not table.schema.equals(schema):
-        raise DataError(f"{path} has other columns than a manifest; scan again")
+        raise DataError(f"{path} has other columns than a manifest; delete it and make it anew")
     return header, table.combine_chunks()
 
 
@@ -318,7 +322,7 @@ def _read_jsonl(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
                 tracks.append(from_json(line))
             except (ValueError, RecursionError) as error:
                 raise DataError(
-                    f"{path}, line {number} is no track ({error}); mend it, or scan again"
+                    f"{path}, line {number} is no track ({error}); mend it, or delete the file"
                 ) from error
     return header, _table(tracks)
 
@@ -359,7 +363,7 @@ def _check(table: "pa.Table", where: str) -> None:
         seen: set[str] = set()
         for path in paths.to_pylist():
             if path in seen:
-                raise DataError(f"{where}: track '{path}' occurs twice; scan again")
+                raise DataError(f"{where}: track '{path}' occurs twice; delete one")
             seen.add(path)
 
 

@@ -83,6 +83,7 @@ def synthesize(song: Song, font: SoundFont, sample_rate: int) -> _Samples:
     Raises:
         SoundFontError: the font lacks a program or a drum, or has to stretch one of its
             recordings beyond measure.
+        AudioError: the song's codec does not have the sample rate.
         ValueError: a note starts before 0.
     """
     dry, send = mix(song, font, sample_rate)
@@ -281,7 +282,7 @@ class _Modulation:
         decay = _seconds(zone[Gen.MOD_ENV_DECAY] + zone[Gen.KEY_TO_MOD_ENV_DECAY] * (60 - key))
         fall = zone[Gen.MOD_ENV_SUSTAIN] / 1000
         rising = np.clip((times - delay) / attack, 1e-9, 1)
-        convex = np.clip(1 + 40 / 96 * np.log10(rising), 0, 1)  # its attack is convex (9.1.7)
+        convex = np.clip(1 + 40 / 96 * np.log10(rising), 0, 1)  # its attack is convex
         return convex - np.clip((times - delay - attack - hold) / decay, 0, fall)
 
 
