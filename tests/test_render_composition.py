@@ -105,7 +105,7 @@ def test_the_music_of_this_version() -> None:
     )
     assert (GENERATOR_VERSION, digest.hexdigest()) == (
         1,
-        "8f67101358d220106f75d8a0068f745c3f5ca22d642fe7488dad06e13b3993f8",
+        "",
     )
 
 
