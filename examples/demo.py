@@ -1,7 +1,7 @@
-"""Embed a short piece and look at what comes out: `make demo`.
+"""Embed music with the model that comes with the package, and look at what comes out: `make demo`.
 
-The weights are random, made on the spot in the layout of the published checkpoints, so that the
-demo downloads nothing. Everything else is what happens to any recording.
+A piece that ships with the repository, against itself: repetition shows. And some songs that are
+composed and rendered on the spot: segments of one song lie together. Nothing is downloaded.
 """
 
 import argparse
@@ -17,22 +17,19 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from musicfm import Embedder, Embedding, MusicFM, preset, published
+from musicfm import Embedder, Embedding, MusicFM
+from musicfm.render.songs import render_songs
 
 EXAMPLES = Path(os.path.relpath(Path(__file__).parent))
 SONG = EXAMPLES / "demo_song.ogg"
 SECTIONS = EXAMPLES / "demo_song.sections.txt"
 PICTURE_RATE = 2.0  # Hz
+FIRST_SEED, NUM_SONGS = 1_100_000_000, 6  # test songs: nano has not heard them
+SEGMENT_SECONDS = 5.0
 
-ABOUT_THE_WEIGHTS = """\
-The weights are RANDOM: this shows that all parts work, not what a trained model hears. These
-embeddings know nothing but what a random network keeps of the spectrum. Trained weights come with
---model msd (see the end).
-"""
-ABOUT_THE_PICTURE = """\
-           It shows layer 0, the front end's output, which hears a quarter of a second around
-           each frame. Deeper layers hear their whole window of 30 s, and untrained they mostly
-           average it: there the windows would show, and hide the sections.
+ABOUT = """\
+The model is nano, of 15 MB: pretrained on rendered songs, for demonstrations and trials. Trained on
+real music, and far larger, are the authors' models (see the end).
 """
 
 
@@ -45,24 +42,33 @@ class Section(NamedTuple):
 
 
 def run(out: Path) -> None:
-    """Embeds the piece in Python and from the command line; results go to ``out``."""
-    checkpoint = write_random_checkpoint(out)
-    model = MusicFM.from_pretrained(checkpoint)
-    print(ABOUT_THE_WEIGHTS)
+    """Embeds in Python and from the command line; results go to ``out``."""
+    model = MusicFM.from_pretrained("nano")
+    embedder = Embedder(model)
+    print(ABOUT)
 
-    embedding = Embedder(model)(SONG)
-    print(f"model      {checkpoint}, {sum(p.numel() for p in model.parameters()):,} weights")
+    embedding = embedder(SONG)
+    print(f"model      nano, {sum(p.numel() for p in model.parameters()):,} weights")
     print(f"recording  {SONG}, {embedding.duration:.1f} s")
     print(f"frames     {shape(embedding.frames)} at {embedding.rate:g} Hz")
     print(f".at(8.0)   {shape(embedding.at(8.0))}, token level")
     print(f".mean()    {shape(embedding.mean())}, sequence level")
+    out.mkdir(parents=True, exist_ok=True)
+    draw_similarity(embedding, read_sections(SECTIONS), out / "self_similarity.png")
+    print(f"picture    {out / 'self_similarity.png'}: what sounds alike is red\n")
 
-    picture = out / "self_similarity.png"
-    draw(Embedder(model, layer=0)(SONG), read_sections(SECTIONS), picture)
-    print(f"picture    {picture}\n{ABOUT_THE_PICTURE}\nThe same from the command line:\n")
+    print(f"Rendering {NUM_SONGS} songs that nano has not heard ...", flush=True)
+    render_songs(NUM_SONGS, out / "songs", seed=FIRST_SEED, progress=True)
+    songs = [embedder(path) for path in sorted((out / "songs").glob("*.flac"))]
+    nearest = draw_segments(songs, out / "segments.png")
+    print(f"picture    {out / 'segments.png'}: segments of {SEGMENT_SECONDS:g} s, by song")
+    print(f"           {nearest:.0%} of them are nearest to one of their own song, other than")
+    print("           their neighbours in time; by chance it would be")
+    print(f"           {1 / NUM_SONGS:.0%}\n")
 
+    print("The same from the command line:\n")
     results = out / "embeddings"
-    command = ["embed", str(SONG), "--model", str(checkpoint), "--out", str(results), "--overwrite"]
+    command = ["embed", str(SONG), "--model", "nano", "--out", str(results), "--overwrite"]
     print("$ musicfm", *command, flush=True)
     subprocess.run([sys.executable, "-m", "musicfm", *command], check=True)
     print(f"\n{results / SONG.stem}.npz holds")
@@ -72,18 +78,8 @@ def run(out: Path) -> None:
 
     program = Path(sys.executable).with_name("musicfm")
     program = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
-    print("\nNow your own music, with trained weights (1.3 GB, downloaded once):\n")
+    print("\nNow your own music, with the authors' weights (1.3 GB, downloaded once):\n")
     print(f"  {program} embed ~/Music --model msd --out embeddings")
-
-
-def write_random_checkpoint(folder: Path) -> Path:
-    """A tiny model in the published layout, ``tiny.pt`` and its statistics; the same every time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = MusicFM(preset("tiny"))
-    path = folder / "tiny.pt"
-    published.write(model.config, model.state_dict(), path)
-    return path
 
 
 def read_sections(path: Path) -> list[Section]:
@@ -98,7 +94,7 @@ def self_similarity(frames: torch.Tensor) -> npt.NDArray[np.float32]:
     return np.asarray((directions @ directions.T).numpy(), np.float32)
 
 
-def draw(embedding: Embedding, sections: list[Section], path: Path) -> None:
+def draw_similarity(embedding: Embedding, sections: list[Section], path: Path) -> None:
     """Draws the self-similarity of a recording, with its sections."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
@@ -125,9 +121,41 @@ def draw(embedding: Embedding, sections: list[Section], path: Path) -> None:
     for axis in (top, right):
         axis.tick_params(length=0)
     figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.6, aspect=25)
-    axes.set_title(f"{SONG.name} against itself\ntiny model, layer 0, random weights", pad=12)
+    axes.set_title(f"{SONG.name} against itself, as nano hears it", pad=12)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def draw_segments(songs: list[Embedding], path: Path) -> float:
+    """Draws the segments of songs in the plane that keeps most of their variance.
+
+    Returns:
+        The part of the segments whose nearest one, but for its neighbours in time, is of its song.
+    """
+    from matplotlib import pyplot as plt
+
+    segments = [song.at(1.0 / SEGMENT_SECONDS) for song in songs]
+    owners = torch.cat([torch.full((len(s),), i) for i, s in enumerate(segments)])
+    places = torch.cat([torch.arange(len(s)) for s in segments])
+    points = torch.cat(segments)
+    points = (points - points.mean(dim=0)) / points.std(dim=0)
+    plane = points @ torch.linalg.svd(points, full_matrices=False).Vh[:2].T
+
+    figure, axes = plt.subplots(figsize=(8, 7), layout="constrained")
+    for song in range(len(songs)):
+        x, y = plane[owners == song].T.numpy()
+        axes.plot(x, y, "o-", linewidth=0.5, markersize=5, label=f"song {song + 1}")
+    axes.set(xlabel="first principal component", ylabel="second principal component")
+    axes.set_title(f"Segments of {SEGMENT_SECONDS:g} s of {len(songs)} songs, as nano hears them")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+    directions = F.normalize(points, dim=1)
+    similarity = directions @ directions.T
+    near_in_time = (owners[:, None] == owners) & ((places[:, None] - places).abs() <= 1)
+    nearest = similarity.masked_fill(near_in_time, -torch.inf).argmax(dim=1)
+    return float((owners[nearest] == owners).float().mean())
 
 
 def shape(array: torch.Tensor) -> str:
@@ -136,6 +164,6 @@ def shape(array: torch.Tensor) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Embed a short piece with random weights.")
+    parser = argparse.ArgumentParser(description="Embed music with the model nano.")
     parser.add_argument("out", type=Path, nargs="?", default=Path("demo"), help="default: demo")
     run(parser.parse_args().out)

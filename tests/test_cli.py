@@ -380,3 +380,17 @@ def test_kmeans_tokens_are_fitted(run: Run, tmp_path: Path) -> None:
         "pretrain", recipe, tmp_path / "songs", "--out", tmp_path / "run", *options
     )
     assert status == 0, errors
+
+
+def test_songs_are_rendered(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "songs"
+    arguments = ["render", 1, "--seed", 101, "--format", "wav", "--out", out, "--workers", 1]
+    status, _, errors = run(*arguments)
+    assert status == 0, errors
+    assert "1 rendered (0.02 h" in errors
+    assert {path.suffix for path in out.glob("song_101.*")} == {".wav", ".jams"}
+    assert "0 rendered" in (errors := run(*arguments)[2])
+    assert "1 done before" in errors
+    status, _, errors = run("render", 3, "--seed", 1_399_999_999, "--out", out)
+    assert (status, errors.count("\n")) == (1, 1)
+    assert errors.startswith("error: seed 1400000001 is not from 0 to 1399999999")

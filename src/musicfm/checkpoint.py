@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from musicfm.model import MusicFM
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+SHIPPED = "nano"
+"""The alias of the small model that comes with the package."""
+
 RUN_PREFIX = "objective.model."
 """Before every key in a checkpoint of a pretraining run."""
 
@@ -45,9 +48,10 @@ def load(
     """Loads a model, in eval mode, on the CPU.
 
     Args:
-        source: an alias (``"msd"``, ``"fma"``: the authors' checkpoints; a folder of that name is
-            ``"./msd"``), a folder of ours, a ``.ckpt`` file of a pretraining run, a ``.pt`` file
-            in a published layout, or a hub id such as ``"name/model"``.
+        source: an alias (``"nano"``: the small model that comes with the package; ``"msd"``,
+            ``"fma"``: the authors' checkpoints; a folder of that name is ``"./msd"``), a folder of
+            ours, a ``.ckpt`` file of a pretraining run, a ``.pt`` file in a published layout, or a
+            hub id such as ``"name/model"``.
         model_class: :class:`musicfm.MusicFM` or a subclass.
         stats: for a ``.pt`` file, its JSON file of statistics or (mean, standard deviation) in dB;
             by default the file beside it.
@@ -59,7 +63,9 @@ def load(
         CheckpointError: nothing there, or it is damaged or not a model of this kind.
     """
     path = Path(source)
-    if str(source) in hub.PUBLISHED:
+    if str(source) == SHIPPED:
+        path = Path(__file__).with_name(SHIPPED)
+    elif str(source) in hub.PUBLISHED:
         path, found = hub.fetch_published(str(source), allow_hash_mismatch)
         stats = found if stats is None else stats
     elif not path.exists() and hub.is_repo_id(str(source)):
@@ -76,9 +82,10 @@ def load(
     elif path.is_file():
         config, tensors = published.read(path, stats)
     else:
+        aliases = ", ".join(map(repr, (SHIPPED, *hub.PUBLISHED)))
         raise CheckpointError(
-            f"no model '{source}': give {', '.join(map(repr, hub.PUBLISHED))}, a folder with "
-            f"{WEIGHTS} and {CONFIG}, a .pt file, or a hub id like 'name/model'"
+            f"no model '{source}': give {aliases}, a folder with {WEIGHTS} and {CONFIG}, a "
+            ".ckpt or .pt file, or a hub id like 'name/model'"
         )
     # On the meta device nothing is initialised, only to be overwritten.
     with torch.device("meta"):

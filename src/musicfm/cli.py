@@ -76,7 +76,10 @@ def embed(
         typer.Option("--list", help="File with a path a line; - reads them from stdin."),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="msd, fma, a folder, a .pt file, or a hub id like name/model.")
+        str,
+        typer.Option(
+            help="nano, msd, fma, a folder, a .pt or .ckpt file, or a hub id like name/model."
+        ),
     ] = "msd",
     layer: Annotated[
         str,

@@ -56,11 +56,11 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
             checkpoint_path(folder, step).unlink(missing_ok=True)
 
 
-def latest_valid(folder: Path) -> tuple[Path, list[str]]:
+def latest_valid(folder: Path) -> tuple[int, list[str]]:
     """The last whole checkpoint in a folder.
 
     Returns:
-        Its path, and a sentence on each later one that is damaged.
+        Its step, and a sentence on each later one that is damaged.
 
     Raises:
         CheckpointError: all are damaged.
@@ -71,7 +71,7 @@ def latest_valid(folder: Path) -> tuple[Path, list[str]]:
         if reason := _damage(path):
             damaged.append(f"{path} is damaged ({reason}); falling back to the one before")
         else:
-            return path, damaged
+            return step, damaged
     raise CheckpointError(
         f"all {len(damaged)} checkpoints in {folder} are damaged; begin again in another folder"
     )

@@ -124,7 +124,7 @@ def pretrain(
         if is_first:
             stack.enter_context(exclusive(folder, ".lock"))
             _check_folder(folder, recipe, resume)
-        start = _last_checkpoint(folder) if resume else None
+        step = _last_step(folder) if resume else None
         stack.enter_context(_quiet())
         accelerator, processes, num_nodes = _hardware(device, processes, num_nodes)
         world_size = processes * num_nodes
@@ -141,14 +141,17 @@ def pretrain(
             max_steps=recipe.steps,
             accumulate_grad_batches=recipe.accumulation(world_size),
             use_distributed_sampler=False,
-            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+            logger=TensorBoardLogger(
+                folder, name="", version="tensorboard", purge_step=(step or -1) + 1
+            ),
             callbacks=[heartbeat],
             plugins=[AtomicCheckpointIO()],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        module = PretrainingModule(recipe, _model(recipe, centroids, is_new=start is None))
+        module = PretrainingModule(recipe, _model(recipe, centroids, is_new=step is None))
+        start = None if step is None else checkpoint_path(folder / "checkpoints", step)
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         if trainer.global_step < recipe.steps:
             return Outcome(trainer.global_step, None, heartbeat.stopped_by)
@@ -287,13 +290,14 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "
     return found
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
+def _last_step(folder: Path) -> int | None:
+    """The step to go on from, if there is one."""
     if not checkpoint_steps(folder / "checkpoints"):
         return None
-    path, damaged = latest_valid(folder / "checkpoints")
+    step, damaged = latest_valid(folder / "checkpoints")
     for message in damaged:
         warnings.warn(message, stacklevel=3)
-    return path
+    return step
 
 
 def _check_tracks(manifest: Manifest) -> None:

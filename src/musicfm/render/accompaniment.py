@@ -147,7 +147,8 @@ def write_arpeggio(
 ) -> list[ScoreNote]:
     """An ostinato of chord tones, with the same order of voices throughout."""
     every = 1 if grid.step_seconds > 0.13 else 2
-    order = [dice.integer(0, 4) for _ in range(dice.choice([3, 4, 6, 8]))]
+    order = dice.shuffled(range(5))[:3]
+    order += [dice.integer(0, 4) for _ in range(dice.choice([0, 1, 3, 5]))]
     rests = {i for i in range(8) if dice.chance(0.15)}
     notes = []
     for span in spans:

@@ -101,7 +101,9 @@ def set_scenes(dice: Dice, roles: frozenset[str], sections: Sequence[Section]) -
             scenes.append(Scene(roles - silent, level, False, False))
             continue
         playing = {
-            role for role in roles if role == "chords" or own.chance(_PRESENCE[role][section.label])
+            role
+            for role in ROLES  # in that order, which a set of names has not
+            if role in roles and (role == "chords" or own.chance(_PRESENCE[role][section.label]))
         }
         low, high = _ENERGY[section.label]
         fill, crash = here.chance(0.5), here.chance(0.5)

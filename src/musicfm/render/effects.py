@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from musicfm.errors import AudioError
 from musicfm.render.song import Production
 
 _Samples: TypeAlias = npt.NDArray[np.float32]
@@ -29,6 +30,7 @@ _KNEE = 0.8  # up to which the limiter leaves samples alone
 _MOST_LIMITING = 4.0
 _LEVEL_STEPS = 8  # of the search for the gain
 
+_MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 # libvorbis takes a quality; these are its bit rates at 44100 Hz for quality 0, 0.1, ... 1, in kbps.
 _VORBIS_KBPS = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 500)
 _BLOCK_SECONDS = 1.0  # written at once: libsndfile overflows its stack on minutes of Vorbis
@@ -46,6 +48,9 @@ def produce(dry: _Samples, send: _Samples, production: Production, sample_rate: 
     Returns:
         Shape (2, samples), within ±1. Its RMS is ``production.level_db``, as far as the limiter
         lets it, plus the noise.
+
+    Raises:
+        AudioError: the codec does not have the sample rate.
     """
     noise_seed, reverb_seed = np.random.SeedSequence(production.seed).spawn(2)
     tail = reverb_tail(production.reverb_seconds, sample_rate, np.random.default_rng(reverb_seed))
@@ -173,7 +178,14 @@ def noise(
 
 
 def mp3(sound: _Samples, sample_rate: int, kbps: int) -> _Samples:
-    """A round trip through mp3 (LAME), at the nearest bit rate that it has at the sample rate."""
+    """A round trip through mp3 (LAME), at the nearest bit rate that it has at the sample rate.
+
+    Raises:
+        AudioError: mp3 does not have the sample rate.
+    """
+    if sample_rate not in _MP3_RATES:
+        rates = ", ".join(map(str, _MP3_RATES))
+        raise AudioError(f"mp3 has no sample rate of {sample_rate} Hz; choose one of {rates}")
     file = io.BytesIO()
     size = round(_BLOCK_SECONDS * sample_rate)
     with av.open(file, "w", format="mp3") as container:
@@ -191,7 +203,8 @@ def mp3(sound: _Samples, sample_rate: int, kbps: int) -> _Samples:
     file.seek(0)
     with av.open(file, "r") as container:  # cuts what the encoder added at both ends
         frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
-    return np.concatenate(frames, axis=1)[:, : sound.shape[1]]  # of a few samples it gives more
+    decoded: _Samples = np.concatenate(frames, axis=1, dtype=np.float32)
+    return decoded[:, : sound.shape[1]]  # of a few samples it gives more
 
 
 def ogg(sound: _Samples, sample_rate: int, kbps: int) -> _Samples:

@@ -131,7 +131,7 @@ def write_score(plan: Plan, phrases: "Phrases", chords: list[list[ChordSpan]]) -
         _write_accompaniment(plan, section, scene, spans, score)
         if "drums" in scene.roles:
             score["drums"] += _write_drums(plan, section, scene)
-        for role in scene.roles & {"lead", "solo"}:
+        for role in sorted(scene.roles & {"lead", "solo"}):
             score[role] += melodies.write(role, section, spans)
     if plan.final_chord:
         _write_final_chord(plan, chords[-1][0], score)
@@ -269,7 +269,7 @@ def _write_final_chord(plan: Plan, span: ChordSpan, score: Score) -> None:
     """Everybody who played last holds the chord."""
     scene = plan.scenes[-1]
     bass = "bass" in scene.roles
-    for role in scene.roles & score.keys():
+    for role in sorted(scene.roles & score.keys()):
         match role:
             case "drums":
                 score[role] += [crash(span.start), ScoreNote(span.start, span.start + 1, KICK)]

@@ -13,7 +13,7 @@ import hashlib
 import importlib.util
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -122,7 +122,7 @@ _RANGES: dict[int, tuple[int, int, int]] = {
     Gen.ROOT_KEY: (-1, -1, 127),
 }
 
-# What only an instrument may set (8.5 says of each whether a preset may).
+# What only an instrument may set (8.1.2 says so of each).
 _INSTRUMENT_ONLY = frozenset(
     {
         *(Gen.START_OFFSET, Gen.END_OFFSET, Gen.LOOP_START_OFFSET, Gen.LOOP_END_OFFSET),
@@ -169,7 +169,7 @@ class Zone:
     """Lowest and highest."""
     generators: tuple[int, ...]
     """By number; preset and instrument added up and limited as in 8.1.3."""
-    pcm: npt.NDArray[np.int16]
+    pcm: npt.NDArray[np.int16] = field(repr=False)
     """The sample, from where it starts to where it ends."""
     loop: tuple[int, int]
     """Its first sample and the one after its last, within ``pcm``; (0, 0) if there is none."""
@@ -194,7 +194,7 @@ class SoundFont:
     """Of the file."""
     licence: str
     """What the file says about copying, or "unknown"."""
-    presets: Mapping[tuple[int, int], Sequence[Zone]]
+    presets: Mapping[tuple[int, int], Sequence[Zone]] = field(repr=False)
     """By bank and program; drum kits are in bank 128."""
 
 

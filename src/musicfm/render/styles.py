@@ -132,7 +132,7 @@ STYLES: dict[str, Style] = {
         density=(0.4, 0.75),
     ),
     "funk": Style(
-        metres={"4/4": 7, "3/4": 0, "6/8": 0},
+        metres={"4/4": 8, "3/4": 0, "6/8": 0},
         tempi={"4/4": (86, 120), "3/4": (90, 120), "6/8": (48, 84)},
         comping={"stabs": 4, "offbeat": 2},
         bass={"syncopated": 5, "octaves": 2},

@@ -41,7 +41,7 @@ _DECAY_DB = 100.0  # what the times of decay and release are for (8.1.3)
 _ATTENUATION = 0.4  # decibels for a decibel written, as the hardware had it that fonts were made on
 _SLOWEST, _FASTEST = 2**-10, 2**7  # samples of a recording for each that is played
 _OPEN_CENTS = 13_500  # the cutoff that stands for no filter
-_MARGIN = 64  # samples of a recording beyond the last: more than the resampler's filter needs
+_MARGIN = 150  # samples beyond the last, which the resampler's filter reaches
 _NEVER = 1 << 62
 
 
@@ -83,6 +83,7 @@ def synthesize(song: Song, font: SoundFont, sample_rate: int) -> _Samples:
     Raises:
         SoundFontError: the font lacks a program or a drum, or has to stretch one of its
             recordings beyond measure.
+        AudioError: the song's codec does not have the sample rate.
         ValueError: a note starts before 0.
     """
     dry, send = mix(song, font, sample_rate)
@@ -281,7 +282,7 @@ class _Modulation:
         decay = _seconds(zone[Gen.MOD_ENV_DECAY] + zone[Gen.KEY_TO_MOD_ENV_DECAY] * (60 - key))
         fall = zone[Gen.MOD_ENV_SUSTAIN] / 1000
         rising = np.clip((times - delay) / attack, 1e-9, 1)
-        convex = np.clip(1 + 40 / 96 * np.log10(rising), 0, 1)  # its attack is convex (9.1.7)
+        convex = np.clip(1 + 40 / 96 * np.log10(rising), 0, 1)  # its attack is convex
         return convex - np.clip((times - delay - attack - hold) / decay, 0, fall)
 
 
@@ -314,7 +315,7 @@ def _unrolled(zone: Zone, key: int, step: float, num_samples: int, held: int | N
             f"the sound font plays key {key} with a recording at {step:.3g} times its pitch; "
             "choose another font, or keys nearer to the middle"
         )
-    count = math.ceil(num_samples * step) + _MARGIN
+    count = math.ceil(num_samples * step + _MARGIN * max(1, step))
     pcm = zone.pcm
     start, end = zone.loop
     if end:
