@@ -36,7 +36,7 @@ import soundfile
 
 from musicfm import audio
 from musicfm.datasets.tracks import INDEX, Manifest, Track, open_track, to_json
-from musicfm.errors import AudioError, ConfigError, DataError, MusicFMError, OutputError
+from musicfm.errors import AudioError, ConfigError, DataError, OutputError
 from musicfm.files import PARTIAL, atomic_write, writing
 from musicfm.journal import Journal, Recording
 from musicfm.processes import Failure, Message, Now, Task, num_cores, run_tasks
@@ -234,7 +234,11 @@ def _write_all(
                     case Failure(number, reason):
                         culprit = at.get(number)
                         if culprit is None:
-                            raise MusicFMError(reason)
+                            raise OutputError(
+                                f"{shard} could not be finished: its process crashed, or the disk "
+                                f"took longer than {timeout_seconds:g} s; run it again, perhaps "
+                                "with more patience (timeout_seconds, --timeout)"
+                            )
                         again.append(replace(shard, bad=(*shard.bad, (culprit, reason))))
         shards = again
 
