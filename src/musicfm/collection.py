@@ -16,7 +16,7 @@ from musicfm.decoders import Failure, Start, decode_files
 from musicfm.embedding import Embedder, Finished, Frames, TrackEvent
 from musicfm.errors import ConfigError, OutputError
 from musicfm.files import atomic_write
-from musicfm.folders import common_folder, recordings_in
+from musicfm.folders import common_folder, describe, recordings_in
 from musicfm.journal import Journal, Recording
 from musicfm.pooling import check_rate
 from musicfm.processes import num_cores
@@ -54,7 +54,11 @@ def find_recordings(
     base = common_folder(paths)
     found: dict[Path, Recording] = {}
     names: dict[str, Path] = {}
-    for path in (file for source in paths for file in recordings_in(source)):
+
+    def note(error: OSError) -> None:
+        failures.append(describe(error))
+
+    for path in (file for source in paths for file in recordings_in(source, note)):
         if path in found:
             continue
         name = os.path.relpath(path.with_suffix(""), base)

@@ -1,7 +1,7 @@
 """Which files of a folder are recordings."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # What counts as a recording within a folder; a file that is named itself may be called anything.
@@ -13,19 +13,25 @@ AUDIO_SUFFIXES = frozenset(
 )
 
 
-def recordings_in(source: Path) -> Iterator[Path]:
+def recordings_in(source: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
     """The recordings in a folder and all below it, sorted; a file is itself.
 
-    Hidden files and folders are passed over.
+    Hidden files and folders are passed over. ``on_error`` is told of folders that cannot be read.
     """
     if not source.is_dir():
         yield source
         return
-    for folder, subfolders, files in os.walk(source):
+    for folder, subfolders, files in os.walk(source, onerror=on_error):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
                 yield Path(folder, name)
+
+
+def describe(error: OSError) -> tuple[str, str]:
+    """The path of a folder that cannot be read, and one sentence about it."""
+    path = str(error.filename)
+    return path, f"{path} cannot be read: {error.strerror}; check its permissions"
 
 
 def common_folder(paths: list[Path]) -> str:

@@ -30,7 +30,7 @@ from musicfm.datasets.tracks import (
 )
 from musicfm.errors import ConfigError, DataError
 from musicfm.files import atomic_write, exclusive, writing
-from musicfm.folders import common_folder, recordings_in
+from musicfm.folders import common_folder, describe, recordings_in
 from musicfm.processes import End, Failure, Message, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
 
@@ -182,7 +182,13 @@ def scan(
     found: dict[str, Track | Failed] = {}
     pending: dict[str, int] = {}
     num_unchanged = 0
-    for path in dict.fromkeys(str(file) for root in roots for file in recordings_in(root)):
+
+    def note_folder(error: OSError) -> None:
+        path, reason = describe(error)
+        found[path] = Failed(path, 0, 0, reason)
+
+    files = (file for root in roots for file in recordings_in(root, note_folder))
+    for path in dict.fromkeys(map(str, files)):
         item = before.get(path)
         try:
             path.encode()

@@ -5,7 +5,7 @@ Recordings are dealt to shards in an order drawn from their hashes, so that a sh
 of the collection; none is divided between shards.
 
 The index is a manifest: each of its tracks knows its shard and the bytes that it occupies there. So
-a random crop reads a few hundred kilobytes out of a shard, just as it reads a part of a file, and
+a random crop reads about twice its own bytes out of a shard, 2 MB for 30 s, just as out of a file;
 what a process reads is a function of seed, step and position, without a stream to keep in step.
 The cost of a crop does not depend on how long the FLAC is (FFmpeg finds the place by bisection).
 Long recordings are nevertheless cut, into equal pieces, so that a streaming reader can hold one in

@@ -1,0 +1,54 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from musicfm.collection import find_recordings
+from musicfm.datasets.scanning import scan
+from musicfm.folders import common_folder, recordings_in
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """Files that are called like recordings, and others."""
+    for name in ("b/2.FLAC", "b/.hidden.wav", "a/1.mp3", "a/c/3.opus", ".d/4.wav", "a/notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def fail(error: OSError) -> None:
+    raise error
+
+
+def test_recordings_come_in_order_and_hidden_ones_do_not(library: Path) -> None:
+    found = [path.relative_to(library).as_posix() for path in recordings_in(library, fail)]
+    assert found == ["a/1.mp3", "a/c/3.opus", "b/2.FLAC"]
+    assert list(recordings_in(library / "a" / "notes.txt", fail)) == [library / "a" / "notes.txt"]
+
+
+def test_what_paths_have_in_common(library: Path) -> None:
+    assert common_folder([library / "a" / "1.mp3", library / "a" / "c"]) == str(library / "a")
+    assert common_folder([library / "a" / "1.mp3", library / "b"]) == str(library)
+
+
+def test_folders_that_cannot_be_read_are_named(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir: Callable[..., Any] = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "c":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    reason = f"{library / 'a' / 'c'} cannot be read: Permission denied; check its permissions"
+    failures: list[tuple[str, str]] = []
+    assert len(find_recordings([library], failures)) == 2
+    assert failures == [(str(library / "a" / "c"), reason)]
+    found = scan([library], num_workers=1).failures
+    assert (str(library / "a" / "c"), reason) in found
