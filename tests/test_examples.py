@@ -19,6 +19,7 @@ from musicfm.collection import embed_collection
 from musicfm.config import PRESETS, ConformerConfig, preset
 from musicfm.embedding import Embedder
 from musicfm.model import MusicFM
+from musicfm.pretraining.recipe import load_recipe
 from test_imports import MODULES, SOURCE, imports, name_of
 
 ROOT = Path(__file__).parents[1]
@@ -26,14 +27,22 @@ EXAMPLES = ROOT / "examples"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
+PAGES = "".join([README, *(p.read_text(encoding="utf-8") for p in ROOT.glob("docs/*.md"))])
+
 COMMANDS: Any = typer.main.get_command(cli.app)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_demo_makes_a_picture_and_an_npz(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", blocks("toml", PAGES))
+def test_recipes_in_the_documentation_are_recipes(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    assert load_recipe(str(tmp_path / "mine.toml")) != load_recipe("nano")
+
+
+def test_the_demo_makes_pictures_and_an_npz(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", str(EXAMPLES / "demo.py"), str(tmp_path / "demo")]
     done = subprocess.run(
         command,
@@ -42,12 +51,12 @@ def test_the_demo_makes_a_picture_and_an_npz(tmp_path: Path) -> None:
         text=True,
         env={**os.environ, "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"},
     )
-    assert "RANDOM" in done.stdout
-    assert "(2216, 64) at 25 Hz" in done.stdout
-    picture = tmp_path / "demo" / "self_similarity.png"
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "(2216, 192) at 25 Hz" in done.stdout
+    for picture in ("self_similarity.png", "segments.png"):
+        assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "demo" / "songs").glob("*.jams"))) == 6
     with np.load(tmp_path / "demo" / "embeddings" / "demo_song.npz") as result:
-        assert result["frames"].shape == (2216, 64)
+        assert result["frames"].shape == (2216, 192)
 
 
 def test_the_sections_fill_the_song() -> None:
@@ -79,8 +88,8 @@ def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert names["emb"].shape == (4, 125, 64)
 
 
-@pytest.mark.parametrize("line", re.findall(r"musicfm .*", "".join(blocks("bash"))))
-def test_commands_in_the_readme_parse(line: str) -> None:
+@pytest.mark.parametrize("line", re.findall(r"musicfm .*", "".join(blocks("bash", PAGES))))
+def test_commands_in_the_documentation_parse(line: str) -> None:
     _, verb, *arguments = shlex.split(line, comments=True)
     assert COMMANDS.commands[verb].make_context(verb, arguments).params
 
@@ -89,7 +98,13 @@ def test_the_readme_names_every_option_of_embed_and_no_other() -> None:
     table = set(re.findall(r"^\| `(--[a-z-]+)`", README, re.M))
     parameters = COMMANDS.commands["embed"].params
     assert table == {parameter.opts[0] for parameter in parameters} - {"paths"}
-    assert set(re.findall(r"`(--[a-z-]+)[` ]", README)) <= table
+    options = {
+        option
+        for verb in COMMANDS.commands.values()
+        for parameter in verb.params
+        for option in parameter.opts
+    }
+    assert set(re.findall(r"`(--[a-z-]+)[` ]", PAGES)) <= options
 
 
 @pytest.mark.parametrize("name", PRESETS)
