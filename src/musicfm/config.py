@@ -256,7 +256,7 @@ PRESETS: Mapping[str, ModelConfig] = {
     ),
     # For a laptop without a GPU: 15 MB of weights. Normalised as rendered songs need it.
     "nano": ModelConfig(
-        mel=MelConfig(mean=0.0, std=1.0),
+        mel=MelConfig(mean=0.03, std=16.9),
         front_end=FrontEndConfig(conv_dim=16),
         encoder=ConformerConfig(dim=192, depth=4, num_heads=4, ffn_dim=768, dropout=0.0),
         quantizer=RandomProjectionConfig(codebook_size=1_024),
