@@ -334,6 +334,23 @@ def test_a_stopped_run_says_how_to_go_on(
     assert rows(tmp_path / "run") == undisturbed_rows
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_of_a_run_saves_too(
+    pretrain_command: list[object], tmp_path: Path, number: int
+) -> None:
+    """As Ctrl-C in a terminal, or the end of a job, sends it: to the workers as well."""
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    given = command(*pretrain_command, "--workers", 2, "--set", "steps=100000")
+    with subprocess.Popen(given, stderr=subprocess.PIPE, start_new_session=True) as child:
+        while child.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.05)
+        os.killpg(child.pid, number)
+        errors = child.communicate(timeout=60)[1].decode()
+    assert child.returncode == 128 + number, errors
+    assert "--resume goes on" in errors
+    assert list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+
+
 @pytest.fixture
 def undisturbed_rows(run: Run, pretrain_command: list[object], tmp_path: Path) -> list[object]:
     run(*[tmp_path / "whole" if a == tmp_path / "run" else a for a in pretrain_command])
