@@ -10,16 +10,16 @@ finds the song must hear what its sections have in common. Figures are the part 
 nearest candidate is of the right song (top 1), and the mean reciprocal rank of the first right one
 (MRR). Nothing is trained here.
 
-Compared are means over each segment of: the model's layers, the same layers with the weights that
-training began with, mel statistics (mean and deviation of each band), and chroma (mean and
-deviation of each pitch class, from a constant-Q-like sum over the STFT). The ceiling is the same
-search with what the composer wrote: how long each pitch class sounds. All features are standardised
-over the candidates and compared by cosine.
+Compared are the model's layers, the same layers with the weights that training began with, the mel
+spectrogram, and chroma (from a constant-Q-like sum over the STFT): of each the mean over a segment,
+and the mean together with the deviation. The ceiling is the same search with what the composer
+wrote: how long each pitch class sounds. All features are standardised over the candidates and
+compared by cosine.
 """
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,8 @@ from musicfm.render.soundfont import load_font
 from musicfm.render.synthesis import synthesize
 
 Array = npt.NDArray[np.float64]
-Features = Mapping[str, Array]
-"""By method: (segments, dimensions)."""
+Features = Mapping[str, Sequence[Array]]
+"""By method, for each kind of pooling: (segments, dimensions)."""
 
 MIN_SECONDS = 4.0
 RENDERED_RATE = 24_000
@@ -64,14 +64,18 @@ def main() -> None:
         candidates.append(describe(compose(seed), methods))
         queries.append(describe(compose(seed, take=1), methods))
     figures = {
-        name: evaluate([c[name] for c in candidates], [q[name] for q in queries])
+        name: [
+            evaluate([c[name][pooling] for c in candidates], [q[name][pooling] for q in queries])
+            for pooling in range(len(candidates[0][name]))
+        ]
         for name in candidates[0]
     }
-    count = sum(len(next(iter(q.values()))) for q in queries)
+    count = sum(len(q["chroma"][0]) for q in queries)
     print(f"{count} segments of {len(seeds)} songs, seeds {seeds.start} to {seeds.stop - 1}\n")
-    print("| | top 1 | MRR |\n|---|---|---|")
-    for name, (top1, mrr) in figures.items():
-        print(f"| {name} | {top1:.3f} | {mrr:.3f} |")
+    print("| | mean: top 1 | MRR | mean and deviation: top 1 | MRR |\n|---|---|---|---|---|")
+    for name, rows in figures.items():
+        cells = [f"{figure:.3f}" for row in rows for figure in row]
+        print(f"| {' | '.join([name, *cells, *[''] * (4 - len(cells))])} |")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -96,17 +100,17 @@ def describe(song: Song, models: Mapping[str, MusicFM]) -> Features:
         for span in song.labels.segments
         if span.end - span.start >= MIN_SECONDS and span.value != "silence"
     ]
-    found: dict[str, Array] = {}
+    found: dict[str, Sequence[Array]] = {}
     for name, model in models.items():
         embedding = Embedder(model, "all")(samples)
         for layer, frames in enumerate(embedding.frames.double().numpy()):
-            found[f"{name}layer {layer}"] = means(frames, embedding.times, spans)
+            found[f"{name}layer {layer}"] = pooled(frames, embedding.times, spans)
     mel = next(iter(models.values())).features(torch.from_numpy(samples)[None])[0].double().numpy()
     times = np.arange(len(mel)) / 100
-    found["mel statistics"] = moments(mel, times, spans)
+    found["mel"] = pooled(mel, times, spans)
     chroma, times = chroma_of(samples)
-    found["chroma"] = moments(chroma, times, spans)
-    found["ceiling: the written notes"] = np.stack([pitch_classes(song, span) for span in spans])
+    found["chroma"] = pooled(chroma, times, spans)
+    found["ceiling: the written notes"] = [np.stack([pitch_classes(song, span) for span in spans])]
     return found
 
 
@@ -115,12 +119,11 @@ def means(frames: Array, times: Array, spans: list[Span]) -> Array:
     return np.stack([frames[(times >= s.start) & (times < s.end)].mean(axis=0) for s in spans])
 
 
-def moments(frames: Array, times: Array, spans: list[Span]) -> Array:
-    """Mean and deviation over each span; (spans, 2 * dimensions)."""
-    deviations = np.sqrt(
-        np.maximum(0.0, means(frames**2, times, spans) - means(frames, times, spans) ** 2)
-    )
-    return np.concatenate([means(frames, times, spans), deviations], axis=1)
+def pooled(frames: Array, times: Array, spans: list[Span]) -> Sequence[Array]:
+    """The mean over each span, (spans, dimensions), and the same with the deviation after it."""
+    mean = means(frames, times, spans)
+    deviation = np.sqrt(np.maximum(0.0, means(frames**2, times, spans) - mean**2))
+    return [mean, np.concatenate([mean, deviation], axis=1)]
 
 
 def chroma_of(samples: npt.NDArray[np.float32]) -> tuple[Array, Array]:

@@ -15,7 +15,13 @@ from torch import Tensor
 import recipe
 from musicfm import checkpoint
 from musicfm.checkpoint import CONFIG, WEIGHTS, convert
-from musicfm.config import ConformerConfig, KMeansConfig, RandomProjectionConfig, TransformerConfig
+from musicfm.config import (
+    ConformerConfig,
+    KMeansConfig,
+    RandomProjectionConfig,
+    TransformerConfig,
+    preset,
+)
 from musicfm.errors import CheckpointError, OutputError
 from musicfm.model import MusicFM
 
@@ -59,6 +65,8 @@ def test_a_saved_model_comes_back_bit_for_bit(
     assert torch.equal(again(music).hidden_states[-1], tiny(music).hidden_states[-1])
     assert torch.equal(again.tokenize(music), tiny.tokenize(music))
     assert {path.name for path in (tmp_path / "model").iterdir()} == {WEIGHTS, CONFIG}
+    modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert len(modes) == 1  # who may read one may read the other
 
 
 @pytest.mark.parametrize(
@@ -233,7 +241,8 @@ def test_truncated_weights_are_named(size: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("source", ["nothing", "/no/such/folder", "data/model.pt", Path("msd2")])
 def test_what_can_be_loaded_is_said_where_nothing_is(source: str | Path) -> None:
-    message = f"no model '{source}': give 'msd', 'fma', a folder with .* a .pt file, or a hub id"
+    aliases = "'nano', 'msd', 'fma'"
+    message = f"no model '{source}': give {aliases}, a folder with .* or .pt file, or a hub id"
     with pytest.raises(CheckpointError, match=message):
         MusicFM.from_pretrained(source)
 
@@ -322,3 +331,14 @@ def test_an_unfitted_quantizer_is_not_loaded(folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config.to_dict()))
     with pytest.raises(CheckpointError, match=r"'quantizer.centroids' has NaN"):
         MusicFM.from_pretrained(folder)
+
+
+def test_nano_comes_with_the_package(music: Tensor) -> None:
+    model = MusicFM.from_pretrained("nano")
+    assert model.config == preset("nano")
+    folder = Path(checkpoint.__file__).with_name("nano")
+    assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) < 16e6
+    facts = json.loads((folder / "training.json").read_text())
+    assert facts["recipe"]["model"] == model.config.to_dict()
+    assert len((folder / "training_tracks.txt").read_text().split()) == facts["data"]["tracks"]
+    assert torch.isfinite(model(music).hidden_states[-1]).all()

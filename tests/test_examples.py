@@ -112,11 +112,13 @@ def test_the_readme_describes_every_preset(name: str) -> None:
     config = preset(name)
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in MusicFM(config).parameters())
-    targets = {"kmeans": "k-means", "random_projection": "random projection"}
+    targets = {"kmeans": "k-means", "random_projection": "random projection"}[config.quantizer.kind]
+    if config.quantizer.num_codebooks > 1:
+        targets = f"{config.quantizer.num_codebooks} {targets}s"
     row = (
         f"| `{name}` | {config.encoder.kind.title()} | {config.encoder.depth} "
         f"| {config.frame_rate:g} | {config.context_seconds:g} s "
-        f"| {targets[config.quantizer.kind]} | {count:,} |".replace(",", " ")
+        f"| {targets} | {count:,} |".replace(",", " ")
     )
     assert row in README
 

@@ -112,6 +112,7 @@ def save(model: "MusicFM", folder: str | Path) -> None:
             save_file(tensors, weights, {"config": json.dumps(fields)})
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OutputError(f"cannot write {folder / WEIGHTS}: {error}") from error
+        weights.chmod(config.stat().st_mode)  # safetensors makes files for their owner alone
 
 
 def push(model: "MusicFM", repo_id: str, *, private: bool = False, message: str = "") -> str:
