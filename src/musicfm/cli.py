@@ -250,8 +250,9 @@ def stats(
     from musicfm.datasets.statistics import measure
 
     with _interruptible("nothing was written"):
+        scanned = collect(sources, split=split, num_workers=workers, progress=True)
         found = measure(
-            collect(sources, split=split, num_workers=workers, progress=True),
+            scanned.manifest,
             num_tracks=sample,
             sample_seconds=sample_seconds,
             seed=seed,
@@ -260,11 +261,12 @@ def stats(
             progress=True,
         )
     found.save(out)
+    num_failed = len(scanned.failures) + len(found.failures)
     _say(
         f"mean {found.mean:.4f} dB, deviation {found.std:.4f} dB over {found.num_tracks} tracks "
-        f"({found.seconds / 3600:.2f} h), {len(found.failures)} failed; wrote {out}"
+        f"({found.seconds / 3600:.2f} h), {num_failed} failed; wrote {out}"
     )
-    raise typer.Exit(1 if found.failures else 0)
+    raise typer.Exit(1 if num_failed else 0)
 
 
 @app.command()
@@ -296,8 +298,9 @@ def prepare(
     from musicfm.datasets.shards import prepare as write_shards
 
     with _interruptible(f"what is done is in {out}, and the same command continues"):
+        scanned = collect(sources, split=split, num_workers=workers, progress=True)
         prepared = write_shards(
-            collect(sources, split=split, num_workers=workers, progress=True),
+            scanned.manifest,
             out,
             sample_rate=sample_rate,
             shard_seconds=3600 * shard_hours,
@@ -307,12 +310,13 @@ def prepare(
             overwrite=overwrite,
             progress=True,
         )
+    num_failed = len(scanned.failures) + len(prepared.failures)
     _say(
         f"{len(prepared.index)} pieces ({prepared.index.seconds / 3600:.2f} h) in "
         f"{prepared.num_shards} shards, {prepared.num_done_before} of them done before, "
-        f"{len(prepared.failures)} tracks failed; see {out / 'report.json'}"
+        f"{num_failed} tracks failed; see {out / 'report.json'}"
     )
-    raise typer.Exit(1 if prepared.failures else 0)
+    raise typer.Exit(1 if num_failed else 0)
 
 
 @app.command()
@@ -434,7 +438,7 @@ def pretrain(
 
     outcome = run.pretrain(
         recipes.load_recipe(recipe, options),
-        lambda: run.hold_out(collect(music, progress=True)),
+        lambda: run.hold_out(collect(music, progress=True).manifest),
         out,
         centroids=centroids,
         resume=resume,
@@ -469,7 +473,7 @@ def kmeans(
     from musicfm.pretraining import run
 
     chosen = recipes.load_recipe(recipe, options)
-    train, _ = run.hold_out(collect(music, progress=True))
+    train, _ = run.hold_out(collect(music, progress=True).manifest)
     fitted = fitting.fit_centroids(chosen.model, train, chosen.seed, progress=True)
     fitting.save_centroids(fitted, chosen.model, out)
     _say(f"wrote {out}")

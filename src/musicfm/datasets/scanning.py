@@ -390,7 +390,7 @@ def collect(
     split: Split | None = None,
     num_workers: int | None = None,
     progress: bool = False,
-) -> Manifest:
+) -> Scan:
     """The tracks of files and folders, which are scanned, or of a manifest or a folder of shards.
 
     Args:
@@ -403,28 +403,28 @@ def collect(
         ConfigError: a manifest amid other sources, no recordings, or none in the split.
         DataError: the manifest cannot be used, or no file can.
     """
-    manifest = _collect(sources, num_workers, progress)
+    found = _collect(sources, num_workers, progress)
     if split is None:
-        return manifest
-    chosen = manifest.of_split(split)
+        return found
+    chosen = found.manifest.of_split(split)
     if not len(chosen):
         raise ConfigError(
             f"no track is in split '{split}'; split them into a manifest with musicfm scan --valid"
         )
-    return chosen
+    return replace(found, manifest=chosen)
 
 
 def _collect(
     sources: Sequence[str | os.PathLike[str]], num_workers: int | None, progress: bool
-) -> Manifest:
+) -> Scan:
     manifests = _manifests(sources)
     if manifests and len(sources) > 1:
         raise ConfigError(f"{manifests[0]} is a manifest; give it alone, or files and folders only")
     if manifests:
-        return Manifest.load(manifests[0])
+        return Scan(Manifest.load(manifests[0]))
     if len(sources) == 1 and (index := Path(sources[0], INDEX)).is_file():
-        return Manifest.load(index)
+        return Scan(Manifest.load(index))
     scanned = scan(sources, num_workers=num_workers, progress=progress)
     if not len(scanned.manifest):
         raise DataError(f"no file can be used: {scanned.failures[0][1]}")
-    return scanned.manifest
+    return scanned
