@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from musicfm import hub, published
-from musicfm.config import ModelConfig
+from musicfm.config import Config, ModelConfig
 from musicfm.errors import CheckpointError, ConfigError, OutputError
 from musicfm.files import atomic_write
 from musicfm.published import Stats
@@ -35,6 +35,7 @@ RUN_PREFIX = "objective.model."
 """Before every key in a checkpoint of a pretraining run."""
 
 Model = TypeVar("Model", bound="MusicFM")
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def load(
@@ -76,7 +77,7 @@ def load(
     if path.is_dir():
         if stats is not None:
             raise CheckpointError(f"stats= is for .pt files; those of {path} are in its {CONFIG}")
-        config, tensors = _read_folder(path)
+        config, tensors = read_pair(path / WEIGHTS, path / CONFIG, ModelConfig, "model")
     elif path.suffix == ".ckpt" and path.is_file():
         config, tensors = _read_run(path)
     elif path.is_file():
@@ -90,7 +91,7 @@ def load(
     # On the meta device nothing is initialised, only to be overwritten.
     with torch.device("meta"):
         model = model_class(config)
-    _fill(model, tensors, path)
+    fill(model, tensors, path)
     return model.eval()
 
 
@@ -101,18 +102,7 @@ def save(model: "MusicFM", folder: str | Path) -> None:
     loses nothing. The weights carry a copy of the configuration, so a kill between the two renames
     is noticed. Raises OutputError, or CheckpointError for a tensor that is not finite.
     """
-    folder = Path(folder)
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    _check_finite(tensors, folder)
-    fields = model.config.to_dict()
-    with atomic_write(folder / CONFIG) as config, atomic_write(folder / WEIGHTS) as weights:
-        config.write_text(json.dumps(fields, indent=2) + "\n")
-        try:
-            # One entry: safetensors writes several in no fixed order.
-            save_file(tensors, weights, {"config": json.dumps(fields)})
-        except SafetensorError as error:  # what safetensors makes of a full disk
-            raise OutputError(f"cannot write {folder / WEIGHTS}: {error}") from error
-        weights.chmod(config.stat().st_mode)  # safetensors makes files for their owner alone
+    write_pair(Path(folder) / WEIGHTS, Path(folder) / CONFIG, model.state_dict(), model.config)
 
 
 def push(model: "MusicFM", repo_id: str, *, private: bool = False, message: str = "") -> str:
@@ -156,30 +146,63 @@ def fingerprint(model: "MusicFM") -> str:
     return digest.hexdigest()
 
 
-def _read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    for name in (WEIGHTS, CONFIG):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} is not a model: there is no {name} in it")
+def write_pair(weights: Path, config: Path, tensors: Mapping[str, Tensor], fields: Config) -> None:
+    """Writes tensors and the configuration that they belong to, as two files of one folder.
+
+    Both are whole or not there; the weights carry a copy of the configuration. Raises OutputError,
+    or CheckpointError for a tensor that is not finite.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    _check_finite(tensors, weights.parent)
+    content = fields.to_dict()
+    with atomic_write(config) as new_config, atomic_write(weights) as new_weights:
+        new_config.write_text(json.dumps(content, indent=2) + "\n")
+        try:
+            # One entry: safetensors writes several in no fixed order.
+            save_file(tensors, new_weights, {"config": json.dumps(content)})
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OutputError(f"cannot write {weights}: {error}") from error
+        # safetensors makes files for their owner alone.
+        new_weights.chmod(new_config.stat().st_mode)
+
+
+def read_pair(
+    weights: Path, config: Path, kind: type[AnyConfig], what: str
+) -> tuple[AnyConfig, dict[str, Tensor]]:
+    """Reads what :func:`write_pair` wrote.
+
+    Args:
+        weights: the file of tensors.
+        config: the file of the configuration.
+        kind: of the configuration.
+        what: the two make up, for messages: "model" or "head".
+
+    Raises CheckpointError: a file is missing or damaged, or the two are not of one save.
+    """
+    folder = weights.parent
+    for path in (weights, config):
+        if not path.is_file():
+            raise CheckpointError(f"{folder} is not a {what}: there is no {path.name} in it")
     try:
-        fields = json.loads((folder / CONFIG).read_bytes())
-        config = ModelConfig.from_dict(fields)
+        fields = json.loads(config.read_bytes())
+        read = kind.from_dict(fields)
     except (ValueError, OSError) as error:
         reason = error if isinstance(error, ConfigError) else "not readable as JSON"
-        raise CheckpointError(f"{folder / CONFIG}: {reason}") from error
+        raise CheckpointError(f"{config}: {reason}") from error
     try:
-        tensors = load_file(folder / WEIGHTS)
-        with safe_open(folder / WEIGHTS, "pt") as file:
+        tensors = load_file(weights)
+        with safe_open(weights, "pt") as file:
             saved_with = (file.metadata() or {}).get("config")
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{folder / WEIGHTS} is damaged or incomplete ({error}); copy or download it again"
+            f"{weights} is damaged or incomplete ({error}); copy or download it again"
         ) from error
     if saved_with not in (None, json.dumps(fields)):
         raise CheckpointError(
-            f"{folder / CONFIG} is not the one that was saved with {WEIGHTS}: it was edited, or a "
-            "save was interrupted; save the model again"
+            f"{config} is not the one that was saved with {weights.name}: it was edited, or a "
+            f"save was interrupted; save the {what} again"
         )
-    return config, tensors
+    return read, tensors
 
 
 def _read_run(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -195,7 +218,7 @@ def _read_run(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     return config, tensors
 
 
-def _fill(model: "MusicFM", tensors: Mapping[str, Tensor], path: Path) -> None:
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Gives a model its tensors; each must be expected, present, in shape and finite."""
     expected = model.state_dict()
     for name, wanted in expected.items():
