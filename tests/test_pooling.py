@@ -23,6 +23,15 @@ def test_pooling_is_adaptive_average_pooling_over_time(
     torch.testing.assert_close(pooled(frames, rate), expected)
 
 
+@pytest.mark.parametrize("rate", [0.5, 8.0, 50.0])
+def test_a_part_of_the_outputs_is_what_all_of_them_have_there(rate: float) -> None:
+    frames = torch.randn(2, 601, 3)
+    whole = pooled(frames, rate)
+    part = range(3, whole.shape[1] - 2)
+    found = pool(lambda a, b: frames[..., a:b, :], 601, 25.0, rate, part)
+    torch.testing.assert_close(torch.cat(list(found), dim=1), whole[:, part.start : part.stop])
+
+
 @pytest.mark.parametrize(
     ("seconds", "rate", "outputs"), [(6, 50, 300), (12, 16, 192), (24, 8, 192), (12, 0.5, 6)]
 )

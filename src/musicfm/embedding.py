@@ -6,7 +6,9 @@ A ladder, entered where your data is: :meth:`Embedder.batch` takes windows of sa
 gives does not depend on where one enters.
 """
 
+import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -18,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from musicfm import audio
+from musicfm import audio, checkpoint
 from musicfm.decoders import Block, End, Event, Failure, Start
 from musicfm.errors import AudioError, ConfigError, MusicFMError
 from musicfm.model import MusicFM, full_float32
@@ -105,7 +107,120 @@ class _Track(Generic[Key]):
         self.failed = False
 
 
-class Embedder:
+class WindowEncoder(ABC):
+    """Whatever gives frames for windows of samples: with it, for recordings of any length.
+
+    A recording that fits into a window is one; a longer one is cut into overlapping windows, whose
+    frames are cross-faded (see :mod:`musicfm.windows`). To compare another encoder, write
+    :meth:`batch` and :meth:`fingerprint`.
+
+    Args:
+        windowing: how recordings are cut.
+        sample_rate: of the samples, in Hz.
+        min_samples: the shortest recording.
+        batch_size: windows computed at once.
+
+    Raises ConfigError for an impossible batch.
+    """
+
+    def __init__(
+        self, windowing: Windowing, sample_rate: int, min_samples: int, batch_size: int
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; give 1 or more")
+        self.windowing, self.sample_rate = windowing, sample_rate
+        self.min_samples, self.batch_size = min_samples, batch_size
+
+    @property
+    def rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.windowing.frame
+
+    @abstractmethod
+    def batch(self, windows: Sequence[Samples]) -> list[Tensor]:
+        """The frames of some windows, each as if it were alone.
+
+        Args:
+            windows: (samples,) each, float32, of any lengths.
+
+        Returns:
+            (layers, time, dim) of each, float32, on the CPU; a frame per ``windowing.frame``
+            samples, rounded up or down alike.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Of all that the frames hang on, apart from the recording and the windowing."""
+
+    def tracks(self, events: Iterable[Event[Key]]) -> Iterator[TrackEvent[Key]]:
+        """Embeds the recordings whose samples arrive in ``events``; windows share batches.
+
+        Args:
+            events: as :func:`musicfm.decoders.decode_files` gives them.
+
+        Yields:
+            Of each recording Start if ``events`` have it, its frames in order and then Finished, or
+            a Failure that voids them.
+        """
+        decoding: dict[Key, _Track[Key]] = {}
+        queue: deque[tuple[_Track[Key], Window]] = deque()
+        for event in events:
+            track = decoding.get(event.key) or _Track(event.key, self.windowing)
+            decoding[event.key] = track
+            match event:
+                case Start():
+                    yield event
+                case Block(samples=samples):
+                    queue.extend((track, window) for window in track.cutter.push(samples))
+                case End(warnings=warnings):
+                    del decoding[event.key]
+                    track.warnings = warnings
+                    if track.cutter.num_samples < self.min_samples:
+                        track.failed = True
+                        yield Failure(event.key, self._too_short(track))
+                    else:
+                        queue.append((track, track.cutter.finish()))
+                case Failure():
+                    del decoding[event.key]
+                    if not track.failed:
+                        track.failed = True
+                        yield event
+            while len(queue) >= self.batch_size:
+                yield from self._embed([queue.popleft() for _ in range(self.batch_size)])
+        while queue:
+            yield from self._embed(
+                [queue.popleft() for _ in range(min(len(queue), self.batch_size))]
+            )
+
+    def _embed(self, batch: list[tuple[_Track[Key], Window]]) -> Iterator[TrackEvent[Key]]:
+        """Computes a batch and stitches each window to its recording."""
+        batch = [(track, window) for track, window in batch if not track.failed]
+        for (track, window), frames in zip(
+            batch, self.batch([window.samples for _, window in batch]), strict=True
+        ):
+            if track.failed:
+                continue
+            if not bool(torch.isfinite(frames).all()):
+                track.failed = True
+                reason = f"{track.key} gives frames that are not finite; compute in float32"
+                yield Failure(track.key, reason)
+                continue
+            final = track.stitcher.push(window.start, frames, window.last)
+            if final.shape[1]:
+                yield Frames(track.key, final)
+            if window.last:
+                duration = track.cutter.num_samples / self.sample_rate
+                yield Finished(track.key, duration, track.warnings)
+
+    def _too_short(self, track: _Track[Key]) -> str:
+        return (
+            f"{track.key} is too short: {track.cutter.num_samples / self.sample_rate:.3f} s; "
+            f"the model needs at least {self.min_samples / self.sample_rate:.3f} s "
+            f"({self.min_samples} samples)"
+        )
+
+
+class Embedder(WindowEncoder):
     """Embeds recordings of any length, format, rate and number of channels.
 
     A recording that fits into the model's context is embedded by one plain forward pass; a longer
@@ -135,14 +250,16 @@ class Embedder:
         """
         self.model = model.eval()
         self.config = model.config
-        self.windowing = Windowing.of(model.config, overlap_seconds)
         self.single = layer is None or isinstance(layer, int | np.integer)
         self.layers = tuple(model.check_layers(self._wanted(layer)))
         if batch_size is None:
             batch_size = 1 if model.device.type == "cpu" else 16
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}; give 1 or more")
-        self.batch_size = batch_size
+        super().__init__(
+            Windowing.of(self.config, overlap_seconds),
+            self.config.sample_rate,
+            self.config.mel.min_samples,
+            batch_size,
+        )
 
     def _wanted(self, layer: int | Sequence[int] | str | None) -> Sequence[int]:
         if layer is None:
@@ -152,11 +269,6 @@ class Embedder:
         if isinstance(layer, str):
             raise ConfigError(f"layer is {layer!r}; give a number, several, or 'all'")
         return [int(layer)] if isinstance(layer, int | np.integer) else layer
-
-    @property
-    def rate(self) -> float:
-        """Frames per second."""
-        return self.config.frame_rate
 
     def __call__(
         self,
@@ -206,75 +318,9 @@ class Embedder:
             if isinstance(event, Frames):
                 yield event.frames[0] if self.single else event.frames
 
-    def tracks(self, events: Iterable[Event[Key]]) -> Iterator[TrackEvent[Key]]:
-        """Embeds the recordings whose samples arrive in ``events``; windows share batches.
-
-        Args:
-            events: as :func:`musicfm.decoders.decode_files` gives them.
-
-        Yields:
-            Of each recording Start if ``events`` have it, its frames in order and then Finished, or
-            a Failure that voids them.
-        """
-        decoding: dict[Key, _Track[Key]] = {}
-        queue: deque[tuple[_Track[Key], Window]] = deque()
-        for event in events:
-            track = decoding.get(event.key) or _Track(event.key, self.windowing)
-            decoding[event.key] = track
-            match event:
-                case Start():
-                    yield event
-                case Block(samples=samples):
-                    queue.extend((track, window) for window in track.cutter.push(samples))
-                case End(warnings=warnings):
-                    del decoding[event.key]
-                    track.warnings = warnings
-                    if track.cutter.num_samples < self.config.mel.min_samples:
-                        track.failed = True
-                        yield Failure(event.key, self._too_short(track))
-                    else:
-                        queue.append((track, track.cutter.finish()))
-                case Failure():
-                    del decoding[event.key]
-                    if not track.failed:
-                        track.failed = True
-                        yield event
-            while len(queue) >= self.batch_size:
-                yield from self._embed([queue.popleft() for _ in range(self.batch_size)])
-        while queue:
-            yield from self._embed(
-                [queue.popleft() for _ in range(min(len(queue), self.batch_size))]
-            )
-
-    def _embed(self, batch: list[tuple[_Track[Key], Window]]) -> Iterator[TrackEvent[Key]]:
-        """Computes a batch and stitches each window to its recording."""
-        batch = [(track, window) for track, window in batch if not track.failed]
-        for (track, window), frames in zip(
-            batch, self.batch([window.samples for _, window in batch]), strict=True
-        ):
-            if track.failed:
-                continue
-            if not bool(torch.isfinite(frames).all()):
-                track.failed = True
-                yield Failure(track.key, f"{track.key} overflows {self.model.dtype}; use float32")
-                continue
-            final = track.stitcher.push(window.start, frames, window.last)
-            if final.shape[1]:
-                yield Frames(track.key, final)
-            if window.last:
-                duration = track.cutter.num_samples / self.config.sample_rate
-                yield Finished(track.key, duration, track.warnings)
-
     @torch.inference_mode()
     def batch(self, windows: Sequence[Samples]) -> list[Tensor]:
-        """The frames of some windows, each as if it were alone.
-
-        Args:
-            windows: (samples,) each, float32, of any lengths.
-
-        Returns:
-            (layers, time, dim) of each, float32, on the CPU.
-        """
+        """The hidden states of some windows, each as if it were alone."""
         if not windows:
             return []
         counts = [len(window) for window in windows]
@@ -297,6 +343,11 @@ class Embedder:
             clip[:, : self.config.num_frames(count)]
             for clip, count in zip(frames, counts, strict=True)
         ]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the model, its dtype and the layers."""
+        text = f"{checkpoint.fingerprint(self.model)} {self.model.dtype} {self.layers}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _open(
         self, source: Source, sample_rate: int | None, on_damage: Literal["error", "warn"]
@@ -333,10 +384,3 @@ class Embedder:
                 "(16-bit integers: divide by 32768)"
             )
         return audio.resample(samples, sample_rate, self.config.sample_rate)
-
-    def _too_short(self, track: _Track[Key]) -> str:
-        rate, least = self.config.sample_rate, self.config.mel.min_samples
-        return (
-            f"{track.key} is too short: {track.cutter.num_samples / rate:.3f} s; "
-            f"the model needs at least {least / rate:.3f} s ({least} samples)"
-        )

@@ -40,7 +40,11 @@ def pooled_times(num_frames: int, frame_rate: float, rate: float) -> npt.NDArray
 
 
 def pool(
-    read: Callable[[int, int], Tensor], num_frames: int, frame_rate: float, rate: float
+    read: Callable[[int, int], Tensor],
+    num_frames: int,
+    frame_rate: float,
+    rate: float,
+    outputs: range | None = None,
 ) -> Iterator[Tensor]:
     """Pools frames in pieces.
 
@@ -49,13 +53,15 @@ def pool(
         num_frames: of the whole recording.
         frame_rate: of the frames, in Hz.
         rate: wanted, in Hz. Rates above the frames' repeat them.
+        outputs: consecutive ones that are wanted; None: all ``num_pooled`` of the recording.
 
     Yields:
-        (..., time', dim) float32; together ``num_pooled`` outputs.
+        (..., time', dim) float32; together the outputs.
     """
     count = num_pooled(num_frames, frame_rate, rate)
-    for first in range(0, count, OUTPUTS_AT_ONCE):
-        output = torch.arange(first, min(first + OUTPUTS_AT_ONCE, count))
+    wanted = range(count) if outputs is None else outputs
+    for first in wanted[::OUTPUTS_AT_ONCE]:
+        output = torch.arange(first, min(first + OUTPUTS_AT_ONCE, wanted.stop))
         start = output * num_frames // count
         stop = -((output + 1) * -num_frames // count)
         offset = int(start[0])
