@@ -1,0 +1,268 @@
+"""Annotations of a recording: what is known about its beats, chords, segments, keys and tags.
+
+They are read from JAMS (Humphrey et al., "JAMS: a JSON Annotated Music Specification for
+Reproducible MIR Research", ISMIR 2014). The format is JSON, and is read as such: the package jams
+checks whole files against schemas, which takes a second for a song, and does not name the file.
+What is checked here is what is used: times, durations and values of the namespaces below.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from musicfm.errors import DataError
+
+Array = npt.NDArray[np.float64]
+
+BEAT_NAMESPACES = ("beat_position", "beat")
+CHORD_NAMESPACES = ("chord", "chord_harte")
+SEGMENT_NAMESPACES = ("segment_open", "segment_salami_function", "segment_tut")
+KEY_NAMESPACES = ("key_mode",)
+TAG_PREFIX = "tag_"
+"""Every namespace of tags begins so."""
+
+_OVERLAP = 0.01
+"""Seconds that spans may overlap, as rounding makes them."""
+_BEYOND = 1.0
+"""Seconds that annotations may reach beyond the end of the audio."""
+
+
+@dataclass(frozen=True, eq=False)
+class Beats:
+    """Beats in order."""
+
+    times: Array
+    """(beats,) in seconds."""
+    positions: npt.NDArray[np.int64]
+    """(beats,) places in the bar from 1, the downbeat; 0 where they are not known."""
+
+    @property
+    def downbeats(self) -> Array:
+        """(downbeats,) in seconds; empty where positions are not known."""
+        return self.times[self.positions == 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Labels that hold for a time, in order, without overlaps; there may be gaps."""
+
+    intervals: Array
+    """(spans, 2) starts and ends in seconds."""
+    labels: tuple[str, ...]
+
+    def at(self, times: Array) -> list[str | None]:
+        """The label at each time, None in gaps and outside."""
+        index = np.searchsorted(self.intervals[:, 0], times, side="right") - 1
+        inside = (index >= 0) & (times < self.intervals[np.maximum(index, 0), 1])
+        return [self.labels[i] if ok else None for i, ok in zip(index, inside, strict=True)]
+
+    def total(self) -> dict[str, float]:
+        """Seconds of each label."""
+        seconds: dict[str, float] = {}
+        for label, (start, end) in zip(self.labels, self.intervals, strict=True):
+            seconds[label] = seconds.get(label, 0.0) + float(end - start)
+        return seconds
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """What is known about a recording, or what was predicted. None: not known, rather than none."""
+
+    beats: Beats | None = None
+    chords: Spans | None = None
+    """In Harte's notation (ISMIR 2005)."""
+    segments: Spans | None = None
+    keys: Spans | None = None
+    """In JAMS's spelling of key_mode, such as "Eb:minor"."""
+    tags: Mapping[str, float] | None = None
+    """Those that apply, each with its confidence from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """An annotation file."""
+
+    annotations: Annotations
+    duration: float | None
+    """Of the recording, in seconds, as the file says."""
+    problems: tuple[str, ...] = field(default=())
+    """What could not be used, and why; it is missing from the annotations."""
+
+
+def read_jams(path: str | os.PathLike[str]) -> Read:
+    """Reads the annotations that are used here; of several of a kind, the first.
+
+    A kind whose annotation is malformed, empty or contradicts itself is left out and reported, so
+    that the others can be used. Downbeats come from the namespace beat_position, or from beat,
+    where its values are places in the bar.
+
+    Raises DataError if the file cannot be read or is not JAMS.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read the annotations {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON, hence not JAMS: {error}") from error
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(annotations, list):
+        raise DataError(f"{path} is not JAMS: it has no list of annotations")
+    problems: list[str] = []
+
+    def first(
+        namespaces: Iterable[str], parse: Callable[[Sequence[Mapping[str, Any]]], Any]
+    ) -> Any:
+        """The first annotation that can be used; what is wrong with the others is noted."""
+        for namespace in namespaces:
+            for annotation in annotations:
+                if not isinstance(annotation, dict) or annotation.get("namespace") != namespace:
+                    continue
+                try:
+                    return parse(_observations(annotation))
+                except (DataError, TypeError, ValueError, KeyError, AttributeError) as error:
+                    reason = str(error) if isinstance(error, DataError) else "it is malformed"
+                    problems.append(f"{path}: the annotation '{namespace}' is not used: {reason}")
+        return None
+
+    tag_namespaces = sorted(
+        {
+            str(annotation["namespace"])
+            for annotation in annotations
+            if isinstance(annotation, dict)
+            and str(annotation.get("namespace")).startswith(TAG_PREFIX)
+        }
+    )
+    found = Annotations(
+        beats=first(BEAT_NAMESPACES, _beats),
+        chords=first(CHORD_NAMESPACES, _spans),
+        segments=first(SEGMENT_NAMESPACES, _spans),
+        keys=first(KEY_NAMESPACES, _spans),
+        tags=first(tag_namespaces, _tags),
+    )
+    metadata = content.get("file_metadata")
+    duration = metadata.get("duration") if isinstance(metadata, dict) else None
+    if not (isinstance(duration, int | float) and math.isfinite(duration) and duration > 0):
+        duration = None
+    return Read(found, duration, tuple(problems))
+
+
+def fit(read: Read, duration: float, name: str) -> Read:
+    """Annotations held against the audio that they belong to.
+
+    Args:
+        read: the annotations.
+        duration: of the audio, in seconds.
+        name: of the annotations, for messages.
+
+    Returns:
+        The annotations, cut at the end of the audio. A kind that reaches far beyond is left out
+        and reported, as is a duration that differs from the audio's.
+    """
+    problems = list(read.problems)
+    if read.duration is not None and abs(read.duration - duration) > _BEYOND:
+        problems.append(
+            f"{name} is about {read.duration:.1f} s of audio, and the audio has {duration:.1f} s; "
+            "is it another recording?"
+        )
+    kept: dict[str, Any] = {}
+    for kind in ("beats", "chords", "segments", "keys"):
+        value = getattr(read.annotations, kind)
+        if value is None:
+            continue
+        end = float(value.times[-1] if isinstance(value, Beats) else value.intervals[-1, 1])
+        if end > duration + _BEYOND:
+            problems.append(
+                f"{name}: the {kind} are not used: they go on until {end:.1f} s, and the audio has "
+                f"{duration:.1f} s"
+            )
+            kept[kind] = None
+        elif isinstance(value, Beats):
+            inside = value.times < duration
+            kept[kind] = Beats(value.times[inside], value.positions[inside])
+        else:
+            kept[kind] = _until(value, duration)
+    return Read(replace(read.annotations, **kept), read.duration, tuple(problems))
+
+
+def _until(spans: Spans, duration: float) -> Spans:
+    inside = spans.intervals[:, 0] < duration
+    labels = tuple(label for label, keep in zip(spans.labels, inside, strict=True) if keep)
+    return Spans(np.minimum(spans.intervals[inside], duration), labels)
+
+
+def _observations(annotation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The data of an annotation; old JAMS has columns in the place of rows."""
+    data = annotation.get("data")
+    if isinstance(data, dict):
+        data = [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
+    if not isinstance(data, list) or not data:
+        raise DataError("it is empty")
+    return data
+
+
+def _number(observation: Mapping[str, Any], key: str) -> float:
+    value = observation.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"an observation has {key} {value!r}, which is no number")
+    if value < 0:
+        raise DataError(f"an observation has {key} {value:g}, which is below zero")
+    return float(value)
+
+
+def _beats(data: Sequence[Mapping[str, Any]]) -> Beats:
+    times = np.array([_number(observation, "time") for observation in data])
+    positions = np.array([_position(observation.get("value")) for observation in data])
+    falling = np.flatnonzero(np.diff(times) <= 0)
+    if len(falling):
+        raise DataError(
+            f"its beats are not in order: {times[falling[0] + 1]:.3f} s follows "
+            f"{times[falling[0]]:.3f} s"
+        )
+    if not positions.all():  # partly known is not known
+        positions = np.zeros_like(positions)
+    return Beats(times, positions)
+
+
+def _position(value: object) -> int:
+    """A place in the bar; 0 for what is none, such as a fraction of a bar."""
+    if isinstance(value, dict):
+        value = value.get("position")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return int(value) if value == int(value) and value >= 1 else 0
+
+
+def _spans(data: Sequence[Mapping[str, Any]]) -> Spans:
+    rows = sorted(
+        (_number(row, "time"), _number(row, "duration"), _text(row.get("value"))) for row in data
+    )
+    rows = [row for row in rows if row[1] > 0]
+    if not rows:
+        raise DataError("none of its spans has a duration")
+    intervals = np.array([(start, start + duration) for start, duration, _ in rows])
+    over = np.flatnonzero(intervals[:-1, 1] > intervals[1:, 0] + _OVERLAP)
+    if len(over):
+        raise DataError(
+            f"its spans overlap: '{rows[over[0]][2]}' goes on until {intervals[over[0], 1]:.3f} s, "
+            f"and '{rows[over[0] + 1][2]}' begins at {intervals[over[0] + 1, 0]:.3f} s"
+        )
+    intervals[:-1, 1] = np.minimum(intervals[:-1, 1], intervals[1:, 0])
+    return Spans(intervals, tuple(label for _, _, label in rows))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"a span has the label {value!r}")
+    return value.strip()
+
+
+def _tags(data: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {_text(observation.get("value")): 1.0 for observation in data}

@@ -1,0 +1,90 @@
+"""Labelled data in our canonical form: a folder of recordings, with a JAMS file beside each.
+
+``song.flac`` has its annotations in ``song.jams``. Whatever is wrong with one of the two is noted
+with file and reason, and the rest goes on.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from musicfm.datasets.annotations import Annotations, fit, read_jams
+from musicfm.datasets.scanning import collect
+from musicfm.datasets.splits import Splitting, split
+from musicfm.datasets.tracks import Split, Track
+from musicfm.errors import DataError
+
+ANNOTATIONS = ".jams"
+
+
+@dataclass(frozen=True)
+class LabelledTrack:
+    """A recording and what is known about it."""
+
+    track: Track
+    audio: Path
+    annotations: Annotations
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled collection."""
+
+    tracks: tuple[LabelledTrack, ...]
+    problems: tuple[str, ...]
+    """What could not be used, and why."""
+
+    def of_split(self, split: Split) -> tuple[LabelledTrack, ...]:
+        """The tracks of a split, in their order."""
+        return tuple(item for item in self.tracks if item.track.split == split)
+
+
+def read_labelled(
+    sources: Sequence[str | os.PathLike[str]],
+    splitting: Splitting,
+    *,
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> Labelled:
+    """Reads recordings and the annotations beside them.
+
+    Args:
+        sources: files and folders; or one manifest, whose splits are kept.
+        splitting: of the tracks that are in no split.
+        num_workers: processes that scan recordings; None takes all cores.
+        progress: show a bar on standard error.
+
+    Raises:
+        ConfigError: no recordings.
+        DataError: the manifest cannot be used, or no recording has annotations.
+    """
+    scanned = collect(sources, num_workers=num_workers, progress=progress)
+    manifest = split(scanned.manifest, splitting)
+    tracks: list[LabelledTrack] = []
+    problems = [reason for _, reason in scanned.failures]
+    for track in manifest:
+        if track.shard is not None:
+            raise DataError(
+                f"{track.path} is in the shard {track.shard}, which has no annotations; give a "
+                "folder of recordings with a .jams file beside each"
+            )
+        audio = manifest.root / track.path
+        path = audio.with_suffix(ANNOTATIONS)
+        if not path.exists():
+            problems.append(f"{audio} has no annotations: there is no {path.name} beside it")
+            continue
+        try:
+            read = fit(read_jams(path), track.duration, str(path))
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        problems.extend(read.problems)
+        tracks.append(LabelledTrack(track, audio, read.annotations))
+    if not tracks:
+        more = f" ({problems[0]})" if problems else ""
+        raise DataError(
+            f"no recording in {', '.join(map(str, sources))} has annotations{more}; put a .jams "
+            "file of the same name beside each"
+        )
+    return Labelled(tuple(tracks), tuple(problems))

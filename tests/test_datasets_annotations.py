@@ -1,0 +1,167 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from musicfm.datasets.annotations import Beats, fit, read_jams
+from musicfm.errors import DataError
+
+
+def observation(time: float, duration: float, value: object) -> dict[str, Any]:
+    return {"time": time, "duration": duration, "value": value, "confidence": None}
+
+
+def write(path: Path, annotations: dict[str, object], duration: object = 10.0) -> Path:
+    content = {
+        "annotations": [
+            {"namespace": namespace, "data": data} for namespace, data in annotations.items()
+        ],
+        "file_metadata": {"duration": duration},
+        "sandbox": {},
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+CHORDS = [observation(0.0, 4.0, "C:maj"), observation(4.0, 6.0, "A:min7")]
+
+
+def test_all_kinds_are_read(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "song.jams",
+        {
+            "beat": [observation(0.5, 0.0, 4), observation(1.0, 0.0, 1), observation(1.5, 0, 2)],
+            "chord": CHORDS,
+            "segment_open": [observation(0.0, 10.0, "verse")],
+            "key_mode": [observation(0.0, 10.0, "Eb:minor")],
+            "tag_open": [observation(0.0, 10.0, "piano"), observation(0.0, 10.0, "drums")],
+        },
+    )
+    read = read_jams(path)
+    assert read.problems == ()
+    assert read.duration == 10.0
+    found = read.annotations
+    assert found.beats is not None
+    np.testing.assert_array_equal(found.beats.times, [0.5, 1.0, 1.5])
+    np.testing.assert_array_equal(found.beats.downbeats, [1.0])
+    assert found.chords is not None
+    assert found.chords.labels == ("C:maj", "A:min7")
+    np.testing.assert_array_equal(found.chords.intervals, [[0.0, 4.0], [4.0, 10.0]])
+    assert found.segments is not None
+    assert found.keys is not None
+    assert found.keys.total() == {"Eb:minor": 10.0}
+    assert found.tags == {"piano": 1.0, "drums": 1.0}
+
+
+def test_beat_positions_come_first_and_may_be_partly_unknown(tmp_path: Path) -> None:
+    values = [{"position": p, "measure": 1, "num_beats": 3, "beat_units": 4} for p in (1, 2, 3)]
+    path = write(
+        tmp_path / "song.jams",
+        {
+            "beat": [observation(0.1 * i, 0.0, None) for i in range(3)],
+            "beat_position": [observation(0.2 * i, 0.0, v) for i, v in enumerate(values)],
+        },
+    )
+    beats = read_jams(path).annotations.beats
+    assert beats is not None
+    np.testing.assert_array_equal(beats.positions, [1, 2, 3])
+    path = write(tmp_path / "half.jams", {"beat": [observation(0, 0, 1), observation(1, 0, None)]})
+    beats = read_jams(path).annotations.beats
+    assert beats is not None
+    assert not beats.positions.any()
+
+
+def test_columns_of_old_jams_are_read(tmp_path: Path) -> None:
+    columns = {
+        "time": [0.0, 4.0],
+        "duration": [4.0, 6.0],
+        "value": ["N", "G"],
+        "confidence": [1, 1],
+    }
+    chords = read_jams(write(tmp_path / "old.jams", {"chord": columns})).annotations.chords
+    assert chords is not None
+    assert chords.labels == ("N", "G")
+
+
+def test_what_lies_between_spans_has_no_label(tmp_path: Path) -> None:
+    data = [observation(1.0, 1.0, "C"), observation(3.0, 1.0, "G")]
+    chords = read_jams(write(tmp_path / "gaps.jams", {"chord": data})).annotations.chords
+    assert chords is not None
+    times = np.array([0.5, 1.0, 1.99, 2.0, 3.5, 4.0])
+    assert chords.at(times) == [None, "C", "C", None, "G", None]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ([], "it is empty"),
+        (None, "it is empty"),
+        ([observation(0.0, 0.0, "C")], "none of its spans has a duration"),
+        (
+            [observation(0.0, 5.0, "C"), observation(4.0, 1.0, "G")],
+            "its spans overlap: 'C' goes on",
+        ),
+        ([observation(-1.0, 5.0, "C")], "time -1, which is below zero"),
+        ([observation(0.0, 5.0, 7)], "a span has the label 7"),
+        ([observation(0.0, 5.0, " ")], "a span has the label ' '"),
+        ([{"time": "soon", "duration": 1.0, "value": "C"}], "time 'soon', which is no number"),
+        ([{"value": "C"}], "time None, which is no number"),
+        ([3], "it is malformed"),
+        ({"time": [1.0], "duration": []}, "it is malformed"),
+    ],
+)
+def test_an_annotation_that_cannot_be_used_is_left_out_and_reported(
+    tmp_path: Path, data: object, reason: str
+) -> None:
+    path = write(tmp_path / "song.jams", {"chord": data, "tag_open": [observation(0, 1, "piano")]})
+    read = read_jams(path)
+    assert read.annotations.chords is None
+    assert read.annotations.tags == {"piano": 1.0}  # the others can be used
+    (problem,) = read.problems
+    assert problem.startswith(f"{path}: the annotation 'chord' is not used: ")
+    assert reason in problem
+
+
+def test_beats_out_of_order_are_not_used(tmp_path: Path) -> None:
+    data = [observation(t, 0.0, 1) for t in (1.0, 3.0, 2.0)]
+    read = read_jams(write(tmp_path / "song.jams", {"beat": data}))
+    assert read.annotations.beats is None
+    assert "2.000 s follows 3.000 s" in read.problems[0]
+
+
+def test_a_second_annotator_stands_in_for_a_first_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "song.jams"
+    annotations = [{"namespace": "chord", "data": []}, {"namespace": "chord", "data": CHORDS}]
+    path.write_text(json.dumps({"annotations": annotations}))
+    read = read_jams(path)
+    assert read.annotations.chords is not None
+    assert len(read.problems) == 1
+    assert read.duration is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"annotations": {}}', "\xff"])
+def test_a_file_that_is_not_jams_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "song.jams"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=r"song\.jams is not (JSON|JAMS)"):
+        read_jams(path)
+    with pytest.raises(DataError, match="cannot read the annotations"):
+        read_jams(tmp_path / "missing.jams")
+
+
+def test_annotations_end_with_their_audio(tmp_path: Path) -> None:
+    beats = [observation(float(t), 0.0, 1) for t in range(10)]
+    read = read_jams(write(tmp_path / "song.jams", {"beat": beats, "chord": CHORDS}))
+    fitted = fit(read, 9.5, "song.jams")
+    assert fitted.problems == ()
+    assert fitted.annotations.chords is not None
+    assert fitted.annotations.chords.intervals[-1, 1] == 9.5
+    fitted = fit(read, 8.2, "song.jams")
+    assert isinstance(fitted.annotations.beats, Beats)
+    assert fitted.annotations.beats.times[-1] == 8.0
+    assert fitted.annotations.chords is None
+    assert len(fitted.problems) == 2
+    assert "song.jams is about 10.0 s of audio, and the audio has 8.2 s" in fitted.problems[0]
+    assert "the chords are not used: they go on until 10.0 s" in fitted.problems[1]

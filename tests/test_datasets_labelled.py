@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+
+import pytest
+
+import songs
+from musicfm.datasets.labelled import read_labelled
+from musicfm.datasets.scanning import update_manifest
+from musicfm.datasets.splits import Splitting
+from musicfm.errors import DataError
+
+WHOLE = Splitting(valid=0.2, test=0.3)
+
+
+def annotate(audio: Path, duration: float = 3.0, chord: str = "C:maj") -> Path:
+    observation = {"time": 0.0, "duration": duration, "value": chord, "confidence": None}
+    content = {
+        "annotations": [{"namespace": "chord", "data": [observation]}],
+        "file_metadata": {"duration": duration},
+    }
+    path = audio.with_suffix(".jams")
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_annotations_lie_beside_their_recordings(tmp_path: Path) -> None:
+    songs.write_songs(tmp_path, 12)
+    for audio in tmp_path.glob("*.wav"):
+        annotate(audio)
+    found = read_labelled([tmp_path], WHOLE, num_workers=1)
+    assert found.problems == ()
+    assert len(found.tracks) == 12
+    assert all(item.annotations.chords is not None for item in found.tracks)
+    assert all(item.audio.is_file() for item in found.tracks)
+    sizes = [len(found.of_split(name)) for name in ("train", "valid", "test")]
+    assert sum(sizes) == 12
+    assert sizes[0] == max(sizes)
+
+
+def test_what_cannot_be_used_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
+    songs.write_songs(tmp_path, 5)
+    paths = sorted(tmp_path.glob("*.wav"))
+    annotate(paths[0])
+    annotate(paths[1]).write_text("{")
+    annotate(paths[2], duration=60.0)
+    annotate(paths[3])
+    paths[3].write_bytes(b"no sound")
+    found = read_labelled([tmp_path], WHOLE, num_workers=1)
+    assert [item.audio for item in found.tracks] == [paths[0], paths[2]]
+    assert found.tracks[1].annotations.chords is None
+    problems = "\n".join(found.problems)
+    assert f"{paths[1].with_suffix('.jams')} is not JSON" in problems
+    assert "is about 60.0 s of audio, and the audio has 3.0 s" in problems
+    assert "the chords are not used" in problems
+    assert f"{paths[4]} has no annotations" in problems
+    assert str(paths[3]) in problems
+    assert len(found.problems) == 5
+
+
+def test_splits_of_a_manifest_are_kept(tmp_path: Path) -> None:
+    songs.write_songs(tmp_path / "music", 6)
+    for audio in (tmp_path / "music").glob("*.wav"):
+        annotate(audio)
+    path = tmp_path / "manifest.jsonl"
+    update_manifest(path, [tmp_path / "music"], splitting=Splitting(valid=0.5), num_workers=1)
+    by_manifest = read_labelled([path], Splitting(valid=0.0, test=0.9), num_workers=1)
+    assert not by_manifest.of_split("test")
+    assert len(by_manifest.tracks) == 6
+
+
+def test_recordings_without_any_annotations_are_no_labelled_data(tmp_path: Path) -> None:
+    songs.write_songs(tmp_path, 2)
+    with pytest.raises(DataError, match=r"no recording in .* has annotations .*beside each"):
+        read_labelled([tmp_path], WHOLE, num_workers=1)
