@@ -1,0 +1,160 @@
+"""The grammar of a task: annotations to targets, logits to a loss, logits to annotations, scores.
+
+The outputs of a task are its logits at ``rate`` Hz, or one per clip. A prediction is an
+:class:`~musicfm.datasets.annotations.Annotations` like any other, of which a task fills in its own
+part; so what is scored is what would be exported, at the rate and with the decoding that a user
+gets.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from musicfm.config import Config
+from musicfm.datasets.annotations import Annotations
+
+Array = npt.NDArray[np.float64]
+Scores = dict[str, float]
+"""By the name of the metric; NaN where a recording has nothing to measure it on."""
+
+
+class Targets(NamedTuple):
+    """What the logits of a recording should say."""
+
+    values: Array
+    """(outputs, ...)."""
+    known: npt.NDArray[np.bool_]
+    """(outputs, ...) whether a value is known; the others count neither in loss nor in metrics."""
+
+
+class Loss(NamedTuple):
+    """Sums that add up over batches."""
+
+    total: Tensor
+    weight: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Zero where nothing is known."""
+        return self.total / self.weight.clamp(min=1.0)
+
+
+class Decoding(Config):
+    """How logits become annotations; chosen on validation."""
+
+
+D = TypeVar("D", bound=Decoding)
+
+
+class Task(ABC, Generic[D]):
+    """A task."""
+
+    name: ClassVar[str]
+    clip_seconds: ClassVar[float]
+    """Of the protocol's input."""
+    rate: ClassVar[float | None]
+    """Outputs per second; None: one per clip."""
+    metrics: ClassVar[tuple[str, ...]]
+    """Of a collection, the most telling ones first; see :meth:`summarise`."""
+
+    @property
+    def output_rate(self) -> float:
+        """Outputs per second; of a task with one per clip, clips per second."""
+        return 1.0 / self.clip_seconds if self.rate is None else self.rate
+
+    @property
+    def outputs_per_clip(self) -> int:
+        """How many a clip of the protocol has."""
+        return round(self.output_rate * self.clip_seconds)
+
+    @property
+    @abstractmethod
+    def num_logits(self) -> int:
+        """Per output."""
+
+    @property
+    @abstractmethod
+    def decodings(self) -> Sequence[D]:
+        """Those worth trying on validation; the first is the default."""
+
+    @abstractmethod
+    def is_labelled(self, annotations: Annotations) -> bool:
+        """Whether a recording says anything about this task.
+
+        Raises DataError if it does so in labels that cannot be read.
+        """
+
+    @abstractmethod
+    def targets(self, annotations: Annotations, times: Array) -> Targets:
+        """The targets at the outputs' times.
+
+        Args:
+            annotations: of the recording.
+            times: (outputs,) centres of the outputs in seconds, at least one, evenly spaced; of a
+                recording or of any part of it. A task with one output per clip gets the centre of
+                each clip.
+        """
+
+    @abstractmethod
+    def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
+        """Sums over a batch.
+
+        Args:
+            logits: (batch, outputs, num_logits).
+            values: (batch, outputs, ...) of the targets.
+            known: as values, bool.
+        """
+
+    @abstractmethod
+    def decode(self, logits: Array, times: Array, duration: float, decoding: D) -> Annotations:
+        """What the logits of a whole recording say.
+
+        Args:
+            logits: (outputs, num_logits).
+            times: (outputs,) their centres in seconds.
+            duration: of the recording, in seconds.
+            decoding: how.
+        """
+
+    @abstractmethod
+    def score(self, reference: Annotations, estimate: Annotations) -> Scores:
+        """Scores of one recording, each from 0 to 1."""
+
+    def objective(self, summary: Mapping[str, float]) -> float:
+        """What layer, head and decoding are chosen by on validation, from a summary there."""
+        return summary[self.metrics[0]]
+
+    def summarise(self, pairs: Sequence[tuple[Annotations, Annotations]]) -> Mapping[str, float]:
+        """Scores of a collection: means over the recordings that have one."""
+        scores = [self.score(reference, estimate) for reference, estimate in pairs]
+        return {
+            metric: nan_mean([score[metric] for score in scores])
+            for metric in (scores[0] if scores else {})
+        }
+
+
+def nan_mean(values: Sequence[float]) -> float:
+    """The mean of those that are numbers; NaN if none is."""
+    numbers = [value for value in values if not np.isnan(value)]
+    return float(np.mean(numbers)) if numbers else float("nan")
+
+
+def softmax(logits: Array) -> Array:
+    """Over the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(logits: Array) -> Array:
+    """Elementwise, without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * logits))
+
+
+def edges(times: Array, duration: float) -> Array:
+    """(outputs + 1,) where one output ends and the next begins, from 0 to the end."""
+    inner = (times[1:] + times[:-1]) / 2
+    return np.clip(np.concatenate([[0.0], inner, [duration]]), 0.0, duration)

@@ -1,0 +1,127 @@
+"""Chord recognition over 25 classes: 12 major and 12 minor triads, and no chord.
+
+Outputs at 16 Hz. Labels in Harte's notation ("Symbolic representation of musical chords", ISMIR
+2005) are reduced as mir_eval's majmin comparison does: a chord counts by its root, third and fifth;
+what is neither major nor minor by these (sus, dim, aug, power chords) is X and ignored in loss and
+metrics. The seconds ignored are reported.
+
+Metrics: frame accuracy at 16 Hz, and mir_eval's weighted majmin accuracy.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Annotated
+
+import mir_eval
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from musicfm.datasets.annotations import Annotations, Spans
+from musicfm.errors import DataError
+from musicfm.tasks.base import Array, Decoding, Loss, Scores, Targets, Task, edges, softmax
+from musicfm.tasks.spans import runs, viterbi
+
+NO_CHORD, NUM_CLASSES = 24, 25
+_ROOTS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+NAMES = (*(f"{root}:maj" for root in _ROOTS), *(f"{root}:min" for root in _ROOTS), "N")
+"""Of the classes."""
+
+_MAJOR, _MINOR = (mir_eval.chord.QUALITIES[quality][:8] for quality in ("maj", "min"))
+
+
+class ChordDecoding(Decoding):
+    """How readily a chord changes."""
+
+    change_cost: Annotated[float, Field(ge=0.0)] = 0.0
+    """Log-probability that a change has to gain; 0: every output by itself."""
+
+
+class Chord(Task[ChordDecoding]):
+    """Chord recognition."""
+
+    name = "chord"
+    clip_seconds = 12.0
+    rate = 16.0
+    metrics = ("chord", "chord_majmin")
+    num_logits = NUM_CLASSES
+
+    @property
+    def decodings(self) -> Sequence[ChordDecoding]:
+        return [ChordDecoding(change_cost=cost) for cost in (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)]
+
+    def is_labelled(self, annotations: Annotations) -> bool:
+        labels = () if annotations.chords is None else annotations.chords.labels
+        return max(map(chord_class, labels), default=-1) >= 0  # looks at all of them
+
+    def targets(self, annotations: Annotations, times: Array) -> Targets:
+        """(outputs,) classes."""
+        classes = _classes(annotations.chords, times)
+        return Targets(np.maximum(classes, 0).astype(float), classes >= 0)
+
+    def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
+        losses = F.cross_entropy(logits.flatten(0, 1), values.long().flatten(), reduction="none")
+        counted = known.flatten().to(losses.dtype)
+        return Loss((losses * counted).sum(), counted.sum())
+
+    def decode(
+        self, logits: Array, times: Array, duration: float, decoding: ChordDecoding
+    ) -> Annotations:
+        path = viterbi(np.log(softmax(logits) + 1e-12), decoding.change_cost)
+        return Annotations(chords=runs(path, NAMES, edges(times, duration)))
+
+    def score(self, reference: Annotations, estimate: Annotations) -> Scores:
+        """NaN where the reference has nothing but X."""
+        assert reference.chords is not None
+        assert estimate.chords is not None
+        end = float(reference.chords.intervals[-1, 1])
+        times = np.arange(0.0, end, 1 / self.rate) + 0.5 / self.rate
+        truth, found = _classes(reference.chords, times), _classes(estimate.chords, times)
+        counted = truth >= 0
+        return {
+            "chord": float((truth == found)[counted].mean()) if counted.any() else float("nan"),
+            "chord_majmin": _majmin(reference.chords, estimate.chords),
+            "chord_ignored_seconds": float((~counted).sum() / self.rate),
+        }
+
+
+@lru_cache(maxsize=4_096)
+def chord_class(label: str) -> int:
+    """The class of a label in Harte's notation; -1 for X. Raises DataError if it is no chord."""
+    try:
+        root, semitones, _ = mir_eval.chord.encode(label)
+    except mir_eval.chord.InvalidChordException as error:
+        raise DataError(f"'{label}' is no chord in Harte's notation") from error
+    if root < 0:
+        return NO_CHORD if not semitones.any() else -1
+    if np.array_equal(semitones[:8], _MAJOR):
+        return int(root)
+    return int(root) + 12 if np.array_equal(semitones[:8], _MINOR) else -1
+
+
+def _classes(chords: Spans | None, times: Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The class at each time; -1 where there is X or nothing."""
+    if chords is None:
+        return np.full(len(times), -1)
+    labels = chords.at(times)
+    return np.array([-1 if label is None else chord_class(label) for label in labels], dtype=int)
+
+
+def _majmin(reference: Spans, estimate: Spans) -> float:
+    intervals, labels = mir_eval.util.adjust_intervals(
+        estimate.intervals,
+        list(estimate.labels),
+        reference.intervals.min(),
+        reference.intervals.max(),
+        mir_eval.chord.NO_CHORD,
+        mir_eval.chord.NO_CHORD,
+    )
+    merged, truth, found = mir_eval.util.merge_labeled_intervals(
+        reference.intervals, list(reference.labels), intervals, labels
+    )
+    comparisons = mir_eval.chord.majmin(truth, found)
+    if not (comparisons >= 0).any():
+        return float("nan")
+    durations = mir_eval.util.intervals_to_durations(merged)
+    return float(mir_eval.chord.weighted_accuracy(comparisons, durations))

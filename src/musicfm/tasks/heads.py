@@ -1,0 +1,131 @@
+"""Task heads: a small network on the hidden states of one model, for one task.
+
+One hidden layer of 512, as MARBLE's probes have (Yuan et al., NeurIPS 2023). A head is a folder
+with ``head.safetensors`` and ``head.json``; it records the model whose hidden states it was trained
+on, and refuses those of another.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from musicfm import checkpoint
+from musicfm.config import Config, Positive, Probability
+from musicfm.errors import CheckpointError
+from musicfm.tasks.base import Decoding, Task
+from musicfm.tasks.beat import Beat
+from musicfm.tasks.chord import Chord
+from musicfm.tasks.key import Key
+from musicfm.tasks.structure import Structure
+from musicfm.tasks.tagging import Tagging
+
+WEIGHTS, CONFIG = "head.safetensors", "head.json"
+
+TaskName = Literal["beat", "chord", "structure", "key", "tagging"]
+
+
+def build_task(name: TaskName, vocabulary: tuple[str, ...] = ()) -> Task[Any]:
+    """The task of that name; a vocabulary is tagging's."""
+    if name == "tagging":
+        return Tagging(vocabulary)
+    tasks: Mapping[str, type[Task[Any]]] = {
+        "beat": Beat,
+        "chord": Chord,
+        "structure": Structure,
+        "key": Key,
+    }
+    return tasks[name]()
+
+
+class HeadConfig(Config):
+    """All that defines a head."""
+
+    task: TaskName
+    vocabulary: tuple[str, ...] = ()
+    """Of tagging."""
+    model: str
+    """What the model is called, for people."""
+    fingerprint: str
+    """Of the model, see :func:`musicfm.checkpoint.fingerprint`."""
+    layers: tuple[Annotated[int, Field(ge=0)], ...]
+    """The hidden state, or several that are averaged with learned weights."""
+    dim: Positive
+    """Of the hidden states."""
+    context: Literal["paper", "model"] = "model"
+    """What the model hears at once: a clip of the task's length, or its own context."""
+    hidden: Positive = 512
+    dropout: Probability = 0.2
+    decoding: Mapping[str, float] = Field(default_factory=dict)
+    """Chosen on validation."""
+
+
+class Head(nn.Module):
+    """Hidden states to the logits of a task.
+
+    Hidden states are standardised by their means and deviations over the training data, which are
+    part of the head.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.task = build_task(config.task, config.vocabulary)
+        shape = (len(config.layers), 1, config.dim)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
+        self.mixing = nn.Parameter(torch.zeros(len(config.layers)))
+        self.hidden = nn.Linear(config.dim, config.hidden)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.hidden, self.task.num_logits)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How logits become annotations."""
+        default: Decoding = self.task.decodings[0]
+        return type(default).from_dict(self.config.decoding)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Logits at the frames' rate.
+
+        Args:
+            frames: (batch, layers, time, dim), pooled to the task's rate; for a task with one
+                output per clip, time is the clips.
+
+        Returns:
+            (batch, time, num_logits).
+        """
+        weights = self.mixing.softmax(dim=0)[:, None, None]
+        mixed = (weights * (frames - self.mean) / self.std).sum(dim=1)
+        return self.output(self.dropout(torch.relu(self.hidden(mixed))))
+
+
+def save(head: Head, folder: str | Path) -> None:
+    """Writes ``folder/head.safetensors`` and ``folder/head.json``. Raises OutputError."""
+    weights, config = Path(folder) / WEIGHTS, Path(folder) / CONFIG
+    checkpoint.write_pair(weights, config, head.state_dict(), head.config)
+
+
+def load(folder: str | Path) -> Head:
+    """Loads a head, in eval mode. Raises CheckpointError."""
+    weights = Path(folder) / WEIGHTS
+    config, tensors = checkpoint.read_pair(weights, Path(folder) / CONFIG, HeadConfig, "head")
+    with torch.device("meta"):
+        head = Head(config)
+    checkpoint.fill(head, tensors, weights)
+    return head.eval()
+
+
+def check_model(head: Head, fingerprint: str, name: str) -> None:
+    """Raises CheckpointError unless a head was trained on the hidden states of this model."""
+    if head.config.fingerprint != fingerprint:
+        raise CheckpointError(
+            f"this {head.config.task} head was trained on the hidden states of "
+            f"'{head.config.model}', and '{name}' is another model; train a head on it"
+        )

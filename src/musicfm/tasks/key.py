@@ -1,0 +1,142 @@
+"""Key detection over 24 classes: 12 major and 12 minor keys.
+
+Outputs at 0.5 Hz, six for a clip of 12 s; the logits of all clips are averaged for a recording. A
+mode counts by its third: ionian, lydian and mixolydian are major; aeolian, dorian and phrygian are
+minor. Locrian, and N for no key, are ignored. A recording that changes its key is learnt from
+output by output, and has the key that lasts longest.
+
+Metrics: accuracy, and mir_eval's weighted score (a fifth .5, the relative key .3, the parallel key
+.2). Which of them the paper reports is not certain.
+"""
+
+from collections.abc import Sequence
+
+import mir_eval
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from musicfm.datasets.annotations import Annotations, Spans
+from musicfm.errors import DataError
+from musicfm.tasks.base import Array, Decoding, Loss, Scores, Targets, Task, softmax
+
+_TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+NAMES = (*(f"{tonic}:major" for tonic in _TONICS), *(f"{tonic}:minor" for tonic in _TONICS))
+"""Of the classes, as JAMS spells them."""
+
+_THIRDS = {
+    "major": 0,
+    "ionian": 0,
+    "lydian": 0,
+    "mixolydian": 0,
+    "minor": 12,
+    "aeolian": 12,
+    "dorian": 12,
+    "phrygian": 12,
+    "locrian": None,
+}
+_NATURALS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+_ACCIDENTALS = {"": 0, "#": 1, "b": -1, "##": 2, "bb": -2}
+
+
+class KeyDecoding(Decoding):
+    """There is nothing to choose."""
+
+
+class Key(Task[KeyDecoding]):
+    """Key detection."""
+
+    name = "key"
+    clip_seconds = 12.0
+    rate = 0.5
+    metrics = ("key", "key_weighted")
+    num_logits = len(NAMES)
+
+    @property
+    def decodings(self) -> Sequence[KeyDecoding]:
+        return [KeyDecoding()]
+
+    def is_labelled(self, annotations: Annotations) -> bool:
+        return annotations.keys is not None and main_key(annotations.keys) is not None
+
+    def targets(self, annotations: Annotations, times: Array) -> Targets:
+        """(outputs,) classes."""
+        labels = [] if annotations.keys is None else annotations.keys.at(times)
+        classes = np.array(
+            [-1 if label is None else _or_none(key_class(label)) for label in labels]
+            or [-1] * len(times)
+        )
+        return Targets(np.maximum(classes, 0).astype(float), classes >= 0)
+
+    def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
+        losses = F.cross_entropy(logits.flatten(0, 1), values.long().flatten(), reduction="none")
+        counted = known.flatten().to(losses.dtype)
+        return Loss((losses * counted).sum(), counted.sum())
+
+    def decode(
+        self, logits: Array, times: Array, duration: float, decoding: KeyDecoding
+    ) -> Annotations:
+        name = NAMES[int(softmax(logits).mean(axis=0).argmax())]
+        return Annotations(keys=Spans(np.array([[0.0, duration]]), (name,)))
+
+    def score(self, reference: Annotations, estimate: Annotations) -> Scores:
+        assert reference.keys is not None
+        assert estimate.keys is not None
+        truth, found = main_key(reference.keys), main_key(estimate.keys)
+        if truth is None:
+            return {"key": float("nan"), "key_weighted": float("nan")}
+        if found is None:
+            return {"key": 0.0, "key_weighted": 0.0}
+        weighted = mir_eval.key.weighted_score(_mir_eval_name(truth), _mir_eval_name(found))
+        return {"key": float(truth == found), "key_weighted": float(weighted)}
+
+
+def key_class(label: str) -> int | None:
+    """The class of a key in JAMS's spelling, such as "Eb:minor" or "C"; None if it has none.
+
+    Any enharmonic spelling will do. Raises DataError if it is no key.
+    """
+    tonic, _, mode = label.partition(":")
+    if label in ("N", "X"):
+        return None
+    mode = mode or "major"
+    if tonic[:1] not in _NATURALS or tonic[1:] not in _ACCIDENTALS or mode not in _THIRDS:
+        raise DataError(f"'{label}' is no key; give one such as 'Eb:minor' or 'C:major'")
+    third = _THIRDS[mode]
+    if third is None:
+        return None
+    return (_NATURALS[tonic[0]] + _ACCIDENTALS[tonic[1:]]) % 12 + third
+
+
+def main_key(keys: Spans) -> int | None:
+    """The class that lasts longest, the first one of equals; None if there is none."""
+    seconds = np.zeros(len(NAMES))
+    for label, length in keys.total().items():
+        number = key_class(label)
+        if number is not None:
+            seconds[number] += length
+    return int(seconds.argmax()) if seconds.any() else None
+
+
+def confusion(truth: int, found: int) -> str:
+    """How two classes are related: "same", "fifth", "relative", "parallel" or "other".
+
+    As mir_eval's weighted score has it, where the estimate may be a fifth above the reference in
+    the same mode, and not below.
+    """
+    if truth == found:
+        return "same"
+    interval = (found - truth) % 12
+    if truth // 12 == found // 12:
+        return "fifth" if interval == 7 else "other"
+    if interval == 0:
+        return "parallel"
+    return "relative" if interval == (9 if truth < 12 else 3) else "other"
+
+
+def _or_none(number: int | None) -> int:
+    return -1 if number is None else number
+
+
+def _mir_eval_name(number: int) -> str:
+    return NAMES[number].replace(":", " ")

@@ -1,0 +1,48 @@
+"""Classes over time to labelled spans."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from musicfm.datasets.annotations import Spans
+from musicfm.tasks.base import Array
+
+
+def viterbi(scores: Array, change_cost: float) -> npt.NDArray[np.int64]:
+    """The best path through (time, classes) log-probabilities when every change costs the same.
+
+    With one cost for all changes the best predecessor is either the class itself or the best of
+    all, so that a step takes as long as there are classes.
+    """
+    if not change_cost or not len(scores):
+        return scores.argmax(axis=1)
+    stays = np.empty(scores.shape, dtype=bool)
+    best = np.empty(len(scores), dtype=np.int64)
+    total = scores[0].copy()
+    for time in range(1, len(scores)):
+        best[time] = total.argmax()
+        change = total[best[time]] - change_cost
+        stays[time] = total >= change
+        total = np.where(stays[time], total, change) + scores[time]
+    path = np.empty(len(scores), dtype=np.int64)
+    path[-1] = total.argmax()
+    for time in range(len(scores) - 1, 0, -1):
+        path[time - 1] = path[time] if stays[time, path[time]] else best[time]
+    return path
+
+
+def runs(path: npt.NDArray[np.integer], names: Sequence[str], edges: Array) -> Spans:
+    """Spans of equal classes.
+
+    Args:
+        path: (outputs,) classes.
+        names: of the classes.
+        edges: (outputs + 1,) seconds where the outputs begin and end.
+    """
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(path)) + 1])
+    stops = np.append(starts[1:], len(path))
+    intervals = np.stack([edges[starts], edges[stops]], axis=1)
+    # An output whose whole time lies beyond the end of the recording has none.
+    some = intervals[:, 1] > intervals[:, 0]
+    return Spans(intervals[some], tuple(names[path[start]] for start in starts[some]))

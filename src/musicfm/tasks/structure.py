@@ -1,0 +1,197 @@
+"""Structure: where sections begin, and what they are.
+
+Outputs at 8 Hz: a boundary activation and seven functions, after Wang, Hung and Smith, "To catch a
+chorus, verse, intro, or anything else" (ICASSP 2022, arXiv 2205.14700): free labels are mapped to
+functions by rules, boundaries are pulses of 0.6 s, and the loss is 0.9 of the boundaries' and 0.1
+of the functions'. Peaks are picked as in Ullrich, Schlüter and Grill, "Boundary detection in music
+structure analysis using convolutional neural networks" (ISMIR 2014); a segment has the function of
+the highest mean probability. MusicFM's own protocol was not published.
+
+Metrics: frame accuracy at 8 Hz; mir_eval's boundary F-measure within 0.5 s and 3 s, with the first
+and the last boundary trimmed and untrimmed, since the paper does not say which.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import mir_eval
+import numpy as np
+from pydantic import Field
+from scipy.ndimage import maximum_filter1d
+from torch import Tensor
+from torch.nn import functional as F
+
+from musicfm.datasets.annotations import Annotations, Spans
+from musicfm.tasks.base import (
+    Array,
+    Decoding,
+    Loss,
+    Scores,
+    Targets,
+    Task,
+    nan_mean,
+    sigmoid,
+    softmax,
+)
+
+FUNCTIONS = ("intro", "verse", "chorus", "bridge", "inst", "outro", "silence")
+
+_RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("silence", ("silence",)),
+    ("verse", ("prechorus",)),
+    ("chorus", ("refrain", "chorus", "theme")),
+    ("verse", ("verse", "rap", "section")),
+    ("intro", ("intro", "fadein", "opening")),
+    ("bridge", ("bridge", "trans")),
+    ("outro", ("out", "coda", "ending")),
+    ("inst", ("break", "inst", "interlude", "solo")),
+)
+"""The first rule of which a word occurs in a label, without case, blanks and hyphens, applies."""
+
+PULSE_SECONDS = 0.6
+PEAK_SECONDS = 6.0
+"""Ullrich et al.: a boundary is the highest within so far on either side."""
+MEAN_SECONDS = (12.0, 6.0)
+"""Before and after, over which the mean is taken that a boundary has to exceed."""
+BOUNDARY_WEIGHT = 0.9
+
+
+class StructureDecoding(Decoding):
+    """From what prominence on a peak is a boundary."""
+
+    threshold: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+
+
+class Structure(Task[StructureDecoding]):
+    """Structure analysis."""
+
+    name = "structure"
+    clip_seconds = 24.0
+    rate = 8.0
+    metrics = ("structure", "hr_05", "hr_3", "hr_05_trimmed", "hr_3_trimmed")
+    num_logits = 1 + len(FUNCTIONS)
+
+    @property
+    def decodings(self) -> Sequence[StructureDecoding]:
+        return [
+            StructureDecoding(threshold=threshold)
+            for threshold in (0.1, 0.02, 0.05, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+        ]
+
+    def is_labelled(self, annotations: Annotations) -> bool:
+        return annotations.segments is not None
+
+    def targets(self, annotations: Annotations, times: Array) -> Targets:
+        """(outputs, 2): whether it lies in a boundary's pulse, and the function."""
+        values = np.zeros((len(times), 2))
+        known = np.zeros((len(times), 2), dtype=bool)
+        segments = annotations.segments
+        if segments is not None:
+            # Half an output more, lest rounding makes pulses of different lengths.
+            for start in segments.intervals[:, 0]:
+                values[np.abs(times - start) <= PULSE_SECONDS / 2 + 1e-6, 0] = 1.0
+            functions = _functions(segments, times)
+            known[:, 0] = True
+            known[:, 1] = functions >= 0
+            values[:, 1] = np.maximum(functions, 0)
+        return Targets(values, known)
+
+    def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
+        boundary = F.binary_cross_entropy_with_logits(
+            logits[..., 0], values[..., 0], reduction="none"
+        )
+        function = F.cross_entropy(
+            logits[..., 1:].flatten(0, 1), values[..., 1].long().flatten(), reduction="none"
+        ).view_as(boundary)
+        counted = known.to(logits.dtype)
+        total = BOUNDARY_WEIGHT * boundary * counted[..., 0]
+        total = total + (1.0 - BOUNDARY_WEIGHT) * function * counted[..., 1]
+        return Loss(total.sum(), counted[..., 0].sum())
+
+    def decode(
+        self, logits: Array, times: Array, duration: float, decoding: StructureDecoding
+    ) -> Annotations:
+        boundaries = _boundaries(sigmoid(logits[:, 0]), times, decoding.threshold)
+        half = PULSE_SECONDS / 2  # a pulse at either end is that end's
+        inner = boundaries[(boundaries > half) & (boundaries < duration - half)]
+        bounds = np.concatenate([[0.0], inner, [duration]])
+        probabilities = softmax(logits[:, 1:])
+        labels = []
+        for start, end in itertools.pairwise(bounds):
+            inside = (times >= start) & (times < end)
+            if not inside.any():
+                inside[np.abs(times - (start + end) / 2).argmin()] = True
+            labels.append(FUNCTIONS[int(probabilities[inside].mean(axis=0).argmax())])
+        return Annotations(
+            segments=Spans(np.stack([bounds[:-1], bounds[1:]], axis=1), tuple(labels))
+        )
+
+    def objective(self, summary: Mapping[str, float]) -> float:
+        return nan_mean([summary["structure"], summary["hr_05"]])
+
+    def score(self, reference: Annotations, estimate: Annotations) -> Scores:
+        """Boundaries are those of the segments; NaN where trimming leaves the reference none."""
+        assert reference.segments is not None
+        assert estimate.segments is not None
+        truth, found = reference.segments, estimate.segments
+        times = np.arange(0.0, truth.intervals[-1, 1], 1 / self.rate) + 0.5 / self.rate
+        functions = _functions(truth, times)
+        counted = functions >= 0
+        right = functions == _functions(found, times)
+        scores = {"structure": float(right[counted].mean()) if counted.any() else float("nan")}
+        for suffix, trim in (("", False), ("_trimmed", True)):
+            for name, window in (("hr_05", 0.5), ("hr_3", 3.0)):
+                scores[name + suffix] = _hit_rate(truth, found, window, trim)
+        return scores
+
+
+def function_of(label: str) -> str:
+    """The function that a free label names; "inst" if no rule applies."""
+    word = re.sub(r"[\s_\-]+", "", label.lower())
+    if word == "end":  # Harmonix marks the end of the music so
+        return "silence"
+    for function, words in _RULES:
+        if any(part in word for part in words):
+            return function
+    return "inst"
+
+
+def _functions(segments: Spans, times: Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The function at each time, by number; -1 in gaps."""
+    return np.array(
+        [
+            -1 if label is None else FUNCTIONS.index(function_of(label))
+            for label in segments.at(times)
+        ],
+        dtype=int,
+    )
+
+
+def _boundaries(activation: Array, times: Array, threshold: float) -> Array:
+    """Peaks after Ullrich et al.: the highest within 6 s, and above the mean around them."""
+    if len(times) < 2:
+        return np.empty(0)
+    step = times[1] - times[0]
+    reach = round(PEAK_SECONDS / step)
+    highest = maximum_filter1d(activation, 2 * reach + 1, mode="nearest")
+    sums = np.concatenate([[0.0], activation.cumsum()])
+    at = np.arange(len(activation))
+    first = np.maximum(0, at - round(MEAN_SECONDS[0] / step))
+    last = np.minimum(len(activation), at + round(MEAN_SECONDS[1] / step) + 1)
+    prominence = activation - (sums[last] - sums[first]) / (last - first)
+    index = np.flatnonzero((activation == highest) & (prominence > threshold))
+    groups = np.split(index, np.flatnonzero(np.diff(index) > 1) + 1) if len(index) else []
+    return np.array([times[group].mean() for group in groups])
+
+
+def _hit_rate(truth: Spans, found: Spans, window: float, trim: bool) -> float:
+    if trim and len(truth.intervals) < 2:
+        return float("nan")
+    if trim and len(found.intervals) < 2:
+        return 0.0
+    _, _, f_measure = mir_eval.segment.detection(
+        truth.intervals, found.intervals, window=window, trim=trim
+    )
+    return float(f_measure)

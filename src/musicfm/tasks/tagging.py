@@ -1,0 +1,95 @@
+"""Music tagging: which of a vocabulary of tags apply to a recording.
+
+One output per clip of 29.1 s; the probabilities of a recording's clips are averaged.
+
+Metrics: macro averages over tags of the average precision and of the area under the ROC curve, by
+scikit-learn. They belong to a collection, not to a recording. Tags that every recording has, or
+none, are left out and counted; the mean prevalence of the others is what chance gives as mAP.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from musicfm.datasets.annotations import Annotations
+from musicfm.errors import ConfigError
+from musicfm.tasks.base import Array, Decoding, Loss, Scores, Targets, Task, sigmoid
+
+
+class TaggingDecoding(Decoding):
+    """There is nothing to choose: metrics look at the order of probabilities."""
+
+
+class Tagging(Task[TaggingDecoding]):
+    """Tagging.
+
+    Args:
+        vocabulary: the tags, each once; what else a recording is tagged with does not count.
+
+    Raises ConfigError if the vocabulary is empty or has a tag twice.
+    """
+
+    name = "tagging"
+    clip_seconds = 29.1
+    rate = None
+    metrics = ("map", "roc_auc")
+
+    def __init__(self, vocabulary: Sequence[str]) -> None:
+        if not vocabulary or len(set(vocabulary)) < len(vocabulary):
+            raise ConfigError(f"a vocabulary of {len(vocabulary)} tags is empty or has one twice")
+        self.vocabulary = tuple(vocabulary)
+
+    @property
+    def num_logits(self) -> int:
+        return len(self.vocabulary)
+
+    @property
+    def decodings(self) -> Sequence[TaggingDecoding]:
+        return [TaggingDecoding()]
+
+    def is_labelled(self, annotations: Annotations) -> bool:
+        return annotations.tags is not None
+
+    def targets(self, annotations: Annotations, times: Array) -> Targets:
+        """(outputs, tags)."""
+        applies = self._vector(annotations) > 0.5
+        shape = (len(times), len(self.vocabulary))
+        known = np.full(shape, annotations.tags is not None)
+        return Targets(np.broadcast_to(applies, shape).astype(float), known)
+
+    def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
+        losses = F.binary_cross_entropy_with_logits(logits, values, reduction="none")
+        counted = known.to(losses.dtype)
+        return Loss((losses * counted).sum(), counted.sum())
+
+    def decode(
+        self, logits: Array, times: Array, duration: float, decoding: TaggingDecoding
+    ) -> Annotations:
+        probabilities = sigmoid(logits).mean(axis=0)
+        return Annotations(tags=dict(zip(self.vocabulary, probabilities.tolist(), strict=True)))
+
+    def score(self, reference: Annotations, estimate: Annotations) -> Scores:
+        """Nothing: a single recording has neither mAP nor ROC-AUC."""
+        return {}
+
+    def summarise(self, pairs: Sequence[tuple[Annotations, Annotations]]) -> Mapping[str, float]:
+        truth = np.array([self._vector(reference) > 0.5 for reference, _ in pairs])
+        found = np.array([self._vector(estimate) for _, estimate in pairs])
+        used = truth.any(axis=0) & ~truth.all(axis=0) if len(pairs) else np.zeros(0, dtype=bool)
+        if not used.any():
+            nan = float("nan")
+            return {"map": nan, "roc_auc": nan, "prevalence": nan, "tags": 0.0}
+        truth, found = truth[:, used], found[:, used]
+        return {
+            "map": float(average_precision_score(truth, found, average="macro")),
+            "roc_auc": float(roc_auc_score(truth, found, average="macro")),
+            "prevalence": float(truth.mean()),
+            "tags": float(used.sum()),
+        }
+
+    def _vector(self, annotations: Annotations) -> Array:
+        tags = annotations.tags or {}
+        return np.array([tags.get(tag, 0.0) for tag in self.vocabulary])

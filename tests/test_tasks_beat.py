@@ -1,0 +1,84 @@
+import mir_eval
+import numpy as np
+import pytest
+import torch
+
+import labelled
+from musicfm.datasets.annotations import Annotations, Beats
+from musicfm.tasks.beat import TOLERANCE, Beat, BeatDecoding
+
+TASK = Beat()
+
+
+def beats(times: list[float], positions: list[int] | None = None) -> Annotations:
+    return Annotations(beats=Beats(np.array(times), np.array(positions or [0] * len(times))))
+
+
+def test_scores_are_those_of_mir_eval() -> None:
+    reference, _ = labelled.song(0)
+    assert reference.beats is not None
+    shifts = np.random.default_rng(0).normal(0.0, 0.07, len(reference.beats.times))
+    times = np.sort(reference.beats.times + shifts)
+    estimate = Annotations(beats=Beats(times, reference.beats.positions))
+    scores = TASK.score(reference, estimate)
+    trim = mir_eval.beat.trim_beats
+    assert scores["beat"] == mir_eval.beat.f_measure(trim(reference.beats.times), trim(times))
+    assert scores["downbeat"] == mir_eval.beat.f_measure(
+        trim(reference.beats.downbeats), trim(times[reference.beats.positions == 1])
+    )
+    assert 0.3 < scores["beat"] < 0.95
+
+
+def test_a_recording_without_beats_after_the_trimmed_seconds_has_no_score() -> None:
+    scores = TASK.score(beats([1.0, 2.0], [1, 2]), beats([1.0, 6.0], [1, 2]))
+    assert np.isnan(scores["beat"])
+    assert np.isnan(scores["downbeat"])
+    summary = TASK.summarise([(beats([1.0]), beats([1.0])), (beats([6.0]), beats([6.0]))])
+    assert summary["beat"] == 1.0
+    assert TASK.score(beats([6.0]), beats([]))["beat"] == 0.0
+
+
+def test_beats_without_positions_say_nothing_about_downbeats() -> None:
+    times = np.arange(300) / 50
+    values, known = TASK.targets(beats([1.0, 1.5]), times)
+    assert known[:, 0].all()
+    assert not known[:, 1].any()
+    assert values[:, 0].sum() == 2
+    assert values[[50, 75], 0].all()
+
+
+def test_a_peak_that_is_a_little_off_costs_nothing_and_one_far_off_does() -> None:
+    values = torch.zeros(1, 100, 2)
+    values[0, 50] = 1.0
+    known = torch.ones(1, 100, 2, dtype=torch.bool)
+
+    def loss(place: int) -> float:
+        logits = torch.full((1, 100, 2), -10.0)
+        logits[0, place] = 10.0
+        return float(TASK.loss(logits, values, known).mean)
+
+    assert loss(50) < 0.01
+    assert loss(50 - TOLERANCE) == loss(50 + TOLERANCE) == pytest.approx(loss(50))
+    assert loss(50 + TOLERANCE + 1) > 1.0
+
+
+def test_downbeats_are_snapped_to_beats_and_counted_between() -> None:
+    times = np.arange(400) / 50
+    logits = np.full((400, 2), -5.0)
+    logits[[50, 75, 100, 125, 150, 175, 200, 225], 0] = 5.0
+    logits[[77, 151], 1] = 5.0  # the second beat, 40 ms late, and the fifth
+    found = TASK.decode(logits, times, 8.0, BeatDecoding()).beats
+    assert found is not None
+    np.testing.assert_allclose(found.times, np.arange(1.0, 4.51, 0.5))
+    np.testing.assert_array_equal(found.positions, [3, 1, 2, 3, 1, 2, 3, 4])
+
+
+def test_a_plateau_is_one_beat_in_its_middle() -> None:
+    times = np.arange(400) / 50
+    logits = np.full((400, 2), -5.0)
+    logits[[100, 101], 0] = 5.0
+    logits[[104], 0] = 4.0  # within 70 ms of it, and lower
+    found = TASK.decode(logits, times, 8.0, BeatDecoding()).beats
+    assert found is not None
+    np.testing.assert_allclose(found.times, [2.01])
+    assert not found.positions.any()

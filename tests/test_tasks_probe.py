@@ -1,0 +1,124 @@
+"""Probes on features in which the answer is hidden in plain sight."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import labelled
+from musicfm.datasets.annotations import Annotations
+from musicfm.datasets.labelled import LabelledTrack
+from musicfm.datasets.tracks import Track
+from musicfm.errors import DataError
+from musicfm.tasks.features import Features
+from musicfm.tasks.heads import HeadConfig, TaskName, build_task
+from musicfm.tasks.probe import ProbeSettings, Recording, evaluate, fit, run
+
+SETTINGS = ProbeSettings(max_epochs=40, batch_size=16, learning_rate=1e-2)
+VOCABULARY = tuple(
+    sorted({t for seed in labelled.SEEDS for t in labelled.song(seed)[0].tags or ()})
+)
+NAMES: tuple[TaskName, ...] = ("beat", "chord", "structure", "key", "tagging")
+
+
+def recordings(folder: Path, name: TaskName, noise: float = 0.1) -> list[Recording]:
+    """Composed songs, with features that are their targets at 25 Hz, mixed, and noise."""
+    task = build_task(name, VOCABULARY if name == "tagging" else ())
+    rng = np.random.default_rng(0)
+    found = []
+    for seed in labelled.SEEDS:
+        annotations, duration = labelled.song(seed)
+        count = int(np.ceil(duration * 25))
+        values, known = task.targets(annotations, np.arange(count) / 25)
+        frames = np.zeros((count, 48))
+        if name in ("chord", "key"):
+            frames[np.arange(count), values.astype(int)] = known
+        elif name == "structure":
+            frames[:, 0] = values[:, 0]
+            frames[np.arange(count), 1 + values[:, 1].astype(int)] = known[:, 1]
+        else:
+            frames[:, : values.shape[1]] = values * known
+        layers = np.stack([rng.normal(size=frames.shape), 10.0 * frames])
+        layers += noise * rng.normal(size=layers.shape)
+        path = folder / f"{seed}.npy"
+        np.save(path, layers.astype(np.float16))
+        track = Track(f"{seed}.wav", duration, 24_000, 1, 1, 0, f"{seed:064x}")
+        item = LabelledTrack(track, folder / track.path, annotations)
+        found.append(Recording(item, Features(path, 25.0)))
+    return found
+
+
+def config(name: TaskName, **changes: Any) -> HeadConfig:
+    fields = {
+        "task": name,
+        "model": "plain",
+        "fingerprint": "0",
+        "layers": (1,),
+        "dim": 48,
+        "hidden": 64,
+        **changes,
+    }
+    if name == "tagging":
+        fields["vocabulary"] = VOCABULARY
+    return HeadConfig(**fields)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_head_finds_what_the_features_say(tmp_path: Path, name: TaskName) -> None:
+    found = recordings(tmp_path, name)
+    # Few songs do not have all keys, chords and tags: only those that were heard are asked for.
+    fitted = fit(config(name), SETTINGS, found[:8], found[:4])
+    assert fitted.losses[-1][0] < 0.5 * fitted.losses[0][0]
+    evaluation = evaluate(fitted.head, found[4:8])
+    assert fitted.head.task.objective(evaluation.summary) > 0.9
+    assert set(evaluation.tracks) == {recording.item.track.path for recording in found[4:8]}
+
+
+def test_a_seed_gives_the_same_head_again_and_another_one_another(tmp_path: Path) -> None:
+    found = recordings(tmp_path, "chord")
+    settings = SETTINGS.replace(max_epochs=2)
+    heads = [
+        fit(config("chord"), settings.replace(seed=seed), found[:4], found[4:6]).head.state_dict()
+        for seed in (1, 1, 2)
+    ]
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+    assert not torch.equal(heads[0]["hidden.weight"], heads[2]["hidden.weight"])
+
+
+def test_several_layers_are_weighted(tmp_path: Path) -> None:
+    found = recordings(tmp_path, "chord")
+    fitted = fit(config("chord", layers=(0, 1)), SETTINGS, found[:6], found[:2])
+    weights = fitted.head.mixing.softmax(dim=0)
+    assert weights[1] > 0.6  # the other one is noise
+
+
+def test_recordings_without_labels_do_not_count(tmp_path: Path) -> None:
+    found = recordings(tmp_path, "chord")
+    bare = [replace(r, item=replace(r.item, annotations=Annotations())) for r in found]
+    settings = SETTINGS.replace(max_epochs=1)
+    one = fit(config("chord"), settings, found[:3], found[4:6])
+    same = fit(config("chord"), settings, [*found[:3], *bare[6:]], [*found[4:6], bare[3]])
+    assert one.losses == same.losses
+    with pytest.raises(DataError, match=r"none of the 2 recordings for validation has labels for"):
+        fit(config("chord"), settings, found[:3], bare[:2])
+    with pytest.raises(DataError, match="for testing"):
+        evaluate(one.head, bare)
+
+
+def test_long_recordings_are_run_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recordings(tmp_path, "beat")
+    head = fit(config("beat"), SETTINGS.replace(max_epochs=1), found[:2], found[2:3]).head
+    whole = run(head, found[0])
+    monkeypatch.setattr("musicfm.tasks.probe.OUTPUTS_AT_ONCE", 101)
+    np.testing.assert_allclose(run(head, found[0]), whole, atol=1e-5)
+
+
+def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
+    found = recordings(tmp_path, "key")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    fit(config("key"), SETTINGS.replace(max_epochs=1), found[:2], found[2:3])
+    assert torch.equal(torch.get_rng_state(), before)
