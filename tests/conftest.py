@@ -1,4 +1,5 @@
 import copy
+import signal
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,8 @@ from musicfm.model import MusicFM
 from musicfm.render.soundfont import SoundFont, load_font
 
 torch.set_num_threads(1)
+# Jobs in the background of a shell have Ctrl-C ignored, and hand that down to what tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Golden = Mapping[str, npt.NDArray[Any]]
 
