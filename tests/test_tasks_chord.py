@@ -6,7 +6,7 @@ import labelled
 from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.errors import DataError
 from musicfm.tasks.chord import NAMES, NO_CHORD, Chord, ChordDecoding, chord_class
-from musicfm.tasks.spans import viterbi
+from musicfm.tasks.spans import UNKNOWN, viterbi
 
 TASK = Chord()
 
@@ -34,7 +34,7 @@ def test_chords_count_by_root_third_and_fifth(label: str, name: str) -> None:
 
 @pytest.mark.parametrize("label", ["X", "C:sus4", "C:dim", "C:aug", "C:5", "C:hdim7", "C:1"])
 def test_what_is_neither_major_nor_minor_is_ignored(label: str) -> None:
-    assert chord_class(label) == -1
+    assert chord_class(label) == UNKNOWN
     scores = TASK.score(chords((0, 2, label), (2, 4, "C")), chords((0, 2, "G"), (2, 4, "C")))
     assert scores == {"chord": 1.0, "chord_majmin": 1.0, "chord_ignored_seconds": 2.0}
 

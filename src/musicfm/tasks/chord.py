@@ -16,12 +16,11 @@ import mir_eval
 import numpy as np
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.errors import DataError
 from musicfm.tasks.base import Array, Decoding, Loss, Scores, Targets, Task, edges, softmax
-from musicfm.tasks.spans import runs, viterbi
+from musicfm.tasks.spans import UNKNOWN, class_loss, class_targets, classes_at, runs, viterbi
 
 NO_CHORD, NUM_CLASSES = 24, 25
 _ROOTS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
@@ -53,17 +52,14 @@ class Chord(Task[ChordDecoding]):
 
     def is_labelled(self, annotations: Annotations) -> bool:
         labels = () if annotations.chords is None else annotations.chords.labels
-        return max(map(chord_class, labels), default=-1) >= 0  # looks at all of them
+        return max(map(chord_class, labels), default=UNKNOWN) != UNKNOWN  # looks at all
 
     def targets(self, annotations: Annotations, times: Array) -> Targets:
         """(outputs,) classes."""
-        classes = _classes(annotations.chords, times)
-        return Targets(np.maximum(classes, 0).astype(float), classes >= 0)
+        return class_targets(classes_at(annotations.chords, times, chord_class))
 
     def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
-        losses = F.cross_entropy(logits.flatten(0, 1), values.long().flatten(), reduction="none")
-        counted = known.flatten().to(losses.dtype)
-        return Loss((losses * counted).sum(), counted.sum())
+        return class_loss(logits, values, known)
 
     def decode(
         self, logits: Array, times: Array, duration: float, decoding: ChordDecoding
@@ -77,8 +73,9 @@ class Chord(Task[ChordDecoding]):
         assert estimate.chords is not None
         end = float(reference.chords.intervals[-1, 1])
         times = np.arange(0.0, end, 1 / self.rate) + 0.5 / self.rate
-        truth, found = _classes(reference.chords, times), _classes(estimate.chords, times)
-        counted = truth >= 0
+        truth = classes_at(reference.chords, times, chord_class)
+        found = classes_at(estimate.chords, times, chord_class)
+        counted = truth != UNKNOWN
         return {
             "chord": float((truth == found)[counted].mean()) if counted.any() else float("nan"),
             "chord_majmin": _majmin(reference.chords, estimate.chords),
@@ -88,24 +85,19 @@ class Chord(Task[ChordDecoding]):
 
 @lru_cache(maxsize=4_096)
 def chord_class(label: str) -> int:
-    """The class of a label in Harte's notation; -1 for X. Raises DataError if it is no chord."""
+    """The class of a label in Harte's notation; UNKNOWN for X.
+
+    Raises DataError if it is no chord.
+    """
     try:
         root, semitones, _ = mir_eval.chord.encode(label)
     except mir_eval.chord.InvalidChordException as error:
         raise DataError(f"'{label}' is no chord in Harte's notation") from error
     if root < 0:
-        return NO_CHORD if not semitones.any() else -1
+        return NO_CHORD if not semitones.any() else UNKNOWN
     if np.array_equal(semitones[:8], _MAJOR):
         return int(root)
-    return int(root) + 12 if np.array_equal(semitones[:8], _MINOR) else -1
-
-
-def _classes(chords: Spans | None, times: Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The class at each time; -1 where there is X or nothing."""
-    if chords is None:
-        return np.full(len(times), -1)
-    labels = chords.at(times)
-    return np.array([-1 if label is None else chord_class(label) for label in labels], dtype=int)
+    return int(root) + 12 if np.array_equal(semitones[:8], _MINOR) else UNKNOWN
 
 
 def _majmin(reference: Spans, estimate: Spans) -> float:

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import mir_eval
 import numpy as np
 from torch import Tensor
-from torch.nn import functional as F
 
 from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.errors import DataError
 from musicfm.tasks.base import Array, Decoding, Loss, Scores, Targets, Task, softmax
+from musicfm.tasks.spans import UNKNOWN, class_loss, class_targets, classes_at
 
 _TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 NAMES = (*(f"{tonic}:major" for tonic in _TONICS), *(f"{tonic}:minor" for tonic in _TONICS))
@@ -61,17 +61,10 @@ class Key(Task[KeyDecoding]):
 
     def targets(self, annotations: Annotations, times: Array) -> Targets:
         """(outputs,) classes."""
-        labels = [] if annotations.keys is None else annotations.keys.at(times)
-        classes = np.array(
-            [-1 if label is None else _or_none(key_class(label)) for label in labels]
-            or [-1] * len(times)
-        )
-        return Targets(np.maximum(classes, 0).astype(float), classes >= 0)
+        return class_targets(classes_at(annotations.keys, times, key_class))
 
     def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
-        losses = F.cross_entropy(logits.flatten(0, 1), values.long().flatten(), reduction="none")
-        counted = known.flatten().to(losses.dtype)
-        return Loss((losses * counted).sum(), counted.sum())
+        return class_loss(logits, values, known)
 
     def decode(
         self, logits: Array, times: Array, duration: float, decoding: KeyDecoding
@@ -91,20 +84,20 @@ class Key(Task[KeyDecoding]):
         return {"key": float(truth == found), "key_weighted": float(weighted)}
 
 
-def key_class(label: str) -> int | None:
-    """The class of a key in JAMS's spelling, such as "Eb:minor" or "C"; None if it has none.
+def key_class(label: str) -> int:
+    """The class of a key in JAMS's spelling, such as "Eb:minor" or "C"; UNKNOWN if it has none.
 
     Any enharmonic spelling will do. Raises DataError if it is no key.
     """
     tonic, _, mode = label.partition(":")
     if label in ("N", "X"):
-        return None
+        return UNKNOWN
     mode = mode or "major"
     if tonic[:1] not in _NATURALS or tonic[1:] not in _ACCIDENTALS or mode not in _THIRDS:
         raise DataError(f"'{label}' is no key; give one such as 'Eb:minor' or 'C:major'")
     third = _THIRDS[mode]
     if third is None:
-        return None
+        return UNKNOWN
     return (_NATURALS[tonic[0]] + _ACCIDENTALS[tonic[1:]]) % 12 + third
 
 
@@ -113,7 +106,7 @@ def main_key(keys: Spans) -> int | None:
     seconds = np.zeros(len(NAMES))
     for label, length in keys.total().items():
         number = key_class(label)
-        if number is not None:
+        if number != UNKNOWN:
             seconds[number] += length
     return int(seconds.argmax()) if seconds.any() else None
 
@@ -132,10 +125,6 @@ def confusion(truth: int, found: int) -> str:
     if interval == 0:
         return "parallel"
     return "relative" if interval == (9 if truth < 12 else 3) else "other"
-
-
-def _or_none(number: int | None) -> int:
-    return -1 if number is None else number
 
 
 def _mir_eval_name(number: int) -> str:

@@ -1,12 +1,40 @@
-"""Classes over time to labelled spans."""
+"""Labelled spans to classes over time, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
+from torch.nn import functional as F
 
 from musicfm.datasets.annotations import Spans
-from musicfm.tasks.base import Array
+from musicfm.tasks.base import Array, Loss, Targets
+
+UNKNOWN = -1
+"""The class of what is ignored, and of times without a label."""
+
+
+def classes_at(
+    spans: Spans | None, times: Array, class_of: Callable[[str], int]
+) -> npt.NDArray[np.int64]:
+    """The class at each time."""
+    if spans is None:
+        return np.full(len(times), UNKNOWN)
+    labels = spans.at(times)
+    return np.array([UNKNOWN if label is None else class_of(label) for label in labels])
+
+
+def class_targets(classes: npt.NDArray[np.int64]) -> Targets:
+    """(outputs,) classes as targets."""
+    known = classes != UNKNOWN
+    return Targets(np.where(known, classes, 0).astype(float), known)
+
+
+def class_loss(logits: Tensor, values: Tensor, known: Tensor) -> Loss:
+    """Cross-entropy of (batch, outputs, classes) logits."""
+    losses = F.cross_entropy(logits.flatten(0, 1), values.long().flatten(), reduction="none")
+    counted = known.flatten().to(losses.dtype)
+    return Loss((losses * counted).sum(), counted.sum())
 
 
 def viterbi(scores: Array, change_cost: float) -> npt.NDArray[np.int64]:

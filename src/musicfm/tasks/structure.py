@@ -35,6 +35,7 @@ from musicfm.tasks.base import (
     sigmoid,
     softmax,
 )
+from musicfm.tasks.spans import UNKNOWN, class_loss, class_targets, classes_at
 
 FUNCTIONS = ("intro", "verse", "chorus", "bridge", "inst", "outro", "silence")
 
@@ -92,23 +93,19 @@ class Structure(Task[StructureDecoding]):
             # Half an output more, lest rounding makes pulses of different lengths.
             for start in segments.intervals[:, 0]:
                 values[np.abs(times - start) <= PULSE_SECONDS / 2 + 1e-6, 0] = 1.0
-            functions = _functions(segments, times)
+            functions = classes_at(segments, times, _number)
             known[:, 0] = True
-            known[:, 1] = functions >= 0
-            values[:, 1] = np.maximum(functions, 0)
+            values[:, 1], known[:, 1] = class_targets(functions)
         return Targets(values, known)
 
     def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
         boundary = F.binary_cross_entropy_with_logits(
             logits[..., 0], values[..., 0], reduction="none"
         )
-        function = F.cross_entropy(
-            logits[..., 1:].flatten(0, 1), values[..., 1].long().flatten(), reduction="none"
-        ).view_as(boundary)
-        counted = known.to(logits.dtype)
-        total = BOUNDARY_WEIGHT * boundary * counted[..., 0]
-        total = total + (1.0 - BOUNDARY_WEIGHT) * function * counted[..., 1]
-        return Loss(total.sum(), counted[..., 0].sum())
+        counted = known[..., 0].to(logits.dtype)
+        function = class_loss(logits[..., 1:], values[..., 1], known[..., 1])
+        total = BOUNDARY_WEIGHT * (boundary * counted).sum()
+        return Loss(total + (1.0 - BOUNDARY_WEIGHT) * function.total, counted.sum())
 
     def decode(
         self, logits: Array, times: Array, duration: float, decoding: StructureDecoding
@@ -137,9 +134,9 @@ class Structure(Task[StructureDecoding]):
         assert estimate.segments is not None
         truth, found = reference.segments, estimate.segments
         times = np.arange(0.0, truth.intervals[-1, 1], 1 / self.rate) + 0.5 / self.rate
-        functions = _functions(truth, times)
-        counted = functions >= 0
-        right = functions == _functions(found, times)
+        functions = classes_at(truth, times, _number)
+        counted = functions != UNKNOWN
+        right = functions == classes_at(found, times, _number)
         scores = {"structure": float(right[counted].mean()) if counted.any() else float("nan")}
         for suffix, trim in (("", False), ("_trimmed", True)):
             for name, window in (("hr_05", 0.5), ("hr_3", 3.0)):
@@ -158,15 +155,8 @@ def function_of(label: str) -> str:
     return "inst"
 
 
-def _functions(segments: Spans, times: Array) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The function at each time, by number; -1 in gaps."""
-    return np.array(
-        [
-            -1 if label is None else FUNCTIONS.index(function_of(label))
-            for label in segments.at(times)
-        ],
-        dtype=int,
-    )
+def _number(label: str) -> int:
+    return FUNCTIONS.index(function_of(label))
 
 
 def _boundaries(activation: Array, times: Array, threshold: float) -> Array:
