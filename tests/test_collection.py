@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import audio_files
+import npz
 from musicfm import collection, results
 from musicfm.collection import embed_collection, find_recordings
 from musicfm.embedding import Embedder
@@ -67,7 +68,7 @@ def test_results_are_those_of_the_embedder(music: Path, embedder: Embedder, tmp_
     summary = embed_collection(embedder, [music], tmp_path)
     assert (summary.done, summary.skipped, summary.failures) == (6, 0, [])
     for recording in find_recordings([music], []):
-        found = np.load(tmp_path / f"{recording.name}.npz")
+        found = npz.read(tmp_path / f"{recording.name}.npz")
         expected = embedder(recording.path)
         np.testing.assert_allclose(found["frames"], expected.frames, atol=1e-5)
         np.testing.assert_array_equal(found["times"], expected.times)
@@ -83,7 +84,7 @@ def test_results_do_not_depend_on_workers_or_batches(
     embed_collection(Embedder(tiny, 2), [music], tmp_path / "a", num_workers=1)
     embed_collection(Embedder(tiny, 2, batch_size=5), [music], tmp_path / "b", num_workers=workers)
     for name in outputs(tmp_path / "a"):
-        a, b = (np.load(tmp_path / run / name)["frames"] for run in "ab")
+        a, b = (npz.read(tmp_path / run / name)["frames"] for run in "ab")
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -91,7 +92,7 @@ def test_pooled_results(music: Path, embedder: Embedder, tmp_path: Path) -> None
     embed_collection(embedder, [music / "top.WAV"], tmp_path / "mean", pooling="mean")
     embed_collection(embedder, [music / "top.WAV"], tmp_path / "8", pooling=8.0)
     expected = embedder(music / "top.WAV")
-    mean, at = np.load(tmp_path / "mean" / "top.npz"), np.load(tmp_path / "8" / "top.npz")
+    mean, at = npz.read(tmp_path / "mean" / "top.npz"), npz.read(tmp_path / "8" / "top.npz")
     np.testing.assert_allclose(mean["mean"], expected.mean(), atol=1e-6)
     np.testing.assert_allclose(at["frames"], expected.at(8.0), atol=1e-6)
     np.testing.assert_allclose(at["times"], expected.times_at(8.0))
