@@ -55,8 +55,6 @@ class HeadConfig(Config):
     """The hidden state, or several that are averaged with learned weights."""
     dim: Positive
     """Of the hidden states."""
-    context: Literal["paper", "model"] = "model"
-    """What the model hears at once: a clip of the task's length, or its own context."""
     hidden: Positive = 512
     dropout: Probability = 0.2
     decoding: Mapping[str, float] = Field(default_factory=dict)

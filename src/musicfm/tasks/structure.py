@@ -90,7 +90,7 @@ class Structure(Task[StructureDecoding]):
         known = np.zeros((len(times), 2), dtype=bool)
         segments = annotations.segments
         if segments is not None:
-            # Half an output more, lest rounding makes pulses of different lengths.
+            # A little more, lest rounding makes pulses of different lengths.
             for start in segments.intervals[:, 0]:
                 values[np.abs(times - start) <= PULSE_SECONDS / 2 + 1e-6, 0] = 1.0
             functions = classes_at(segments, times, _number)
