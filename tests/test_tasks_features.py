@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.embedding import Embedder, WindowEncoder
 from musicfm.model import MusicFM
-from musicfm.tasks.features import extract
+from musicfm.tasks.features import extract, stack_offsets, stacked
 from musicfm.windows import Samples, Windowing
 
 
@@ -43,10 +44,11 @@ def test_hidden_states_are_those_of_the_embedder(tmp_path: Path, tiny: MusicFM) 
     assert failures == []
     for item in tracks:
         features, expected = found[item.track.sha256], embedder(item.audio)
-        np.testing.assert_array_equal(features.frames(), expected.frames.half().numpy())
-        pooled = features.pooled([1], 8.0)
+        for layer, frames in zip((1, 3), expected.frames.half().numpy(), strict=True):
+            np.testing.assert_array_equal(features.frames(layer), frames)
+        pooled = features.pooled([3], 8.0)
         torch.testing.assert_close(pooled[0], expected.at(8.0)[1], atol=2e-3, rtol=2e-3)
-        part = features.pooled([1], 8.0, range(3, 9))
+        part = features.pooled([3], 8.0, outputs=range(3, 9))
         torch.testing.assert_close(part, pooled[:, 3:9])
         np.testing.assert_array_equal(features.times(8.0), expected.times_at(8.0))
 
@@ -65,7 +67,7 @@ def test_any_encoder_will_do(tmp_path: Path) -> None:
     tracks = collection(tmp_path / "music", 1)
     found, _ = extract(Loudness(), tracks, tmp_path / "cache", num_workers=1)
     (features,) = found.values()
-    assert features.frames().shape == (1, 100, 2)
+    assert features.frames(0).shape == (100, 2)
     assert features.rate == 25.0
 
 
@@ -75,7 +77,58 @@ def test_other_windows_are_other_features(tmp_path: Path, tiny: MusicFM) -> None
     other, _ = extract(
         Embedder(tiny, 1, overlap_seconds=0.0), tracks, tmp_path / "cache", num_workers=1
     )
-    assert one[tracks[0].track.sha256].path != other[tracks[0].track.sha256].path
+    context, _ = extract(
+        Embedder(tiny, 1, context_seconds=24.0), tracks, tmp_path / "cache", num_workers=1
+    )
+    paths = {found[tracks[0].track.sha256].paths[1] for found in (one, other, context)}
+    assert len(paths) == 3
+
+
+def test_a_layer_is_computed_once_whatever_it_was_asked_for_with(
+    tmp_path: Path, tiny: MusicFM
+) -> None:
+    tracks = collection(tmp_path / "music", 1)
+    both, _ = extract(Embedder(tiny, [1, 2]), tracks, tmp_path / "cache", num_workers=1)
+    tracks[0].audio.unlink()
+    one, failures = extract(Embedder(tiny, 2), tracks, tmp_path / "cache", num_workers=1)
+    assert failures == []
+    (first,), (second,) = both.values(), one.values()
+    assert second.paths == {2: first.paths[2]}
+
+
+def test_long_recordings_arrive_in_parts(tmp_path: Path) -> None:
+    tracks = collection(tmp_path / "music", 2, 30.0)  # 15 windows each
+    found, _ = extract(Loudness(), tracks, tmp_path / "cache", num_workers=1)
+    samples = soundfile.read(tracks[1].audio)[0].astype(np.float32).reshape(-1, 960)
+    frames = found[tracks[1].track.sha256].frames(0)
+    assert frames.shape == (750, 2)
+    np.testing.assert_allclose(frames[:, 1], samples.std(axis=1, ddof=1), atol=1e-3)
+
+
+def test_statistics_are_means_and_deviations_of_what_is_pooled(tmp_path: Path) -> None:
+    tracks = collection(tmp_path / "music", 1, 10.0)
+    found, _ = extract(Loudness(), tracks, tmp_path / "cache", num_workers=1)
+    (features,) = found.values()
+    frames = torch.from_numpy(features.frames(0).astype(np.float32))
+    statistics = features.pooled([0], 0.5, "statistics")
+    assert statistics.shape == (1, 5, 4)
+    for i, part in enumerate(frames.split(50)):
+        expected = torch.cat([part.mean(dim=0), part.std(dim=0, correction=0)])
+        torch.testing.assert_close(statistics[0, i], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_stacking_sees_around_and_repeats_the_ends() -> None:
+    assert stack_offsets(8.0) == [-8, -5, -3, -1, 0, 1, 3, 5, 8]
+    frames = torch.arange(20.0).view(1, 20, 1)
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        return frames[:, start:stop]
+
+    part = stacked(read, 20, range(2, 5), 8.0)
+    assert part.shape == (1, 3, 9)
+    assert part[0, 0].tolist() == [0, 0, 0, 1, 2, 3, 5, 7, 10]
+    torch.testing.assert_close(part, stacked(read, 20, range(20), 8.0)[:, 2:5])
+    assert stacked(read, 20, range(19, 20), 8.0)[0, 0].tolist()[-4:] == [19, 19, 19, 19]
 
 
 def test_a_bad_file_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:

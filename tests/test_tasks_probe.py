@@ -13,9 +13,17 @@ from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.datasets.tracks import Track
 from musicfm.errors import DataError
-from musicfm.tasks.features import Features
+from musicfm.tasks.features import Features, Inputs
 from musicfm.tasks.heads import HeadConfig, TaskName, build_task
-from musicfm.tasks.probe import ProbeSettings, Recording, evaluate, fit, run
+from musicfm.tasks.probe import (
+    Examples,
+    Fitted,
+    ProbeSettings,
+    Recording,
+    evaluate,
+    fit,
+    run,
+)
 
 SETTINGS = ProbeSettings(max_epochs=40, batch_size=16, learning_rate=1e-2)
 VOCABULARY = tuple(
@@ -43,11 +51,12 @@ def recordings(folder: Path, name: TaskName, noise: float = 0.1) -> list[Recordi
             frames[:, : values.shape[1]] = values * known
         layers = np.stack([rng.normal(size=frames.shape), 10.0 * frames])
         layers += noise * rng.normal(size=layers.shape)
-        path = folder / f"{seed}.npy"
-        np.save(path, layers.astype(np.float16))
+        paths = {number: folder / f"{seed}_{number}.npy" for number in (0, 1)}
+        for number, path in paths.items():
+            np.save(path, layers[number].astype(np.float16))
         track = Track(f"{seed}.wav", duration, 24_000, 1, 1, 0, f"{seed:064x}")
         item = LabelledTrack(track, folder / track.path, annotations)
-        found.append(Recording(item, Features(path, 25.0)))
+        found.append(Recording(item, Features(paths, 25.0)))
     return found
 
 
@@ -66,11 +75,22 @@ def config(name: TaskName, **changes: Any) -> HeadConfig:
     return HeadConfig(**fields)
 
 
+def fitted_on(
+    config: HeadConfig, settings: ProbeSettings, train: list[Recording], valid: list[Recording]
+) -> Fitted:
+    task = build_task(config.task, config.vocabulary)
+    examples = [
+        Examples(task, some, config.layers, config.inputs, purpose)
+        for some, purpose in ((train, "training"), (valid, "validation"))
+    ]
+    return fit(config, settings, *examples)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_head_finds_what_the_features_say(tmp_path: Path, name: TaskName) -> None:
     found = recordings(tmp_path, name)
     # Few songs do not have all keys, chords and tags: only those that were heard are asked for.
-    fitted = fit(config(name), SETTINGS, found[:8], found[:4])
+    fitted = fitted_on(config(name), SETTINGS, found[:8], found[:4])
     assert fitted.losses[-1][0] < 0.5 * fitted.losses[0][0]
     evaluation = evaluate(fitted.head, found[4:8])
     assert fitted.head.task.objective(evaluation.summary) > 0.9
@@ -81,7 +101,9 @@ def test_a_seed_gives_the_same_head_again_and_another_one_another(tmp_path: Path
     found = recordings(tmp_path, "chord")
     settings = SETTINGS.replace(max_epochs=2)
     heads = [
-        fit(config("chord"), settings.replace(seed=seed), found[:4], found[4:6]).head.state_dict()
+        fitted_on(
+            config("chord"), settings.replace(seed=seed), found[:4], found[4:6]
+        ).head.state_dict()
         for seed in (1, 1, 2)
     ]
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
@@ -90,7 +112,7 @@ def test_a_seed_gives_the_same_head_again_and_another_one_another(tmp_path: Path
 
 def test_several_layers_are_weighted(tmp_path: Path) -> None:
     found = recordings(tmp_path, "chord")
-    fitted = fit(config("chord", layers=(0, 1)), SETTINGS, found[:6], found[:2])
+    fitted = fitted_on(config("chord", layers=(0, 1)), SETTINGS, found[:6], found[:2])
     weights = fitted.head.mixing.softmax(dim=0)
     assert weights[1] > 0.6  # the other one is noise
 
@@ -99,26 +121,59 @@ def test_recordings_without_labels_do_not_count(tmp_path: Path) -> None:
     found = recordings(tmp_path, "chord")
     bare = [replace(r, item=replace(r.item, annotations=Annotations())) for r in found]
     settings = SETTINGS.replace(max_epochs=1)
-    one = fit(config("chord"), settings, found[:3], found[4:6])
-    same = fit(config("chord"), settings, [*found[:3], *bare[6:]], [*found[4:6], bare[3]])
+    one = fitted_on(config("chord"), settings, found[:3], found[4:6])
+    same = fitted_on(config("chord"), settings, [*found[:3], *bare[6:]], [*found[4:6], bare[3]])
     assert one.losses == same.losses
     with pytest.raises(DataError, match=r"none of the 2 recordings for validation has labels for"):
-        fit(config("chord"), settings, found[:3], bare[:2])
+        fitted_on(config("chord"), settings, found[:3], bare[:2])
     with pytest.raises(DataError, match="for testing"):
         evaluate(one.head, bare)
 
 
 def test_long_recordings_are_run_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = recordings(tmp_path, "beat")
-    head = fit(config("beat"), SETTINGS.replace(max_epochs=1), found[:2], found[2:3]).head
-    whole = run(head, found[0])
+    head = fitted_on(config("beat"), SETTINGS.replace(max_epochs=1), found[:2], found[2:3]).head
+    whole = run(head, found[0].features)
     monkeypatch.setattr("musicfm.tasks.probe.OUTPUTS_AT_ONCE", 101)
-    np.testing.assert_allclose(run(head, found[0]), whole, atol=1e-5)
+    np.testing.assert_allclose(run(head, found[0].features), whole, atol=1e-5)
 
 
 def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
     found = recordings(tmp_path, "key")
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    fit(config("key"), SETTINGS.replace(max_epochs=1), found[:2], found[2:3])
+    fitted_on(config("key"), SETTINGS.replace(max_epochs=1), found[:2], found[2:3])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("inputs", ["stacked", "statistics"])
+def test_what_heads_see_is_the_same_in_training_and_in_running(
+    tmp_path: Path, inputs: Inputs
+) -> None:
+    found = recordings(tmp_path, "structure")
+    chosen = config("structure", inputs=inputs, layers=(0, 1))
+    head = fitted_on(chosen, SETTINGS.replace(max_epochs=1), found[:2], found[2:3]).head
+    examples = Examples(head.task, found[:1], (0, 1), inputs, "testing")
+    frames, _, _ = examples.clip(0, range(examples.counts[0]))
+    with torch.inference_mode():
+        whole = head(frames[None])[0].numpy()
+    # Half precision of what is pooled, between the two.
+    np.testing.assert_allclose(run(head, found[0].features), whole, atol=5e-3)
+    part, _, _ = examples.clip(0, range(20, 30))
+    torch.testing.assert_close(part, frames[:, 20:30])
+
+
+def test_neighbours_help_where_one_frame_does_not_say_it(tmp_path: Path) -> None:
+    """Features that lie half a second off."""
+    found = recordings(tmp_path, "structure")
+    for recording in found:
+        path = recording.features.paths[1]
+        np.save(path, np.roll(np.load(path), 12, axis=0))
+    few = SETTINGS.replace(max_epochs=8)
+    losses = {
+        inputs: fitted_on(config("structure", inputs=inputs), few, found[:6], found[:3]).losses[-1][
+            0
+        ]
+        for inputs in ("frames", "stacked")
+    }
+    assert losses["stacked"] < 0.8 * losses["frames"]

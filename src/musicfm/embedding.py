@@ -6,7 +6,6 @@ A ladder, entered where your data is: :meth:`Embedder.batch` takes windows of sa
 gives does not depend on where one enters.
 """
 
-import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import deque
@@ -119,17 +118,27 @@ class WindowEncoder(ABC):
         sample_rate: of the samples, in Hz.
         min_samples: the shortest recording.
         batch_size: windows computed at once.
+        layers: what the layers that it gives are called.
 
     Raises ConfigError for an impossible batch.
     """
 
+    precision = "float32"
+    """What it computes in."""
+
     def __init__(
-        self, windowing: Windowing, sample_rate: int, min_samples: int, batch_size: int
+        self,
+        windowing: Windowing,
+        sample_rate: int,
+        min_samples: int,
+        batch_size: int,
+        layers: Sequence[int] = (0,),
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; give 1 or more")
         self.windowing, self.sample_rate = windowing, sample_rate
         self.min_samples, self.batch_size = min_samples, batch_size
+        self.layers = tuple(layers)
 
     @property
     def rate(self) -> float:
@@ -150,7 +159,7 @@ class WindowEncoder(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Of all that the frames hang on, apart from the recording and the windowing."""
+        """Of what it has learnt and how it computes: what tells it from other encoders."""
 
     def tracks(self, events: Iterable[Event[Key]]) -> Iterator[TrackEvent[Key]]:
         """Embeds the recordings whose samples arrive in ``events``; windows share batches.
@@ -234,6 +243,7 @@ class Embedder(WindowEncoder):
         layer: int | Sequence[int] | Literal["all"] | None = None,
         *,
         overlap_seconds: float | None = None,
+        context_seconds: float | None = None,
         batch_size: int | None = None,
     ) -> None:
         """Puts the model into eval mode; its device and dtype are those to compute with.
@@ -243,23 +253,26 @@ class Embedder(WindowEncoder):
             layer: the hidden state to take, several, or all of them; None takes 7 of 12, the
                 authors' choice for probing, and as deep in relation in other models.
             overlap_seconds: of neighbouring windows; None is a sixth of the context.
+            context_seconds: of a window; None is the model's own context.
             batch_size: windows computed at once; None is 1 on a CPU, 16 elsewhere.
 
         Raises:
-            ConfigError: a layer that the model does not have, an impossible overlap or batch.
+            ConfigError: a layer that the model does not have, an impossible context, overlap or
+                batch.
         """
         self.model = model.eval()
         self.config = model.config
         self.single = layer is None or isinstance(layer, int | np.integer)
-        self.layers = tuple(model.check_layers(self._wanted(layer)))
         if batch_size is None:
             batch_size = 1 if model.device.type == "cpu" else 16
         super().__init__(
-            Windowing.of(self.config, overlap_seconds),
+            Windowing.of(self.config, overlap_seconds, context_seconds),
             self.config.sample_rate,
             self.config.mel.min_samples,
             batch_size,
+            model.check_layers(self._wanted(layer)),
         )
+        self.precision = str(model.dtype).removeprefix("torch.")
 
     def _wanted(self, layer: int | Sequence[int] | str | None) -> Sequence[int]:
         if layer is None:
@@ -345,9 +358,8 @@ class Embedder(WindowEncoder):
         ]
 
     def fingerprint(self) -> str:
-        """SHA-256 of the model, its dtype and the layers."""
-        text = f"{checkpoint.fingerprint(self.model)} {self.model.dtype} {self.layers}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 of the model, see :func:`musicfm.checkpoint.fingerprint`."""
+        return checkpoint.fingerprint(self.model)
 
     def _open(
         self, source: Source, sample_rate: int | None, on_damage: Literal["error", "warn"]

@@ -30,21 +30,47 @@ class Windowing:
     frame: int
 
     @classmethod
-    def of(cls, config: ModelConfig, overlap_seconds: float | None = None) -> "Windowing":
-        """Windows of the model's context; they overlap by a sixth of it unless told otherwise.
+    def of(
+        cls,
+        config: ModelConfig,
+        overlap_seconds: float | None = None,
+        context_seconds: float | None = None,
+    ) -> "Windowing":
+        """Windows of the model's context, unless another is asked for; by default they overlap by
+        a sixth of it.
 
-        Raises ConfigError for an overlap that is negative or more than half the context.
+        Raises ConfigError for a context below a frame, and for an overlap that is negative or more
+        than half the context.
         """
-        window = config.context_samples // config.samples_per_frame
+        if context_seconds is None:
+            context_seconds = config.context_samples / config.sample_rate
+        return cls.seconds(context_seconds, overlap_seconds, config.sample_rate, config.frame_rate)
+
+    @classmethod
+    def seconds(
+        cls,
+        context_seconds: float,
+        overlap_seconds: float | None,
+        sample_rate: int,
+        frame_rate: float,
+    ) -> "Windowing":
+        """As :meth:`of`, for any encoder with a whole number of samples to a frame."""
+        frame = round(sample_rate / frame_rate)
+        window = int(context_seconds * sample_rate + 1e-3) // frame
+        if window < 1:
+            raise ConfigError(
+                f"a context of {context_seconds:g} s is less than a frame; give "
+                f"{frame / sample_rate:g} s or more"
+            )
         if overlap_seconds is None:
-            return cls(window, window // 6, config.samples_per_frame)
-        overlap = round(overlap_seconds * config.frame_rate)
+            return cls(window, window // 6, frame)
+        overlap = round(overlap_seconds * frame_rate)
         if not 0 <= overlap <= window // 2:
             raise ConfigError(
                 f"overlap_seconds is {overlap_seconds}; choose between 0 and "
-                f"{window / config.frame_rate / 2:g}, half the model's context"
+                f"{window / frame_rate / 2:g}, half the model's context"
             )
-        return cls(window, overlap, config.samples_per_frame)
+        return cls(window, overlap, frame)
 
     @property
     def hop(self) -> int:

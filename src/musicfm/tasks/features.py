@@ -1,65 +1,124 @@
 """Hidden states of labelled recordings, computed once and kept on the disk.
 
-A file per recording, named after the recording's hash, in a folder named after all else that the
-hidden states hang on: the encoder, its layers, and what it hears at once. So a file that is there
-is never wrong, and a run that was interrupted goes on.
+A file for each layer of a recording, named after the recording's hash, in folders named after all
+else that hidden states hang on: the encoder, its precision, and what it hears at once. So a file
+that is there is never wrong, and a run that was interrupted goes on.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.decoders import Failure, decode_files
 from musicfm.embedding import Finished, Frames, WindowEncoder
-from musicfm.files import atomic_write
+from musicfm.files import atomic_write, writing
 from musicfm.pooling import pool, pooled_times
 from musicfm.processes import num_cores
 from musicfm.progress import AudioProgress
 from musicfm.tasks.base import Array
+
+Inputs = Literal["frames", "stacked", "statistics"]
+"""What a head sees of hidden states: pooled frames, as those of a model; with others around them;
+or their means with their deviations."""
+
+STACKED_SECONDS = (0.0, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0)
+"""How far the outputs lie, to either side, that are stacked."""
 
 
 @dataclass(frozen=True)
 class Features:
     """Hidden states of one recording, on the disk."""
 
-    path: Path
+    paths: Mapping[int, Path]
+    """By layer; each has (time, dim) float16."""
     rate: float
     """Frames per second; frame k is centred at ``k / rate`` seconds."""
 
-    def frames(self) -> npt.NDArray[np.float16]:
-        """(layers, time, dim), mapped into memory."""
-        array: npt.NDArray[np.float16] = np.load(self.path, mmap_mode="r")
+    @cached_property
+    def num_frames(self) -> int:
+        """Of each layer."""
+        return len(self.frames(next(iter(self.paths))))
+
+    def frames(self, layer: int) -> npt.NDArray[np.float16]:
+        """(time, dim), mapped into memory."""
+        array: npt.NDArray[np.float16] = np.load(self.paths[layer], mmap_mode="r")
         return array
 
     def times(self, rate: float) -> Array:
         """(outputs,) centres in seconds when pooled to a rate."""
-        return pooled_times(self.frames().shape[1], self.rate, rate)
+        return pooled_times(self.num_frames, self.rate, rate)
 
-    def pooled(self, layers: Sequence[int], rate: float, outputs: range | None = None) -> Tensor:
-        """Pooled to a rate in Hz.
+    def pooled(
+        self,
+        layers: Sequence[int],
+        rate: float,
+        inputs: Inputs = "frames",
+        outputs: range | None = None,
+    ) -> Tensor:
+        """What a head sees, but for stacking.
 
         Args:
-            layers: of the encoder's, by their place among those that were computed.
-            rate: of the outputs.
+            layers: which.
+            rate: of the outputs, in Hz.
+            inputs: "statistics" gives deviations after the means.
             outputs: consecutive ones that are wanted; None: all.
 
         Returns:
-            (layers, outputs, dim) float32.
+            (layers, outputs, dim) float32, or twice as wide.
         """
-        frames = self.frames()
+        maps = [self.frames(layer) for layer in layers]
 
         def read(start: int, stop: int) -> Tensor:
-            return torch.from_numpy(frames[list(layers), start:stop].astype(np.float32))
+            frames = np.stack([layer[start:stop] for layer in maps]).astype(np.float32)
+            if inputs == "statistics":
+                frames = np.concatenate([frames, frames**2], axis=2)
+            return torch.from_numpy(frames)
 
-        return torch.cat(list(pool(read, frames.shape[1], self.rate, rate, outputs)), dim=1)
+        found = torch.cat(list(pool(read, self.num_frames, self.rate, rate, outputs)), dim=1)
+        if inputs == "statistics":
+            mean, square = found.chunk(2, dim=2)
+            deviation = (square - mean.square()).clamp(min=0.0).sqrt()
+            found = torch.cat([mean, deviation], dim=2)
+        return found
+
+
+def stack_offsets(rate: float) -> list[int]:
+    """Which outputs are stacked at a rate in Hz, relative to their own place."""
+    reach = {round(seconds * rate) for seconds in STACKED_SECONDS}
+    return sorted(reach | {-places for places in reach})
+
+
+def stacked(
+    read: Callable[[int, int], Tensor], num_outputs: int, outputs: range, rate: float
+) -> Tensor:
+    """Outputs together with those around them; beyond the ends, the first and last ones repeat.
+
+    Args:
+        read: gives pooled outputs [start, stop) as (layers, stop - start, dim).
+        num_outputs: of the recording.
+        outputs: consecutive ones that are wanted.
+        rate: of the outputs, in Hz.
+
+    Returns:
+        (layers, outputs, offsets * dim).
+    """
+    offsets = torch.tensor(stack_offsets(rate))
+    places = (torch.tensor(outputs)[:, None] + offsets).clamp(0, num_outputs - 1)
+    begin = int(places.min())
+    around = read(begin, int(places.max()) + 1)
+    return around[:, places - begin].flatten(2)
 
 
 def extract(
@@ -87,50 +146,123 @@ def extract(
     Raises OutputError if the folder cannot be written.
     """
     folder = cache / _key(encoder)
-    by_path = {item.audio: item for item in tracks}
-    pending = [item for item in by_path.values() if not _file(folder, item).is_file()]
+    files = {
+        item.track.sha256: {
+            layer: folder / f"layer_{layer}" / f"{item.track.sha256}.npy"
+            for layer in encoder.layers
+        }
+        for item in tracks
+    }
+    by_path = {
+        item.audio: item for item in tracks if not _are_there(files[item.track.sha256].values())
+    }
     failures: list[str] = []
     decoded = decode_files(
-        ((item.audio, item.audio) for item in pending),
+        ((path, path) for path in by_path),
         encoder.sample_rate,
         num_workers=num_cores(num_workers, spare=1),
         timeout_seconds=timeout_seconds,
         on_damage="error",
     )
-    work = sum(item.track.size for item in pending)
-    parts: dict[Path, list[Tensor]] = {}
+    work = sum(item.track.size for item in by_path.values())
     with (
         contextlib.closing(decoded),
-        AudioProgress("Computing features", len(pending), work, progress) as bar,
+        _Writers() as writers,
+        AudioProgress("Computing features", len(by_path), work, progress) as bar,
     ):
         for event in encoder.tracks(decoded):
             match event:
                 case Frames(key=path, frames=frames):
-                    parts.setdefault(path, []).append(frames.half())
+                    targets = files[by_path[path].track.sha256]
+                    writers.append(path, list(targets.values()), frames)
                 case Finished(key=path, duration=duration):
-                    item = by_path[path]
-                    frames = torch.cat(parts.pop(path), dim=1)
-                    with atomic_write(_file(folder, item)) as new, new.open("wb") as stream:
-                        np.save(stream, frames.numpy())
-                    bar.advance(files=1, seconds=duration, work=item.track.size)
+                    writers.finish(path)
+                    bar.advance(files=1, seconds=duration, work=by_path[path].track.size)
                 case Failure(key=path, reason=reason):
-                    parts.pop(path, None)
+                    writers.drop(path)
                     failures.append(reason)
                     bar.say(f"failed: {reason}")
                     bar.advance(files=1, work=by_path[path].track.size)
     there = {
-        item.track.sha256: Features(path, encoder.rate)
-        for item in tracks
-        if (path := _file(folder, item)).is_file()
+        sha256: Features(paths, encoder.rate)
+        for sha256, paths in files.items()
+        if _are_there(paths.values())
     }
     return there, failures
 
 
+@dataclass
+class _Writing:
+    """A recording whose frames arrive, in a file for each layer."""
+
+    files: ExitStack
+    streams: list[BinaryIO]
+    dim: int
+    count: int = 0
+
+
+class _Writers:
+    """The recordings on their way to the disk; those that are not finished leave nothing."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, _Writing] = {}
+
+    def __enter__(self) -> "_Writers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for path in list(self._open):
+            self.drop(path)
+
+    def append(self, key: Path, targets: Sequence[Path], frames: Tensor) -> None:
+        """Adds (layers, time, dim) frames to a recording."""
+        if key not in self._open:
+            files = ExitStack()
+            # Known here at once, so that whatever fails below is cleaned up.
+            self._open[key] = _Writing(files, [], frames.shape[2])
+            for target in targets:
+                temporary = files.enter_context(atomic_write(target))
+                stream: BinaryIO = files.enter_context(temporary.open("wb"))
+                self._open[key].streams.append(stream)
+                _write_header(stream, 0, frames.shape[2])
+        recording = self._open[key]
+        recording.count += frames.shape[1]
+        for target, file, layer in zip(
+            targets, recording.streams, frames.half().numpy(), strict=True
+        ):
+            with writing(target):
+                file.write(layer.tobytes())
+
+    def finish(self, key: Path) -> None:
+        """Gives a recording's files their names."""
+        recording = self._open.pop(key)
+        with recording.files:
+            for stream in recording.streams:
+                stream.seek(0)
+                _write_header(stream, recording.count, recording.dim)
+
+    def drop(self, key: Path) -> None:
+        """Forgets a recording, if it had begun."""
+        recording = self._open.pop(key, None)
+        if recording is not None:
+            with contextlib.suppress(InterruptedError), recording.files:
+                raise InterruptedError  # so that no file gets its name
+
+
+def _write_header(stream: BinaryIO, count: int, dim: int) -> None:
+    """Of an .npy file; NumPy leaves room for the first axis to grow, so its length is the same."""
+    fields = {"descr": "<f2", "fortran_order": False, "shape": (count, dim)}
+    npy.write_array_header_1_0(stream, fields)
+
+
+def _are_there(paths: Iterable[Path]) -> bool:
+    return all(path.is_file() for path in paths)
+
+
 def _key(encoder: WindowEncoder) -> str:
     windowing = encoder.windowing
-    text = f"{encoder.fingerprint()} {windowing.window} {windowing.overlap} {windowing.frame}"
+    text = (
+        f"{encoder.fingerprint()} {encoder.precision} "
+        f"{windowing.window} {windowing.overlap} {windowing.frame}"
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _file(folder: Path, item: LabelledTrack) -> Path:
-    return folder / f"{item.track.sha256}.npy"

@@ -19,6 +19,7 @@ from musicfm.errors import CheckpointError
 from musicfm.tasks.base import Decoding, Task
 from musicfm.tasks.beat import Beat
 from musicfm.tasks.chord import Chord
+from musicfm.tasks.features import Inputs, stack_offsets
 from musicfm.tasks.key import Key
 from musicfm.tasks.structure import Structure
 from musicfm.tasks.tagging import Tagging
@@ -55,6 +56,10 @@ class HeadConfig(Config):
     """The hidden state, or several that are averaged with learned weights."""
     dim: Positive
     """Of the hidden states."""
+    inputs: Inputs = "frames"
+    """What it sees of them."""
+    context: Literal["paper", "model"] = "model"
+    """What the model hears at once: clips of the task's length, or its own context."""
     hidden: Positive = 512
     dropout: Probability = 0.2
     decoding: Mapping[str, float] = Field(default_factory=dict)
@@ -75,11 +80,12 @@ class Head(nn.Module):
         super().__init__()
         self.config = config
         self.task = build_task(config.task, config.vocabulary)
-        shape = (len(config.layers), 1, config.dim)
+        width = config.dim * _parts(config, self.task)
+        shape = (len(config.layers), 1, width)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
         self.mixing = nn.Parameter(torch.zeros(len(config.layers)))
-        self.hidden = nn.Linear(config.dim, config.hidden)
+        self.hidden = nn.Linear(width, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(config.hidden, self.task.num_logits)
 
@@ -93,8 +99,8 @@ class Head(nn.Module):
         """Logits at the frames' rate.
 
         Args:
-            frames: (batch, layers, time, dim), pooled to the task's rate; for a task with one
-                output per clip, time is the clips.
+            frames: (batch, layers, time, width), pooled to the task's rate; for a task with one
+                output per clip, time is the clips. The width follows from the inputs.
 
         Returns:
             (batch, time, num_logits).
@@ -102,6 +108,12 @@ class Head(nn.Module):
         weights = self.mixing.softmax(dim=0)[:, None, None]
         mixed = (weights * (frames - self.mean) / self.std).sum(dim=1)
         return self.output(self.dropout(torch.relu(self.hidden(mixed))))
+
+
+def _parts(config: HeadConfig, task: Task[Any]) -> int:
+    """How many times the hidden states' width a head sees."""
+    sizes = {"frames": 1, "stacked": len(stack_offsets(task.output_rate)), "statistics": 2}
+    return sizes[config.inputs]
 
 
 def save(head: Head, folder: str | Path) -> None:

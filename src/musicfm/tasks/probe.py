@@ -7,14 +7,17 @@ MARBLE's (Yuan et al., NeurIPS 2023): Adam at 1e-3, a plateau schedule and early
 
 import copy
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from musicfm.config import Config, Positive
 from musicfm.datasets.annotations import Annotations
@@ -22,7 +25,7 @@ from musicfm.datasets.labelled import LabelledTrack
 from musicfm.errors import DataError
 from musicfm.seeds import derive_seed
 from musicfm.tasks.base import Array, Decoding, Scores, Task
-from musicfm.tasks.features import Features
+from musicfm.tasks.features import Features, Inputs, stacked
 from musicfm.tasks.heads import Head, HeadConfig
 
 OUTPUTS_AT_ONCE = 2_048
@@ -70,39 +73,114 @@ class Fitted:
     validation: Evaluation
 
 
-def fit(
-    config: HeadConfig,
-    settings: ProbeSettings,
-    train: Sequence[Recording],
-    valid: Sequence[Recording],
-) -> Fitted:
+class Examples:
+    """What heads learn from: the hidden states of recordings at a task's rate, and the targets.
+
+    Pooled once, into a temporary file that is mapped into memory, so that collections of any size
+    can be learnt from. Several heads may, one after another.
+
+    Args:
+        task: whose rate and targets.
+        recordings: those that are labelled for it count.
+        layers: of the hidden states.
+        inputs: what heads see of them.
+        purpose: of the recordings, for messages.
+
+    Raises DataError if no recording is labelled for the task.
+    """
+
+    def __init__(
+        self,
+        task: Task[Any],
+        recordings: Sequence[Recording],
+        layers: Sequence[int],
+        inputs: Inputs,
+        purpose: str,
+    ) -> None:
+        self.task, self._inputs = task, inputs
+        self.recordings = labelled(task, recordings, purpose)
+        values, known = [], []
+        starts = [0]
+        with tempfile.TemporaryFile() as file:
+            for recording in self.recordings:
+                times = recording.features.times(task.output_rate)
+                targets = task.targets(recording.item.annotations, times)
+                values.append(torch.from_numpy(targets.values).float())
+                known.append(torch.from_numpy(targets.known))
+                frames = recording.features.pooled(layers, task.output_rate, inputs)
+                file.write(frames.transpose(0, 1).half().numpy().tobytes())
+                starts.append(starts[-1] + len(times))
+            file.flush()
+            shape = (starts[-1], len(layers), frames.shape[2])
+            self._frames = np.memmap(file, np.float16, "r", shape=shape)
+        self._bounds = list(pairwise(starts))
+        self._values, self._known = torch.cat(values), torch.cat(known)
+
+    @property
+    def counts(self) -> list[int]:
+        """Outputs of each recording."""
+        return [stop - start for start, stop in self._bounds]
+
+    def clip(self, index: int, outputs: range) -> tuple[Tensor, Tensor, Tensor]:
+        """What a head sees of some outputs of a recording, and their targets.
+
+        Returns:
+            (layers, outputs, width), (outputs, ...), (outputs, ...).
+        """
+        start, stop = self._bounds[index]
+
+        def read(first: int, last: int) -> Tensor:
+            frames = self._frames[start + first : start + last].astype(np.float32)
+            return torch.from_numpy(frames).transpose(0, 1)
+
+        if self._inputs == "stacked":
+            frames = stacked(read, stop - start, outputs, self.task.output_rate)
+        else:
+            frames = read(outputs.start, outputs.stop)
+        inside = slice(start + outputs.start, start + outputs.stop)
+        return frames, self._values[inside], self._known[inside]
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation over all outputs, (layers, 1, width) each."""
+        total = torch.zeros(self._frames.shape[1:], dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for first in range(0, len(self._frames), OUTPUTS_AT_ONCE):
+            part = torch.from_numpy(
+                self._frames[first : first + OUTPUTS_AT_ONCE].astype(np.float64)
+            )
+            total += part.sum(dim=0)
+            squares += part.square().sum(dim=0)
+        mean = total / len(self._frames)
+        deviation = (squares / len(self._frames) - mean.square()).clamp(min=0.0).sqrt()
+        return mean[:, None], deviation.clamp(min=1e-6)[:, None]
+
+
+def fit(config: HeadConfig, settings: ProbeSettings, train: Examples, valid: Examples) -> Fitted:
     """Trains a head.
 
     Args:
         config: of the head; its decoding is chosen here.
         settings: how to train it.
-        train: recordings to learn from.
-        valid: recordings to stop by, and to choose the decoding on.
-
-    Raises DataError if either has no labels for the task.
+        train: to learn from.
+        valid: to stop by, and to choose the decoding on.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings.seed, "head"))
         head = Head(config)
-        task = head.task
-        train, valid = _labelled(task, train, "training"), _labelled(task, valid, "validation")
-        _standardise(head, train)
+        for buffer, moment in zip((head.mean, head.std), train.moments(), strict=True):
+            buffer.copy_(moment.repeat(1, 1, buffer.shape[2] // moment.shape[2]))
         losses = _optimise(head, settings, train, valid)
     head.eval()
-    logits = {recording.item.track.path: run(head, recording) for recording in valid}
+    task = head.task
+    logits = {r.item.track.path: run(head, r.features) for r in valid.recordings}
     best = max(
         task.decodings,
         key=lambda decoding: _comparable(
-            task.objective(_decode(task, valid, logits, decoding).summary)
+            task.objective(_decode(task, valid.recordings, logits, decoding).summary)
         ),
     )
     head.config = config.replace(decoding=best.to_dict())
-    return Fitted(head, tuple(losses), _decode(task, valid, logits, best))
+    return Fitted(head, tuple(losses), _decode(task, valid.recordings, logits, best))
 
 
 def evaluate(head: Head, recordings: Sequence[Recording]) -> Evaluation:
@@ -110,27 +188,33 @@ def evaluate(head: Head, recordings: Sequence[Recording]) -> Evaluation:
 
     Raises DataError if none is.
     """
-    recordings = _labelled(head.task, recordings, "testing")
-    logits = {recording.item.track.path: run(head, recording) for recording in recordings}
+    recordings = labelled(head.task, recordings, "testing")
+    logits = {r.item.track.path: run(head, r.features) for r in recordings}
     return _decode(head.task, recordings, logits, head.decoding)
 
 
 @torch.inference_mode()
-def run(head: Head, recording: Recording) -> Array:
+def run(head: Head, features: Features) -> Array:
     """The logits of a whole recording, (outputs, num_logits)."""
-    rate = head.task.output_rate
-    count = len(recording.features.times(rate))
+    config, rate = head.config, head.task.output_rate
+    count = len(features.times(rate))
+
+    def read(start: int, stop: int) -> Tensor:
+        return features.pooled(config.layers, rate, config.inputs, range(start, stop))
+
     parts = []
     for first in range(0, count, OUTPUTS_AT_ONCE):
         outputs = range(first, min(first + OUTPUTS_AT_ONCE, count))
-        frames = recording.features.pooled(head.config.layers, rate, outputs)
+        if config.inputs == "stacked":
+            frames = stacked(read, count, outputs, rate)
+        else:
+            frames = read(outputs.start, outputs.stop)
         parts.append(head(frames[None])[0])
     return torch.cat(parts).double().numpy()
 
 
-def _labelled(
-    task: Task[Any], recordings: Sequence[Recording], purpose: str
-) -> Sequence[Recording]:
+def labelled(task: Task[Any], recordings: Sequence[Recording], purpose: str) -> Sequence[Recording]:
+    """Those that are labelled for a task. Raises DataError if none is."""
     found = [r for r in recordings if task.is_labelled(r.item.annotations)]
     if not found:
         raise DataError(
@@ -160,27 +244,8 @@ def _comparable(value: float) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _standardise(head: Head, recordings: Sequence[Recording]) -> None:
-    """Gives a head the means and deviations of its training data."""
-    count = 0
-    total = torch.zeros_like(head.mean, dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for recording in recordings:
-        frames = recording.features.pooled(head.config.layers, head.task.output_rate).double()
-        count += frames.shape[1]
-        total += frames.sum(dim=1, keepdim=True)
-        squares += frames.square().sum(dim=1, keepdim=True)
-    mean = total / count
-    deviation = (squares / count - mean.square()).clamp(min=0.0).sqrt()
-    head.mean.copy_(mean)
-    head.std.copy_(deviation.clamp(min=1e-6))
-
-
 def _optimise(
-    head: Head,
-    settings: ProbeSettings,
-    train: Sequence[Recording],
-    valid: Sequence[Recording],
+    head: Head, settings: ProbeSettings, train: Examples, valid: Examples
 ) -> list[tuple[float, float]]:
     """Trains until validation does not improve any more; leaves the best head."""
     optimizer = torch.optim.Adam(head.parameters(), lr=settings.learning_rate)
@@ -193,7 +258,7 @@ def _optimise(
         head.train()
         total = weight = 0.0
         seed = derive_seed(settings.seed, "epoch", epoch)
-        for batch in _batches(head, train, settings.batch_size, np.random.default_rng(seed)):
+        for batch in _batches(train, settings.batch_size, np.random.default_rng(seed)):
             loss = head.task.loss(head(batch[0]), *batch[1:])
             optimizer.zero_grad()
             loss.mean.backward()
@@ -212,56 +277,41 @@ def _optimise(
 
 
 @torch.inference_mode()
-def _loss(head: Head, recordings: Sequence[Recording]) -> float:
+def _loss(head: Head, examples: Examples) -> float:
+    """Over all that there is, in parts."""
     total = weight = 0.0
-    for recording in recordings:
-        logits = torch.from_numpy(run(head, recording)).float()[None]
-        times = recording.features.times(head.task.output_rate)
-        loss = head.task.loss(logits, *_targets(head.task, recording, times))
-        total += loss.total.item()
-        weight += loss.weight.item()
+    for index, count in enumerate(examples.counts):
+        for first in range(0, count, OUTPUTS_AT_ONCE):
+            outputs = range(first, min(first + OUTPUTS_AT_ONCE, count))
+            frames, values, known = examples.clip(index, outputs)
+            loss = head.task.loss(head(frames[None]), values[None], known[None])
+            total += loss.total.item()
+            weight += loss.weight.item()
     return total / max(weight, 1.0)
 
 
-def _targets(task: Task[Any], recording: Recording, times: Array) -> tuple[Tensor, Tensor]:
-    values, known = task.targets(recording.item.annotations, times)
-    return torch.from_numpy(values).float()[None], torch.from_numpy(known)[None]
-
-
 def _batches(
-    head: Head, recordings: Sequence[Recording], batch_size: int, rng: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    examples: Examples, batch_size: int, rng: np.random.Generator
+) -> Iterator[list[Tensor]]:
     """Clips at random places, as many as the recordings have, in random order.
 
     Recordings that are shorter than a clip are padded with what is not known.
     """
-    task = head.task
-    size = task.outputs_per_clip
-    counts = [len(recording.features.times(task.output_rate)) for recording in recordings]
-    order = np.repeat(np.arange(len(recordings)), [-(-count // size) for count in counts])
+    size, counts = examples.task.outputs_per_clip, examples.counts
+    order = np.repeat(np.arange(len(counts)), [-(-count // size) for count in counts])
     rng.shuffle(order)
     for begin in range(0, len(order), batch_size):
         clips = []
         for index in order[begin : begin + batch_size]:
             first = int(rng.integers(max(1, counts[index] - size + 1)))
-            outputs = range(first, min(first + size, counts[index]))
-            clips.append(_clip(head, recordings[index], outputs, size))
-        frames, values, known = (torch.cat(parts) for parts in zip(*clips, strict=True))
-        yield frames, values, known
+            clip = examples.clip(index, range(first, min(first + size, counts[index])))
+            missing = size - clip[1].shape[0]
+            clips.append(_padded(clip, missing) if missing else clip)
+        yield [torch.stack(parts) for parts in zip(*clips, strict=True)]
 
 
-def _clip(
-    head: Head, recording: Recording, outputs: range, size: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames and targets of some outputs, each (1, size, ...) or (1, layers, size, dim)."""
-    frames = recording.features.pooled(head.config.layers, head.task.output_rate, outputs)[None]
-    times = recording.features.times(head.task.output_rate)[outputs.start : outputs.stop]
-    values, known = _targets(head.task, recording, times)
-    missing = size - len(outputs)
-    if missing:
-        frames = torch.cat(
-            [frames, frames.new_zeros(*frames.shape[:2], missing, frames.shape[3])], 2
-        )
-        values = torch.cat([values, values.new_zeros(1, missing, *values.shape[2:])], 1)
-        known = torch.cat([known, known.new_zeros(1, missing, *known.shape[2:])], 1)
-    return frames, values, known
+def _padded(clip: tuple[Tensor, Tensor, Tensor], missing: int) -> tuple[Tensor, Tensor, Tensor]:
+    """With outputs at the end of which nothing is known."""
+    frames, values, known = clip
+    after = [0] * (2 * values.dim() - 1) + [missing]
+    return F.pad(frames, [0, 0, 0, missing]), F.pad(values, after), F.pad(known, after)
