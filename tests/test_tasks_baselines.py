@@ -2,15 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from musicfm.decoders import Block, End
+from musicfm.decoders import Block, End, Event
 from musicfm.embedding import Frames, WindowEncoder
 from musicfm.tasks.baselines import ChromaEncoder, MelEncoder
 from musicfm.windows import Samples
 
 
 def frames_of(encoder: WindowEncoder, samples: Samples) -> torch.Tensor:
-    events = encoder.tracks([Block("song", samples), End("song", ())])
-    return torch.cat([event.frames for event in events if isinstance(event, Frames)], dim=1)[0]
+    events: list[Event[str]] = [Block("song", samples), End("song", ())]
+    found = [event.frames for event in encoder.tracks(events) if isinstance(event, Frames)]
+    return torch.cat(found, dim=1)[0]
 
 
 def noise(seconds: float) -> Samples:

@@ -51,7 +51,9 @@ def test_the_weighted_score_and_the_confusions_are_those_of_mir_eval() -> None:
         expected = mir_eval.key.weighted_score(
             NAMES[truth].replace(":", " "), NAMES[found].replace(":", " ")
         )
-        assert scores == {"key": float(truth == found), "key_weighted": expected}
+        assert (scores.pop("key"), scores.pop("key_weighted")) == (float(truth == found), expected)
+        relations = {name for name, score in scores.items() if score}
+        assert relations == ({f"key_{confusion(truth, found)}"} if truth != found else set())
         assert points[confusion(truth, found)] == expected
 
 

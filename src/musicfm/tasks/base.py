@@ -19,7 +19,7 @@ from musicfm.datasets.annotations import Annotations
 
 Array = npt.NDArray[np.float64]
 Scores = dict[str, float]
-"""By the name of the metric; NaN where a recording has nothing to measure it on."""
+"""Of one recording, by name; NaN where it has nothing to measure something on."""
 
 
 class Targets(NamedTuple):
@@ -122,15 +122,14 @@ class Task(ABC, Generic[D]):
 
     @abstractmethod
     def score(self, reference: Annotations, estimate: Annotations) -> Scores:
-        """Scores of one recording, each from 0 to 1."""
+        """What is measured on one recording: all that :meth:`summarise` needs to know of it."""
 
     def objective(self, summary: Mapping[str, float]) -> float:
         """What layer, head and decoding are chosen by on validation, from a summary there."""
         return summary[self.metrics[0]]
 
-    def summarise(self, pairs: Sequence[tuple[Annotations, Annotations]]) -> Mapping[str, float]:
-        """Scores of a collection: means over the recordings that have one."""
-        scores = [self.score(reference, estimate) for reference, estimate in pairs]
+    def summarise(self, scores: Sequence[Scores]) -> Scores:
+        """Scores of a collection from its recordings': means over those that have one."""
         return {
             metric: nan_mean([score[metric] for score in scores])
             for metric in (scores[0] if scores else {})

@@ -52,6 +52,8 @@ class Key(Task[KeyDecoding]):
     metrics = ("key", "key_weighted")
     num_logits = len(NAMES)
 
+    _SCORES = ("key", "key_weighted", "key_fifth", "key_relative", "key_parallel", "key_other")
+
     @property
     def decodings(self) -> Sequence[KeyDecoding]:
         return [KeyDecoding()]
@@ -73,15 +75,21 @@ class Key(Task[KeyDecoding]):
         return Annotations(keys=Spans(np.array([[0.0, duration]]), (name,)))
 
     def score(self, reference: Annotations, estimate: Annotations) -> Scores:
+        """Besides the metrics, 1 for the relation that a wrong key has to the right one."""
         assert reference.keys is not None
         assert estimate.keys is not None
         truth, found = main_key(reference.keys), main_key(estimate.keys)
         if truth is None:
-            return {"key": float("nan"), "key_weighted": float("nan")}
-        if found is None:
-            return {"key": 0.0, "key_weighted": 0.0}
-        weighted = mir_eval.key.weighted_score(_mir_eval_name(truth), _mir_eval_name(found))
-        return {"key": float(truth == found), "key_weighted": float(weighted)}
+            return dict.fromkeys(self._SCORES, float("nan"))
+        scores = dict.fromkeys(self._SCORES, 0.0)
+        if found is not None:
+            scores["key"] = float(truth == found)
+            scores["key_weighted"] = float(
+                mir_eval.key.weighted_score(_mir_eval_name(truth), _mir_eval_name(found))
+            )
+        if truth != found:
+            scores[f"key_{'other' if found is None else confusion(truth, found)}"] = 1.0
+        return scores
 
 
 def key_class(label: str) -> int:

@@ -229,15 +229,14 @@ def _decode(
     logits: Mapping[str, Array],
     decoding: Decoding,
 ) -> Evaluation:
-    estimates, tracks, pairs = {}, {}, []
+    estimates, tracks = {}, {}
     for recording in recordings:
         path, truth = recording.item.track.path, recording.item.annotations
         times = recording.features.times(task.output_rate)
         duration = recording.item.track.duration
         estimates[path] = task.decode(logits[path], times, duration, decoding)
         tracks[path] = task.score(truth, estimates[path])
-        pairs.append((truth, estimates[path]))
-    return Evaluation(task.summarise(pairs), tracks, estimates)
+    return Evaluation(task.summarise(list(tracks.values())), tracks, estimates)
 
 
 def _comparable(value: float) -> float:

@@ -7,7 +7,7 @@ scikit-learn. They belong to a collection, not to a recording. Tags that every r
 none, are left out and counted; the mean prevalence of the others is what chance gives as mAP.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -72,13 +72,22 @@ class Tagging(Task[TaggingDecoding]):
         return Annotations(tags=dict(zip(self.vocabulary, probabilities.tolist(), strict=True)))
 
     def score(self, reference: Annotations, estimate: Annotations) -> Scores:
-        """Nothing: a single recording has neither mAP nor ROC-AUC."""
-        return {}
+        """A single recording has neither mAP nor ROC-AUC: whether each tag applies, and how likely
+        it was found, under the tag's name after "true " and "found ".
+        """
+        truth = (self._vector(reference) > 0.5).astype(float)
+        return {
+            **dict(zip(self._names("true"), truth.tolist(), strict=True)),
+            **dict(zip(self._names("found"), self._vector(estimate).tolist(), strict=True)),
+        }
 
-    def summarise(self, pairs: Sequence[tuple[Annotations, Annotations]]) -> Mapping[str, float]:
-        truth = np.array([self._vector(reference) > 0.5 for reference, _ in pairs])
-        found = np.array([self._vector(estimate) for _, estimate in pairs])
-        used = truth.any(axis=0) & ~truth.all(axis=0) if len(pairs) else np.zeros(0, dtype=bool)
+    def summarise(self, scores: Sequence[Scores]) -> Scores:
+        """The metrics, the mean prevalence of the tags used, and how many those are."""
+        truth, found = (
+            np.array([[score[name] for name in self._names(kind)] for score in scores])
+            for kind in ("true", "found")
+        )
+        used = truth.any(axis=0) & ~truth.all(axis=0) if len(scores) else np.zeros(0, dtype=bool)
         if not used.any():
             nan = float("nan")
             return {"map": nan, "roc_auc": nan, "prevalence": nan, "tags": 0.0}
@@ -89,6 +98,9 @@ class Tagging(Task[TaggingDecoding]):
             "prevalence": float(truth.mean()),
             "tags": float(used.sum()),
         }
+
+    def _names(self, kind: str) -> list[str]:
+        return [f"{kind} {tag}" for tag in self.vocabulary]
 
     def _vector(self, annotations: Annotations) -> Array:
         tags = annotations.tags or {}
