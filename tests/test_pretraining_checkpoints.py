@@ -5,12 +5,12 @@ import torch
 
 from musicfm.errors import CheckpointError
 from musicfm.pretraining.checkpoints import (
-    AtomicCheckpointIO,
     checkpoint_path,
     checkpoint_steps,
     latest_valid,
     prune,
 )
+from musicfm.training import AtomicCheckpointIO
 
 
 def write(folder: Path, *steps: int) -> None:

@@ -6,12 +6,13 @@ import torch
 
 import labelled
 from musicfm.datasets.annotations import Annotations
-from musicfm.tasks.base import Array, Decoding, Targets, Task, sigmoid, softmax
+from musicfm.tasks.base import Array, Decoding, Task, sigmoid, softmax
 from musicfm.tasks.beat import Beat
 from musicfm.tasks.chord import Chord
 from musicfm.tasks.key import Key
 from musicfm.tasks.structure import Structure
 from musicfm.tasks.tagging import Tagging
+from musicfm.tasks.trivial import sure_logits
 
 VOCABULARY = tuple(
     sorted({tag for seed in labelled.SEEDS for tag in labelled.song(seed)[0].tags or ()})
@@ -26,21 +27,6 @@ def times_of(task: Task[Decoding], duration: float) -> Array:
     return labelled.output_times(duration, task.rate)
 
 
-def perfect_logits(task: Task[Decoding], targets: Targets) -> Array:
-    """Logits that say just what the targets say, and nothing where nothing is known."""
-    values, known = targets
-    if task.name in ("beat", "tagging"):
-        return np.where(known, 20.0 * values - 10.0, -10.0)
-    if task.name == "structure":
-        boundary = np.where(known[:, :1], 20.0 * values[:, :1] - 10.0, -10.0)
-        return np.concatenate([boundary, one_hot(values[:, 1], known[:, 1], 7)], axis=1)
-    return one_hot(values, known, task.num_logits)
-
-
-def one_hot(classes: Array, known: np.ndarray[tuple[int], np.dtype[np.bool_]], count: int) -> Array:
-    return 20.0 * np.eye(count)[classes.astype(int)] * known[:, None]
-
-
 @tasks
 def test_targets_to_events_to_metrics_loses_nothing(task: Task[Decoding]) -> None:
     scores = []
@@ -48,7 +34,7 @@ def test_targets_to_events_to_metrics_loses_nothing(task: Task[Decoding]) -> Non
         annotations, duration = labelled.song(seed)
         assert task.is_labelled(annotations)
         times = times_of(task, duration)
-        logits = perfect_logits(task, task.targets(annotations, times))
+        logits = sure_logits(task, task.targets(annotations, times))
         assert logits.shape == (len(times), task.num_logits)
         estimate = task.decode(logits, times, duration, task.decodings[0])
         scores.append(task.score(annotations, estimate))
@@ -85,7 +71,7 @@ def test_the_loss_prefers_what_is_right(task: Task[Decoding]) -> None:
     times = times_of(task, duration)
     targets = task.targets(annotations, times)
     values, known = torch.tensor(targets.values)[None].float(), torch.tensor(targets.known)[None]
-    right = torch.tensor(perfect_logits(task, targets))[None].float()
+    right = torch.tensor(sure_logits(task, targets))[None].float()
     wrong = task.loss(-right, values, known).mean
     flat = task.loss(torch.zeros_like(right), values, known).mean
     assert task.loss(right, values, known).mean < 0.01 * flat < flat < wrong

@@ -4,7 +4,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 
@@ -63,3 +71,34 @@ class _AudioColumn(ProgressColumn):
         seconds, elapsed = task.fields["seconds"], task.elapsed or 0.0
         rate = f"{seconds / elapsed:.1f}" if elapsed else "-"
         return Text(f"{seconds / 3600:.2f} h, {rate}x real time", no_wrap=True)
+
+
+class Steps:
+    """A bar over equal pieces of work, on standard error."""
+
+    def __init__(self, what: str, count: int, enabled: bool = True) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=Console(stderr=True, soft_wrap=True, highlight=False),
+            disable=not enabled or not count,
+        )
+        self._task = self._bar.add_task(what, total=count)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self) -> None:
+        """Counts a piece."""
+        self._bar.advance(self._task)

@@ -3,39 +3,10 @@
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
 
-import torch
-from lightning.fabric.plugins import CheckpointIO
-
-from musicfm.errors import CheckpointError, OutputError
-from musicfm.files import atomic_write
+from musicfm.errors import CheckpointError
 
 _NAME = re.compile(r"step-(\d{8})\.ckpt")
-
-
-class AtomicCheckpointIO(CheckpointIO):
-    """Streams a checkpoint to a temporary file beside its place, syncs it, and renames it."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        with atomic_write(Path(path)) as temporary:
-            try:
-                torch.save(checkpoint, temporary)
-            except RuntimeError as error:  # what torch makes of a full disk
-                raise OutputError(
-                    f"cannot write {path}: {str(error).splitlines()[0]}; free space there, and "
-                    "resume"
-                ) from error
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

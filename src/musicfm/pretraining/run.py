@@ -13,11 +13,10 @@ A run has a folder of its own:
 """
 
 import json
-import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +38,6 @@ from musicfm.files import atomic_write, exclusive, writing
 from musicfm.model import MusicFM
 from musicfm.pretraining.batches import Example, Examples, example_loader
 from musicfm.pretraining.checkpoints import (
-    AtomicCheckpointIO,
     checkpoint_path,
     checkpoint_steps,
     latest_valid,
@@ -50,6 +48,7 @@ from musicfm.pretraining.metrics import METRICS, draw_curves, read_metrics
 from musicfm.pretraining.module import PretrainingModule, build_model
 from musicfm.pretraining.recipe import CHANGEABLE, Recipe
 from musicfm.seeds import derive_seed
+from musicfm.training import AtomicCheckpointIO, quiet
 
 MAX_BROKEN = 0.05
 """Part of the tracks that may break during training, and at least ten, until a run is stopped."""
@@ -125,7 +124,7 @@ def pretrain(
             stack.enter_context(exclusive(folder, ".lock"))
             _check_folder(folder, recipe, resume)
         step = _last_step(folder) if resume else None
-        stack.enter_context(_quiet())
+        stack.enter_context(quiet())
         accelerator, processes, num_nodes = _hardware(device, processes, num_nodes)
         world_size = processes * num_nodes
         data = _Data(recipe, folder, collect, num_workers, world_size)
@@ -381,21 +380,3 @@ def _conclude(folder: Path, recipe: Recipe, data: _Data) -> None:
     draw_curves(rows, folder / "curves.png")
     last_checkpoint = checkpoint_path(folder / "checkpoints", recipe.steps)
     checkpoint.save(MusicFM.from_pretrained(last_checkpoint), folder / "model")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what Lightning says of settings that are meant."""
-    names = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda")
-    levels = {name: logging.getLogger(name).level for name in names}
-    with warnings.catch_warnings():
-        # Said of Lightning's own code, and of a few workers, which do here.
-        for pattern in (".*LeafSpec.*is deprecated", ".*does not have many workers"):
-            warnings.filterwarnings("ignore", pattern)
-        for name in names:
-            logging.getLogger(name).setLevel(logging.WARNING)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)

@@ -170,17 +170,29 @@ def fit(config: HeadConfig, settings: ProbeSettings, train: Examples, valid: Exa
         for buffer, moment in zip((head.mean, head.std), train.moments(), strict=True):
             buffer.copy_(moment.repeat(1, 1, buffer.shape[2] // moment.shape[2]))
         losses = _optimise(head, settings, train, valid)
-    head.eval()
+    return Fitted(head, tuple(losses), choose_decoding(head.eval(), valid.recordings))
+
+
+def choose_decoding(head: Head, valid: Sequence[Recording]) -> Evaluation:
+    """Gives a head the decoding that is best on validation.
+
+    Args:
+        head: changed.
+        valid: recordings, all labelled for its task.
+
+    Returns:
+        How the head does there.
+    """
     task = head.task
-    logits = {r.item.track.path: run(head, r.features) for r in valid.recordings}
+    logits = {recording.item.track.path: run(head, recording.features) for recording in valid}
     best = max(
         task.decodings,
         key=lambda decoding: _comparable(
-            task.objective(_decode(task, valid.recordings, logits, decoding).summary)
+            task.objective(_decode(task, valid, logits, decoding).summary)
         ),
     )
-    head.config = config.replace(decoding=best.to_dict())
-    return Fitted(head, tuple(losses), _decode(task, valid.recordings, logits, best))
+    head.config = head.config.replace(decoding=best.to_dict())
+    return _decode(task, valid, logits, best)
 
 
 def evaluate(head: Head, recordings: Sequence[Recording]) -> Evaluation:

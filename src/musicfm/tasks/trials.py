@@ -1,0 +1,192 @@
+"""Trials: many heads, each fitted in a process of its own and kept in a folder of its own.
+
+What a folder holds counts once its ``fit.json`` is there, and ``tests.json`` for the test sets; so
+a run that was killed at any moment goes on with the trials that are left. Each is computed by one
+thread, and so gives the same numbers on any number of cores.
+"""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from musicfm.errors import MusicFMError
+from musicfm.files import atomic_write
+from musicfm.processes import Failure, Message, num_cores, run_tasks
+from musicfm.progress import Steps
+from musicfm.tasks import heads
+from musicfm.tasks.base import Scores
+from musicfm.tasks.heads import HeadConfig, build_task
+from musicfm.tasks.probe import (
+    Evaluation,
+    Examples,
+    ProbeSettings,
+    Recording,
+    evaluate,
+    fit,
+)
+
+FIT, TESTS = "fit.json", "tests.json"
+
+_PATIENCE_SECONDS = 24 * 3600.0  # for one trial: it has no files that could make it hang
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Labelled recordings with the hidden states of one encoder."""
+
+    train: tuple[Recording, ...]
+    valid: tuple[Recording, ...]
+    tests: Mapping[str, tuple[Recording, ...]]
+    """By the name of the test set."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A head to be fitted."""
+
+    folder: Path
+    source: str
+    """Whose hidden states it sees."""
+    config: HeadConfig
+    settings: ProbeSettings
+    tested: bool
+    """Whether the test sets are wanted, or validation alone."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do."""
+        return (self.folder / (TESTS if self.tested else FIT)).is_file()
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The scores on a test set."""
+
+    summary: Scores
+    tracks: Mapping[str, Scores]
+    """By the path of the recording."""
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    recordings: Mapping[str, Recordings],
+    *,
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> None:
+    """Fits the heads that are not there yet, and tests them.
+
+    Args:
+        trials: what to do.
+        recordings: by source.
+        num_workers: processes; None takes all cores.
+        progress: show a bar on standard error.
+
+    Raises:
+        MusicFMError: a trial is impossible, such as for want of labels.
+        OutputError: a folder cannot be written.
+    """
+    pending = [trial for trial in trials if not trial.is_done]
+    events = run_tasks(
+        partial(_run, recordings),
+        ((str(trial.folder), trial) for trial in pending),
+        num_workers=min(num_cores(num_workers), max(1, len(pending))),
+        timeout_seconds=_PATIENCE_SECONDS,
+    )
+    with contextlib.closing(events), Steps("Training heads", len(pending), progress) as bar:
+        for event in events:
+            if isinstance(event, Failure):
+                raise MusicFMError(f"{event.key}: {event.reason}")
+            if isinstance(event, Message):
+                bar.advance()
+
+
+def objective_of(folder: Path) -> float:
+    """What a fitted head has on validation; less than anything if that is no number."""
+    value = _read(folder / FIT)["objective"]
+    return -math.inf if value is None else float(value)
+
+
+def tests_of(folder: Path) -> dict[str, Tested]:
+    """The scores of a tested head, by test set."""
+    found = {}
+    for name, entry in _read(folder / TESTS).items():
+        tracks = {path: _numbers(scores) for path, scores in entry["tracks"].items()}
+        found[name] = Tested(_numbers(entry["summary"]), tracks)
+    return found
+
+
+def write_tests(folder: Path, tests: Mapping[str, Evaluation]) -> None:
+    """Writes ``tests.json``. Raises OutputError."""
+    content = {
+        name: {
+            "summary": _nulls(evaluation.summary),
+            "tracks": {path: _nulls(scores) for path, scores in evaluation.tracks.items()},
+        }
+        for name, evaluation in tests.items()
+    }
+    _write(folder / TESTS, content)
+
+
+def _run(recordings: Mapping[str, Recordings], trial: Trial) -> Iterator[None]:
+    """What a process does for a trial."""
+    torch.set_num_threads(1)
+    mine = recordings[trial.source]
+    head = heads.load(trial.folder) if (trial.folder / FIT).is_file() else _fit(trial, mine)
+    if trial.tested:
+        tests = {name: evaluate(head, some) for name, some in mine.tests.items()}
+        write_tests(trial.folder, tests)
+    yield None
+
+
+def _fit(trial: Trial, recordings: Recordings) -> heads.Head:
+    config, begin = trial.config, time.monotonic()
+    task = build_task(config.task, config.vocabulary)
+    train, valid = (
+        Examples(task, some, config.layers, config.inputs, purpose)
+        for some, purpose in ((recordings.train, "training"), (recordings.valid, "validation"))
+    )
+    fitted = fit(config, trial.settings, train, valid)
+    heads.save(fitted.head, trial.folder)
+    summary = fitted.validation.summary
+    content = {
+        "objective": _null(task.objective(summary)),
+        "validation": _nulls(summary),
+        "losses": fitted.losses,
+        "settings": trial.settings.to_dict(),
+        "train": len(train.recordings),
+        "valid": len(valid.recordings),
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+    _write(trial.folder / FIT, content)
+    return fitted.head
+
+
+def _null(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _nulls(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """As JSON has them, which has no NaN."""
+    return {name: _null(value) for name, value in scores.items()}
+
+
+def _numbers(scores: Mapping[str, float | None]) -> Scores:
+    return {name: math.nan if value is None else value for name, value in scores.items()}
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_bytes())

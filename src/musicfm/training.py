@@ -1,0 +1,56 @@
+"""What all training with Lightning needs: whole checkpoints, and quiet."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from musicfm.errors import OutputError
+from musicfm.files import atomic_write
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Streams a checkpoint to a temporary file beside its place, syncs it, and renames it."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        with atomic_write(Path(path)) as temporary:
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError as error:  # what torch makes of a full disk
+                raise OutputError(
+                    f"cannot write {path}: {str(error).splitlines()[0]}; free space there, and "
+                    "resume"
+                ) from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what Lightning says of settings that are meant."""
+    names = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        # Said of Lightning's own code, and of a few workers, which do here.
+        for pattern in (".*LeafSpec.*is deprecated", ".*does not have many workers"):
+            warnings.filterwarnings("ignore", pattern)
+        for name in names:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
