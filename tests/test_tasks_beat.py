@@ -83,3 +83,26 @@ def test_a_plateau_is_one_beat_in_its_middle() -> None:
     assert found is not None
     np.testing.assert_allclose(found.times, [2.01])
     assert not found.positions.any()
+
+
+def test_the_bar_pointer_can_be_chosen() -> None:
+    annotations, duration = labelled.song(1)
+    times = labelled.output_times(duration, 50.0)
+    logits = 10.0 * TASK.targets(annotations, times).values - 5.0
+    found = TASK.decode(logits, times, duration, BeatDecoding(decoder="bar_pointer"))
+    assert TASK.score(annotations, found) == {"beat": 1.0, "downbeat": 1.0}
+
+
+def test_thresholds_are_chosen_one_after_the_other() -> None:
+    tried: list[BeatDecoding] = []
+
+    def objective(decoding: BeatDecoding) -> float:
+        tried.append(decoding)
+        distance = abs(decoding.beat_threshold - 0.3) + abs(decoding.downbeat_threshold - 0.7)
+        return 0.5 - distance if decoding.decoder == "peaks" else path
+
+    path = 0.4
+    assert TASK.choose(objective) == BeatDecoding(beat_threshold=0.3, downbeat_threshold=0.7)
+    assert len(tried) < 16
+    path = 0.6
+    assert TASK.choose(objective) == BeatDecoding(decoder="bar_pointer")

@@ -15,7 +15,7 @@ CONFIGS = {
         fingerprint="a" * 64,
         layers=(2,),
         dim=16,
-        decoding={"beat_threshold": 0.3, "downbeat_threshold": 0.2},
+        decoding={"decoder": "bar_pointer", "beat_threshold": 0.3},
     ),
     "tagging": HeadConfig(
         task="tagging",
@@ -52,7 +52,7 @@ def test_a_saved_head_comes_back_bit_for_bit(tmp_path: Path, name: str) -> None:
 
 def test_decodings_are_kept() -> None:
     decoding = random_head("beat").decoding
-    assert decoding == BeatDecoding(beat_threshold=0.3, downbeat_threshold=0.2)
+    assert decoding == BeatDecoding(decoder="bar_pointer", beat_threshold=0.3)
     with pytest.raises(ConfigError, match="treshold"):
         _ = Head(CONFIGS["beat"].replace(decoding={"beat_treshold": 0.3})).decoding
 

@@ -7,7 +7,7 @@ gets.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -80,6 +80,14 @@ class Task(ABC, Generic[D]):
     @abstractmethod
     def decodings(self) -> Sequence[D]:
         """Those worth trying on validation; the first is the default."""
+
+    def choose(self, objective: Callable[[D], float]) -> D:
+        """The best of the decodings.
+
+        Args:
+            objective: what a decoding is worth on validation; never NaN.
+        """
+        return max(self.decodings, key=objective)
 
     @abstractmethod
     def is_labelled(self, annotations: Annotations) -> bool:

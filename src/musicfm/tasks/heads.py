@@ -62,7 +62,7 @@ class HeadConfig(Config):
     """What the model hears at once: clips of the task's length, or its own context."""
     hidden: Positive = 512
     dropout: Probability = 0.2
-    decoding: Mapping[str, float] = Field(default_factory=dict)
+    decoding: Mapping[str, float | str] = Field(default_factory=dict)
     """Chosen on validation."""
 
 

@@ -185,11 +185,8 @@ def choose_decoding(head: Head, valid: Sequence[Recording]) -> Evaluation:
     """
     task = head.task
     logits = {recording.item.track.path: run(head, recording.features) for recording in valid}
-    best = max(
-        task.decodings,
-        key=lambda decoding: _comparable(
-            task.objective(_decode(task, valid, logits, decoding).summary)
-        ),
+    best = task.choose(
+        lambda decoding: _comparable(task.objective(_decode(task, valid, logits, decoding).summary))
     )
     head.config = head.config.replace(decoding=best.to_dict())
     return _decode(task, valid, logits, best)

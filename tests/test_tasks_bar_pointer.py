@@ -1,0 +1,179 @@
+import numpy as np
+import pytest
+from scipy.ndimage import convolve1d
+
+import labelled
+from musicfm.datasets.annotations import Annotations, Beats
+from musicfm.tasks.bar_pointer import bar_pointer, best_path, heard_outputs, log_transitions
+from musicfm.tasks.base import Array, Scores
+from musicfm.tasks.beat import Beat, BeatDecoding
+
+TASK = Beat()
+
+# Songs without pauses, and not below 55 beats per minute.
+SONGS = {2: (14, 19, 30), 3: (6, 18, 34), 4: (1, 2, 9)}
+songs = pytest.mark.parametrize(
+    ("metre", "seed"), [(metre, seed) for metre, seeds in SONGS.items() for seed in seeds]
+)
+
+
+def song(seed: int) -> tuple[Beats, Array]:
+    """The beats of a song, and the times of its outputs."""
+    annotations, duration = labelled.song(seed)
+    assert annotations.beats is not None
+    return annotations.beats, labelled.output_times(duration, 50.0)
+
+
+def activations_of(beats: Beats, times: Array) -> Array:
+    return TASK.targets(Annotations(beats=beats), times).values
+
+
+def score(beats: Beats, found: Beats) -> Scores:
+    return TASK.score(Annotations(beats=beats), Annotations(beats=found))
+
+
+def steady(metre: int, seconds: float = 60.0, interval: float = 0.5) -> tuple[Beats, Array]:
+    """Beats from 1 s on, and the times of the outputs of some silence after them too."""
+    count = int((seconds - 2.0) / interval)
+    beats = Beats(
+        np.linspace(1.0, 1.0 + interval * (count - 1), count), 1 + np.arange(count) % metre
+    )
+    return beats, np.arange(round(50 * seconds)) / 50
+
+
+@songs
+def test_perfect_activations_of_songs_give_their_beats(metre: int, seed: int) -> None:
+    beats, times = song(seed)
+    found = bar_pointer(activations_of(beats, times), times)
+    assert found.positions.max() == metre
+    assert min(score(beats, found).values()) >= 0.99
+
+
+@songs
+def test_missing_beats_are_filled_in_where_peaks_fail(metre: int, seed: int) -> None:
+    beats, times = song(seed)
+    rng = np.random.default_rng(seed)
+    heard = rng.random(len(beats.times)) > 0.2
+    pulses = activations_of(Beats(beats.times[heard], beats.positions[heard]), times)
+    activations = convolve1d(pulses, [0.2, 0.5, 0.7, 0.5, 0.2], axis=0)
+    activations = np.clip(activations + rng.uniform(0.0, 0.05, activations.shape), 0.01, 0.99)
+    path = bar_pointer(activations, times)
+    logits = np.log(activations / (1.0 - activations))
+    peaks = TASK.decode(logits, times, times[-1], BeatDecoding()).beats
+    assert peaks is not None
+    assert min(score(beats, path).values()) >= 0.97
+    assert score(beats, peaks)["beat"] <= 0.95
+
+
+def test_a_drifting_tempo_is_followed() -> None:
+    intervals = 0.5 * np.linspace(1.0, 1.1, 300)
+    onsets = 1.0 + np.concatenate([[0.0], intervals.cumsum()])
+    beats = Beats(onsets, 1 + np.arange(len(onsets)) % 4)
+    times = np.arange(round(50 * (onsets[-1] + 1.0))) / 50
+    found = bar_pointer(activations_of(beats, times), times)
+    assert score(beats, found) == {"beat": 1.0, "downbeat": 1.0}
+
+
+@pytest.mark.parametrize("metre", [2, 3, 4])
+def test_a_beat_is_where_the_activation_is_highest(metre: int) -> None:
+    beats, times = steady(metre, interval=0.9)
+    rng = np.random.default_rng(metre)
+    outputs = np.round(50 * beats.times).astype(int) + rng.integers(0, 2, len(beats.times))
+    activations = np.full((len(times), 2), 0.01)
+    for near, strength in ((-1, 0.3), (1, 0.3), (0, 0.9)):
+        activations[outputs + near, 0] = strength
+        activations[outputs[beats.positions == 1] + near, 1] = strength
+    found = bar_pointer(activations, times)
+    np.testing.assert_allclose(found.times, times[outputs])
+    np.testing.assert_array_equal(found.positions, beats.positions)
+
+
+def test_silence_has_no_beats() -> None:
+    times = np.arange(500) / 50
+    for level in (0.0, 0.04):
+        assert not len(bar_pointer(np.full((500, 2), level), times).times)
+
+
+def test_what_happens_at_silent_ends_changes_nothing() -> None:
+    beats, times = steady(3)
+    activations = activations_of(beats, times)
+    expected = bar_pointer(activations, times)
+    rng = np.random.default_rng(0)
+    before, after = rng.uniform(0.0, 0.04, (250, 2)), rng.uniform(0.0, 0.02, (400, 2))
+    longer = np.concatenate([before, activations, after])
+    found = bar_pointer(longer, np.arange(len(longer)) / 50)
+    np.testing.assert_allclose(found.times, expected.times + 5.0)
+    np.testing.assert_array_equal(found.positions, expected.positions)
+
+
+def test_a_recording_may_begin_and_end_within_a_bar() -> None:
+    beats, times = steady(4)
+    inside = (times >= 1.99) & (times <= 50.01)  # from the third beat of a bar to the third
+    found = bar_pointer(activations_of(beats, times)[inside], times[inside])
+    np.testing.assert_allclose(found.times, np.arange(2.0, 50.1, 0.5))
+    np.testing.assert_array_equal(found.positions[[0, 1, 2, -1]], [3, 4, 1, 3])
+
+
+@pytest.mark.parametrize("num_outputs", [1, 2, 3, 20])
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_short_recordings_are_decoded(num_outputs: int, level: float) -> None:
+    times = np.arange(num_outputs) / 50
+    found = bar_pointer(np.full((num_outputs, 2), level), times)
+    assert len(found.times) == len(found.positions) <= 3
+    assert (np.diff(found.times) > 0).all()
+
+
+@pytest.mark.parametrize("num_outputs", [25, 40, 60])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_path_is_that_of_a_search_through_all_states(num_outputs: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    densities = np.log(rng.uniform(0.01, 1.0, (num_outputs, 3)))
+    lengths, metres = np.arange(15, 19), (2, 3)
+    path = best_path(densities, lengths, metres)
+    assert (path.starts[1:] == path.starts[:-1] + path.lengths[:-1]).all()
+    assert path.starts[0] <= 0
+    assert path.starts[-1] < num_outputs <= path.starts[-1] + path.lengths[-1]
+    found = [
+        (position, length, place)
+        for start, length, position in zip(*path, strict=True)
+        for place in range(max(0, -start), min(length, num_outputs - start))
+    ]
+    assert found == search(densities, lengths, metres)
+
+
+def search(
+    densities: Array, lengths: np.ndarray[tuple[int], np.dtype[np.int64]], metres: tuple[int, ...]
+) -> list[tuple[int, np.int64, int]]:
+    """Viterbi's search over every output of every beat: its position, its length, and the place."""
+    states = [
+        (metre, position, length, place)
+        for metre in metres
+        for position in range(1, metre + 1)
+        for length in lengths
+        for place in range(length)
+    ]
+    tempo = dict(zip(lengths, log_transitions(lengths), strict=True))
+    arcs = np.full((len(states), len(states)), -np.inf)
+    for i, (metre, position, length, place) in enumerate(states):
+        for j, (next_metre, next_position, next_length, next_place) in enumerate(states):
+            if next_metre != metre:
+                continue
+            if place < length - 1:
+                if (next_position, next_length, next_place) == (position, length, place + 1):
+                    arcs[i, j] = 0.0
+            elif next_place == 0 and next_position == position % metre + 1:
+                arcs[i, j] = tempo[length][next_length - lengths[0]]
+    kinds = [
+        2 if place >= heard_outputs(np.array(length)) else int(position > 1)
+        for _, position, length, place in states
+    ]
+    total = np.array([-np.log(metre * lengths.sum()) for metre, *_ in states]) + densities[0, kinds]
+    chosen = []
+    for density in densities[1:]:
+        options = total[:, None] + arcs
+        chosen.append(options.argmax(axis=0))
+        total = options.max(axis=0) + density[kinds]
+    found = [int(total.argmax())]
+    for choice in reversed(chosen):
+        found.append(int(choice[found[-1]]))
+    return [states[state][1:] for state in reversed(found)]
