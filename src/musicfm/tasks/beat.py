@@ -101,9 +101,9 @@ class Beat(Task[BeatDecoding]):
         self, logits: Array, times: Array, duration: float, decoding: BeatDecoding
     ) -> Annotations:
         if decoding.decoder == "bar_pointer":
-            # The weights of the loss raise the activations; the path goes by probabilities. On eight
-            # rendered songs, a head that was trained on twelve scores 0.81 and 0.63 so (beats,
-            # downbeats), 0.79 and 0.62 without, and 0.69 and 0.49 with peaks.
+            # The weights of the loss raise the activations; the path goes by probabilities. On
+            # eight rendered songs, a head that was trained on twelve scores .81 and .63 so (beats
+            # and downbeats), .79 and .62 without this, and .69 and .49 with peaks.
             probabilities = sigmoid(logits - np.log(self.positive_weights))
             return Annotations(beats=bar_pointer(probabilities, times))
         activations = sigmoid(logits)
