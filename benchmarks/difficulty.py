@@ -52,7 +52,16 @@ from musicfm.tasks.structure import Structure
 Array = npt.NDArray[np.float64]
 
 TASKS: tuple[Task[Any], ...] = (Beat(), Chord(), Structure(), Key())
-COLUMNS = ("beat", "downbeat", "chord", "chord_majmin", "structure", "hr_05", "key")
+COLUMNS = (
+    "beat",
+    "downbeat",
+    "chord",
+    "chord_majmin",
+    "structure",
+    "hr_05",
+    "hr_05_trimmed",
+    "key",
+)
 
 RANGE_DB = 60.0
 """Below the loudest, what is heard: silence has no onsets."""
@@ -151,12 +160,12 @@ def evaluate(
     found: dict[str, float] = {}
     parts = ("beats", "chords", "segments", "keys")
     for task, part in zip(TASKS, parts, strict=True):
-        pairs = [
-            (truth, estimate)
+        scores = [
+            task.score(truth, estimate)
             for truth, estimate in zip(truths, estimates, strict=True)
             if task.is_labelled(truth) and getattr(estimate, part) is not None
         ]
-        found |= task.summarise(pairs)
+        found |= task.summarise(scores)
     return {column: found[column] for column in COLUMNS if column in found}
 
 
