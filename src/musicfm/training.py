@@ -44,8 +44,12 @@ def quiet() -> Iterator[None]:
     names = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda")
     levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():
-        # Said of Lightning's own code, and of a few workers, which do here.
-        for pattern in (".*LeafSpec.*is deprecated", ".*does not have many workers"):
+        # Said of Lightning's own code, of a few workers, which do here, and of resuming.
+        for pattern in (
+            ".*LeafSpec.*is deprecated",
+            ".*does not have many workers",
+            "Checkpoint directory .* exists and is not empty",
+        ):
             warnings.filterwarnings("ignore", pattern)
         for name in names:
             logging.getLogger(name).setLevel(logging.WARNING)

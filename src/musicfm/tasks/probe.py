@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from musicfm.seeds import derive_seed
 from musicfm.tasks.base import Array, Decoding, Scores, Task
 from musicfm.tasks.features import Features, Inputs, stacked
 from musicfm.tasks.heads import Head, HeadConfig
+
+Labelled = TypeVar("Labelled", "Recording", LabelledTrack)
 
 OUTPUTS_AT_ONCE = 2_048
 """Of a long recording, through a head."""
@@ -51,6 +53,11 @@ class Recording:
 
     item: LabelledTrack
     features: Features
+
+    @property
+    def annotations(self) -> Annotations:
+        """What is known about it."""
+        return self.item.annotations
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ class Examples:
         with tempfile.TemporaryFile() as file:
             for recording in self.recordings:
                 times = recording.features.times(task.output_rate)
-                targets = task.targets(recording.item.annotations, times)
+                targets = task.targets(recording.annotations, times)
                 values.append(torch.from_numpy(targets.values).float())
                 known.append(torch.from_numpy(targets.known))
                 frames = recording.features.pooled(layers, task.output_rate, inputs)
@@ -222,9 +229,9 @@ def run(head: Head, features: Features) -> Array:
     return torch.cat(parts).double().numpy()
 
 
-def labelled(task: Task[Any], recordings: Sequence[Recording], purpose: str) -> Sequence[Recording]:
+def labelled(task: Task[Any], recordings: Sequence[Labelled], purpose: str) -> list[Labelled]:
     """Those that are labelled for a task. Raises DataError if none is."""
-    found = [r for r in recordings if task.is_labelled(r.item.annotations)]
+    found = [recording for recording in recordings if task.is_labelled(recording.annotations)]
     if not found:
         raise DataError(
             f"none of the {len(recordings)} recordings for {purpose} has labels for {task.name}"
@@ -240,7 +247,7 @@ def _decode(
 ) -> Evaluation:
     estimates, tracks = {}, {}
     for recording in recordings:
-        path, truth = recording.item.track.path, recording.item.annotations
+        path, truth = recording.item.track.path, recording.annotations
         times = recording.features.times(task.output_rate)
         duration = recording.item.track.duration
         estimates[path] = task.decode(logits[path], times, duration, decoding)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from musicfm.config import Config
 from musicfm.errors import MusicFMError
 from musicfm.files import atomic_write
 from musicfm.processes import Failure, Message, num_cores, run_tasks
@@ -136,6 +137,40 @@ def write_tests(folder: Path, tests: Mapping[str, Evaluation]) -> None:
     _write(folder / TESTS, content)
 
 
+def write_fit(
+    folder: Path,
+    objective: float,
+    validation: Mapping[str, float],
+    losses: Sequence[tuple[float, float]],
+    settings: Config,
+    sizes: tuple[int, int],
+    seconds: float,
+) -> None:
+    """Writes ``fit.json``, by which a head counts as fitted.
+
+    Args:
+        folder: of the head.
+        objective: on validation.
+        validation: the scores there.
+        losses: of each epoch, on training and validation.
+        settings: how it was trained.
+        sizes: recordings for training and validation.
+        seconds: that it took.
+
+    Raises OutputError.
+    """
+    content = {
+        "objective": _null(objective),
+        "validation": _nulls(validation),
+        "losses": losses,
+        "settings": settings.to_dict(),
+        "train": sizes[0],
+        "valid": sizes[1],
+        "seconds": round(seconds, 1),
+    }
+    _write(folder / FIT, content)
+
+
 def _run(recordings: Mapping[str, Recordings], trial: Trial) -> Iterator[None]:
     """What a process does for a trial."""
     torch.set_num_threads(1)
@@ -157,16 +192,15 @@ def _fit(trial: Trial, recordings: Recordings) -> heads.Head:
     fitted = fit(config, trial.settings, train, valid)
     heads.save(fitted.head, trial.folder)
     summary = fitted.validation.summary
-    content = {
-        "objective": _null(task.objective(summary)),
-        "validation": _nulls(summary),
-        "losses": fitted.losses,
-        "settings": trial.settings.to_dict(),
-        "train": len(train.recordings),
-        "valid": len(valid.recordings),
-        "seconds": round(time.monotonic() - begin, 1),
-    }
-    _write(trial.folder / FIT, content)
+    write_fit(
+        trial.folder,
+        task.objective(summary),
+        summary,
+        fitted.losses,
+        trial.settings,
+        (len(train.recordings), len(valid.recordings)),
+        time.monotonic() - begin,
+    )
     return fitted.head
 
 

@@ -1,0 +1,462 @@
+"""Fine-tuning: a model and a head trained together on a task.
+
+The paper's protocol: clips of the task's length, the last hidden state, and learning rates of 1e-5
+for the model and 1e-4 for the head; the rest was not published. Training stops when the loss on
+validation does not fall any more, and the best epoch is kept; then the decoding is chosen on whole
+recordings. With ``from_scratch`` the model begins with random weights: what labels alone give.
+
+A run has a folder of its own:
+
+    head.safetensors, head.json   when it is done: the head, beside
+    model/                        the model that it belongs to
+    fit.json                      losses, and scores on validation
+    checkpoints/                  the last epoch and the best, until it is done
+
+After each epoch all is saved; the same call continues a run that was stopped.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from musicfm import audio, checkpoint
+from musicfm.config import Config, ModelConfig, Positive
+from musicfm.datasets.crops import permuted
+from musicfm.datasets.labelled import LabelledTrack
+from musicfm.embedding import Embedder
+from musicfm.errors import AudioError, AudioWarning, ConfigError
+from musicfm.files import atomic_write, exclusive
+from musicfm.model import MusicFM
+from musicfm.pooling import pooled_times
+from musicfm.processes import num_cores
+from musicfm.progress import Steps
+from musicfm.seeds import derive_seed
+from musicfm.tasks import heads
+from musicfm.tasks.base import Task
+from musicfm.tasks.features import extract
+from musicfm.tasks.heads import Head, HeadConfig, TaskName, build_task
+from musicfm.tasks.probe import Evaluation, Recording, choose_decoding, evaluate, labelled
+from musicfm.tasks.trials import FIT, write_fit
+from musicfm.training import AtomicCheckpointIO, quiet
+
+MODEL = "model"
+"""The folder of the model, in that of its head."""
+
+_PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+
+
+class FinetuneSettings(Config):
+    """How a model is fine-tuned."""
+
+    model_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
+    head_learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    batch_size: Positive = 8
+    """Clips of the task's length."""
+    max_epochs: Positive = 30
+    """An epoch has as many clips as the recordings."""
+    patience: Positive = 5
+    """Epochs without a lower validation loss until it stops."""
+    from_scratch: bool = False
+    """Begin with random weights; both learning rates should be higher then, see SCRATCH."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+SCRATCH = FinetuneSettings(
+    from_scratch=True, model_learning_rate=1e-3, head_learning_rate=1e-3, max_epochs=60, patience=10
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A piece of a labelled recording; beyond its end is silence, of which nothing is known."""
+
+    samples: Tensor
+    """(samples,)."""
+    values: Tensor
+    known: Tensor
+
+
+class Clips(Dataset[Clip]):
+    """Clips of a task's length.
+
+    Args:
+        tracks: the recordings.
+        task: whose targets.
+        config: of the model.
+        seed: None: clips follow one another through each recording. Else they are at random
+            places, in random order: clip n is a function of (seed, n), over any number of epochs.
+
+    A file that cannot be read gives silence of which nothing is known, and a warning.
+    """
+
+    def __init__(
+        self,
+        tracks: Sequence[LabelledTrack],
+        task: Task[Any],
+        config: ModelConfig,
+        seed: int | None,
+    ) -> None:
+        self._tracks, self._task, self._config, self._seed = tuple(tracks), task, config, seed
+        self._size = round(task.clip_seconds * config.sample_rate)
+        self._places = [
+            (track, k)
+            for track, item in enumerate(tracks)
+            for k in range(max(1, int(-(-item.track.duration // task.clip_seconds))))
+        ]
+
+    def __len__(self) -> int:
+        """Clips of an epoch."""
+        return len(self._places)
+
+    def __getitem__(self, n: int) -> Clip:
+        epoch, index = divmod(n, len(self))
+        if self._seed is not None:
+            index = permuted(index, len(self), derive_seed(self._seed, "order", epoch))
+        number, place = self._places[index]
+        item = self._tracks[number]
+        room = max(0.0, item.track.duration - self._task.clip_seconds)
+        if self._seed is None:
+            start = min(place * self._task.clip_seconds, room)
+        else:
+            start = room * derive_seed(self._seed, "start", n) / 2**63
+        return self._load(item, start)
+
+    def _load(self, item: LabelledTrack, start: float) -> Clip:
+        rate = self._config.sample_rate
+        samples = np.zeros(self._size, np.float32)
+        try:
+            found = audio.load(
+                item.audio, rate, start_seconds=start, duration_seconds=self._task.clip_seconds
+            )[: self._size]
+        except AudioError as error:
+            warnings.warn(f"{error}; it is left out", AudioWarning, stacklevel=2)
+            found = samples[:0]
+        samples[: len(found)] = found
+        num_frames = self._config.num_frames(self._size)
+        inside = pooled_times(num_frames, self._config.frame_rate, self._task.output_rate)
+        values, known = self._task.targets(item.annotations, start + inside)
+        ends = np.arange(1, len(inside) + 1) / len(inside) * self._size
+        # Of a task with one output per clip, an end that is missing does not matter.
+        heard = len(found) > 0 if self._task.rate is None else ends <= len(found) + rate // 50
+        known = known & np.reshape(heard, (-1,) + (1,) * (known.ndim - 1))
+        return Clip(
+            torch.from_numpy(samples),
+            torch.from_numpy(values).float(),
+            torch.from_numpy(known),
+        )
+
+
+class _Order:
+    """The clips of one epoch."""
+
+    def __init__(self, size: int, epoch: int) -> None:
+        self._range = range(epoch * size, (epoch + 1) * size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._range)
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+
+def _join(clips: list[Clip]) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.stack([clip.samples for clip in clips]),
+        torch.stack([clip.values for clip in clips]),
+        torch.stack([clip.known for clip in clips]),
+    )
+
+
+class _TaskModel(LightningModule):
+    """A model with a head, as Lightning trains it."""
+
+    def __init__(self, model: MusicFM, head: Head, settings: FinetuneSettings) -> None:
+        super().__init__()
+        self.model, self.head, self._settings = model, head, settings
+        self.losses: list[tuple[float, float]] = []
+        self._sums = {"train": [0.0, 0.0], "valid": [0.0, 0.0]}
+
+    def forward(self, waveform: Tensor, num_outputs: int) -> Tensor:
+        """Logits of clips, (batch, num_outputs, num_logits)."""
+        (states,) = self.model(waveform, layers=[-1]).hidden_states
+        # In both directions the bins of musicfm.pooling.
+        pooled = F.adaptive_avg_pool1d(states.transpose(1, 2), num_outputs).transpose(1, 2)
+        return cast(Tensor, self.head(pooled[:, None].float()))
+
+    def configure_optimizers(self) -> Any:
+        settings = self._settings
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": self.model.parameters(), "lr": settings.model_learning_rate},
+                {"params": self.head.parameters(), "lr": settings.head_learning_rate},
+            ]
+        )
+        warmup = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / max(1, settings.warmup_steps))
+        )
+        return [optimizer], [{"scheduler": warmup, "interval": "step"}]
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        # Dropout follows from the step, so that a run that is continued is the same run.
+        torch.manual_seed(derive_seed(self._settings.seed, "dropout", self.global_step))
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        return self._loss(batch, "train")
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        self._loss(batch, "valid")
+
+    def on_validation_epoch_end(self) -> None:
+        train, valid = (self._take(purpose) for purpose in ("train", "valid"))
+        self.losses.append((train, valid))
+        self.log("valid_loss", valid)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["losses"] = self.losses
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.losses = [tuple(pair) for pair in checkpoint["losses"]]
+
+    def _loss(self, batch: tuple[Tensor, Tensor, Tensor], purpose: str) -> Tensor:
+        waveform, values, known = batch
+        loss = self.head.task.loss(self(waveform, values.shape[1]), values, known)
+        self._sums[purpose][0] += loss.total.item()
+        self._sums[purpose][1] += loss.weight.item()
+        return loss.mean
+
+    def _take(self, purpose: str) -> float:
+        total, weight = self._sums[purpose]
+        self._sums[purpose] = [0.0, 0.0]
+        return total / max(weight, 1.0)
+
+
+class _Bar(Callback):
+    """A bar over the clips of each epoch."""
+
+    def __init__(self, num_batches: int, enabled: bool) -> None:
+        self._num_batches, self._enabled = num_batches, enabled
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        losses = cast(_TaskModel, pl_module).losses
+        said = f", loss on validation {losses[-1][1]:.4f}" if losses else ""
+        self._bar = Steps(f"Epoch {trainer.current_epoch}{said}", self._num_batches, self._enabled)
+        self._bar.__enter__()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._bar.advance()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar.__exit__(None, None, None)
+
+
+def finetune(
+    name: TaskName,
+    vocabulary: tuple[str, ...],
+    model: MusicFM,
+    model_name: str,
+    settings: FinetuneSettings,
+    train: Sequence[LabelledTrack],
+    valid: Sequence[LabelledTrack],
+    out: Path,
+    *,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> None:
+    """Fine-tunes a model, or goes on with a run that was stopped; nothing happens if it is done.
+
+    Args:
+        name: of the task.
+        vocabulary: of tagging.
+        model: to begin with; it is changed.
+        model_name: what it is called, for people.
+        settings: how.
+        train: to learn from.
+        valid: to stop by, and to choose the decoding on.
+        out: the folder of the run.
+        device: to compute on.
+        num_workers: processes that load clips; None: all cores but one.
+        progress: show bars on standard error.
+
+    Raises:
+        DataError: no recordings are labelled for the task.
+        ConfigError: the folder holds a run of other settings.
+        OutputError: it cannot be written, or is in use.
+    """
+    task = build_task(name, vocabulary)
+    train, valid = labelled(task, train, "training"), labelled(task, valid, "validation")
+    config = HeadConfig(
+        task=name,
+        vocabulary=vocabulary,
+        model=model_name,
+        fingerprint=checkpoint.fingerprint(model),
+        layers=(model.num_layers - 1,),
+        dim=model.config.encoder.dim,
+        context="paper",
+    )
+    with exclusive(out, ".lock"), quiet():
+        _check_folder(out, config, settings, train, valid)
+        if (out / FIT).is_file():
+            return
+        begin = time.monotonic()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(settings.seed, "weights"))
+            module = _TaskModel(
+                MusicFM(model.config) if settings.from_scratch else model, Head(config), settings
+            )
+            _train(module, task, train, valid, out, device, num_cores(num_workers, 1), progress)
+        head, tuned = module.head.eval(), module.model.eval()
+        head.config = config.replace(fingerprint=checkpoint.fingerprint(tuned))
+        with tempfile.TemporaryDirectory(dir=out) as cache:
+            recordings = listen(head, tuned, valid, Path(cache), progress=progress)
+            validation = choose_decoding(head, recordings)
+        checkpoint.save(tuned, out / MODEL)
+        heads.save(head, out)
+        write_fit(
+            out,
+            task.objective(validation.summary),
+            validation.summary,
+            module.losses,
+            settings,
+            (len(train), len(valid)),
+            time.monotonic() - begin,
+        )
+        shutil.rmtree(out / "checkpoints")
+
+
+def listen(
+    head: Head,
+    model: MusicFM,
+    tracks: Sequence[LabelledTrack],
+    cache: Path,
+    *,
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> list[Recording]:
+    """The hidden states that a head wants of some recordings; those that fail are left out."""
+    clip = head.task.clip_seconds if head.config.context == "paper" else None
+    embedder = Embedder(model, head.config.layers, context_seconds=clip)
+    found, _ = extract(embedder, tracks, cache, num_workers=num_workers, progress=progress)
+    return [
+        Recording(item, found[item.track.sha256]) for item in tracks if item.track.sha256 in found
+    ]
+
+
+def evaluate_run(
+    folder: Path, tests: Mapping[str, Sequence[LabelledTrack]], *, progress: bool = False
+) -> dict[str, Evaluation]:
+    """Scores a fine-tuned model on test sets, by name."""
+    head, model = heads.load(folder), MusicFM.from_pretrained(folder / MODEL)
+    found = {}
+    for name, tracks in tests.items():
+        with tempfile.TemporaryDirectory(dir=folder) as cache:
+            recordings = listen(head, model, tracks, Path(cache), progress=progress)
+            found[name] = evaluate(head, recordings)
+    return found
+
+
+def _train(
+    module: _TaskModel,
+    task: Task[Any],
+    train: Sequence[LabelledTrack],
+    valid: Sequence[LabelledTrack],
+    out: Path,
+    device: str,
+    num_workers: int,
+    progress: bool,
+) -> None:
+    """Trains until validation does not improve; leaves the weights of the best epoch."""
+    settings, config = module._settings, module.model.config
+    learnt = Clips(train, task, config, derive_seed(settings.seed, "clips"))
+    held_out = Clips(valid, task, config, None)
+    options: dict[str, Any] = {
+        "batch_size": settings.batch_size,
+        "num_workers": num_workers,
+        "collate_fn": _join,
+        "persistent_workers": False,
+    }
+    folder = out / "checkpoints"
+    stopping = EarlyStopping("valid_loss", patience=settings.patience, check_finite=True)
+    best = ModelCheckpoint(
+        folder, "best", "valid_loss", save_last=True, enable_version_counter=False
+    )
+    trainer = Trainer(
+        accelerator=device,
+        devices=1,
+        precision=_PRECISIONS[settings.precision],
+        max_epochs=settings.max_epochs,
+        logger=False,
+        callbacks=[_Bar(-(-len(learnt) // settings.batch_size), progress), stopping, best],
+        plugins=[AtomicCheckpointIO()],
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = _Loaders(learnt, held_out, options)
+    last = folder / "last.ckpt"
+    trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None)
+    state = AtomicCheckpointIO().load_checkpoint(best.best_model_path)["state_dict"]
+    module.load_state_dict(state)
+
+
+class _Loaders(LightningDataModule):
+    """Clips for each epoch."""
+
+    def __init__(self, train: Clips, valid: Clips, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._train, self._valid, self._options = train, valid, options
+
+    def train_dataloader(self) -> DataLoader[Clip]:
+        """Those of the epoch that the trainer has come to."""
+        assert self.trainer is not None
+        # Not its current_epoch, which a run that is continued does not know yet.
+        epoch = self.trainer.global_step // -(-len(self._train) // self._options["batch_size"])
+        order = _Order(len(self._train), epoch)
+        return DataLoader(self._train, sampler=order, **self._options)
+
+    def val_dataloader(self) -> DataLoader[Clip]:
+        return DataLoader(self._valid, **self._options)
+
+
+def _check_folder(
+    out: Path,
+    config: HeadConfig,
+    settings: FinetuneSettings,
+    train: Sequence[LabelledTrack],
+    valid: Sequence[LabelledTrack],
+) -> None:
+    """Raises ConfigError if the folder holds a run of other settings."""
+    path = out / "run.json"
+    content = {
+        "head": config.to_dict(),
+        "settings": settings.to_dict(),
+        "train": sorted(item.track.sha256 for item in train),
+        "valid": sorted(item.track.sha256 for item in valid),
+    }
+    if not path.exists():
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    elif (there := json.loads(path.read_bytes())) != content:
+        differing = ", ".join(key for key in content if there.get(key) != content[key])
+        raise ConfigError(
+            f"{out} holds a run with another {differing}; go on with the same, or choose another "
+            "folder"
+        )
