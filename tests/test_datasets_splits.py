@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from musicfm.datasets.splits import SplitBy, Splitting, split
+from musicfm.datasets.splits import Folding, SplitBy, Splitting, fold, split
 from musicfm.datasets.tracks import Manifest, Track
 from musicfm.errors import ConfigError
 
@@ -88,3 +88,40 @@ def test_impossible_parts_are_refused(parts: dict[str, Any]) -> None:
     other: Any = "mood"
     with pytest.raises(ConfigError, match="not by 'mood'"):
         Splitting(by=other)
+
+
+def test_folds_are_each_tested_once_and_validated_before() -> None:
+    manifest = Manifest("x", tracks(2000))
+    folds = [splits(fold(manifest, Folding(index, 4))) for index in range(4)]
+    for path in folds[0]:
+        seen = [done[path] for done in folds]
+        assert sorted(map(str, seen)) == ["test", "train", "train", "valid"]
+        assert seen[seen.index("test") - 1] == "valid"
+    for done in folds:
+        assert list(done.values()).count("test") / 2000 == pytest.approx(0.25, abs=0.08)
+
+
+@pytest.mark.parametrize("by", ["artist", "album", "folder"])
+def test_folds_divide_no_group(by: SplitBy) -> None:
+    groups: dict[str, set[str | None]] = {}
+    for track in fold(Manifest("x", tracks(1000)), Folding(1, 5, by=by)):
+        key = track.path.split("/")[0] if by == "folder" else getattr(track, by)
+        groups.setdefault(key, set()).add(track.split)
+    assert {len(group) for group in groups.values()} == {1}
+
+
+def test_folds_do_not_depend_on_other_tracks() -> None:
+    few, many = (splits(fold(Manifest("x", tracks(n)), Folding(2, 4))) for n in (200, 300))
+    assert few.items() <= many.items()
+    assert splits(fold(Manifest("x", tracks(200)), Folding(2, 4, seed=1))) != few
+    given = [replace(track, split="train") for track in tracks(50)]
+    assert {track.split for track in fold(Manifest("x", given), Folding())} == {"train"}
+
+
+@pytest.mark.parametrize("folds", [(4, 4), (-1, 4), (0, 2)])
+def test_impossible_folds_are_refused(folds: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match="is impossible; there are at least 3 folds"):
+        Folding(*folds)
+    other: Any = "mood"
+    with pytest.raises(ConfigError, match="not by 'mood'"):
+        Folding(by=other)

@@ -96,6 +96,62 @@ class Read:
     """What could not be used, and why; it is missing from the annotations."""
 
 
+def make_beats(times: Sequence[float] | Array, positions: Sequence[int] | None = None) -> Beats:
+    """Beats, checked.
+
+    Args:
+        times: in seconds.
+        positions: places in the bar from 1, 0 for unknown; None: none is known. Partly known is not
+            known.
+
+    Raises DataError if there are none, or they are not in order.
+    """
+    beats = np.asarray(times, dtype=np.float64)
+    if not len(beats):
+        raise DataError("it is empty")
+    if not (np.isfinite(beats).all() and (beats >= 0).all()):
+        raise DataError("a beat's time is below zero, or no number")
+    falling = np.flatnonzero(np.diff(beats) <= 0)
+    if len(falling):
+        raise DataError(
+            f"its beats are not in order: {beats[falling[0] + 1]:.3f} s follows "
+            f"{beats[falling[0]]:.3f} s"
+        )
+    places = np.zeros(len(beats), dtype=np.int64) if positions is None else np.array(positions)
+    return Beats(beats, places if (places >= 1).all() else np.zeros_like(places))
+
+
+def make_spans(rows: Iterable[tuple[float, float, str]]) -> Spans:
+    """Spans, checked and sorted; those without duration are left out.
+
+    Args:
+        rows: start and end in seconds, and label.
+
+    Raises DataError if none has a duration, or if they overlap by more than rounding does.
+    """
+    spans = sorted((float(start), float(end), label) for start, end, label in rows)
+    if not all(math.isfinite(value) for start, end, _ in spans for value in (start, end)):
+        raise DataError("a span's time is no number")
+    if spans and spans[0][0] < 0:
+        raise DataError(f"a span begins at {spans[0][0]:g} s, which is below zero")
+    if backwards := [span for span in spans if span[1] < span[0]]:
+        start, end, label = backwards[0]
+        raise DataError(f"'{label}' ends at {end:.3f} s, before it begins at {start:.3f} s")
+    spans = [span for span in spans if span[1] > span[0]]
+    if not spans:
+        raise DataError("none of its spans has a duration")
+    intervals = np.array([(start, end) for start, end, _ in spans])
+    over = np.flatnonzero(intervals[:-1, 1] > intervals[1:, 0] + _OVERLAP)
+    if len(over):
+        (_, end, label), (start, _, after) = spans[over[0]], spans[over[0] + 1]
+        raise DataError(
+            f"its spans overlap: '{label}' goes on until {end:.3f} s, and '{after}' begins at "
+            f"{start:.3f} s"
+        )
+    intervals[:-1, 1] = np.minimum(intervals[:-1, 1], intervals[1:, 0])
+    return Spans(intervals, tuple(label for _, _, label in spans))
+
+
 def read_jams(path: str | os.PathLike[str]) -> Read:
     """Reads the annotations that are used here; of several of a kind, the first.
 
@@ -218,17 +274,8 @@ def _number(observation: Mapping[str, Any], key: str) -> float:
 
 
 def _beats(data: Sequence[Mapping[str, Any]]) -> Beats:
-    times = np.array([_number(observation, "time") for observation in data])
-    positions = np.array([_position(observation.get("value")) for observation in data])
-    falling = np.flatnonzero(np.diff(times) <= 0)
-    if len(falling):
-        raise DataError(
-            f"its beats are not in order: {times[falling[0] + 1]:.3f} s follows "
-            f"{times[falling[0]]:.3f} s"
-        )
-    if not positions.all():  # partly known is not known
-        positions = np.zeros_like(positions)
-    return Beats(times, positions)
+    times = [_number(observation, "time") for observation in data]
+    return make_beats(times, [_position(observation.get("value")) for observation in data])
 
 
 def _position(value: object) -> int:
@@ -241,21 +288,8 @@ def _position(value: object) -> int:
 
 
 def _spans(data: Sequence[Mapping[str, Any]]) -> Spans:
-    rows = sorted(
-        (_number(row, "time"), _number(row, "duration"), _text(row.get("value"))) for row in data
-    )
-    rows = [row for row in rows if row[1] > 0]
-    if not rows:
-        raise DataError("none of its spans has a duration")
-    intervals = np.array([(start, start + duration) for start, duration, _ in rows])
-    over = np.flatnonzero(intervals[:-1, 1] > intervals[1:, 0] + _OVERLAP)
-    if len(over):
-        raise DataError(
-            f"its spans overlap: '{rows[over[0]][2]}' goes on until {intervals[over[0], 1]:.3f} s, "
-            f"and '{rows[over[0] + 1][2]}' begins at {intervals[over[0] + 1, 0]:.3f} s"
-        )
-    intervals[:-1, 1] = np.minimum(intervals[:-1, 1], intervals[1:, 0])
-    return Spans(intervals, tuple(label for _, _, label in rows))
+    rows = [(_number(row, "time"), _number(row, "duration"), row.get("value")) for row in data]
+    return make_spans((start, start + duration, _text(value)) for start, duration, value in rows)
 
 
 def _text(value: object) -> str:

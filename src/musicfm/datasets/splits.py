@@ -1,4 +1,4 @@
-"""Splitting a collection by artist, album, folder or track.
+"""Splitting a collection by artist, album, folder or track: at random, or into folds.
 
 The split of a group follows from a hash of its name alone, so that no list is kept, and adding
 recordings never moves others.
@@ -35,14 +35,34 @@ class Splitting:
     """Another one gives another split."""
 
     def __post_init__(self) -> None:
-        if self.by not in get_args(SplitBy):
-            raise ConfigError(
-                f"tracks are split by artist, album, folder or track, not by '{self.by}'"
-            )
+        _check_by(self.by)
         if not (self.valid >= 0 and self.test >= 0 and self.valid + self.test < 1):
             raise ConfigError(
                 f"{self.valid} for validation and {self.test} for testing are impossible; give "
                 "parts of 1 that leave something for training"
+            )
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Which fold of a collection is for testing.
+
+    Raises ConfigError for impossible folds.
+    """
+
+    fold: int = 0
+    """The one for testing, from 0; the next one is for validation, the others for training."""
+    num_folds: int = 4
+    by: SplitBy = "artist"
+    """As in :class:`Splitting`."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_by(self.by)
+        if self.num_folds < 3 or not 0 <= self.fold < self.num_folds:
+            raise ConfigError(
+                f"fold {self.fold} of {self.num_folds} is impossible; there are at least 3 folds, "
+                "and the first is 0"
             )
 
 
@@ -59,6 +79,27 @@ def split(manifest: Manifest, how: Splitting) -> Manifest:
         return replace(track, split=chosen)
 
     return manifest.map(assign)
+
+
+def fold(manifest: Manifest, how: Folding) -> Manifest:
+    """Puts each track that is in no split into one; those that are in one stay there.
+
+    A group is in the same fold whichever fold is for testing, so that each is tested on once.
+    """
+
+    def assign(track: Track) -> Track:
+        if track.split is not None:
+            return track
+        place = int(_place(_group(track, how.by), how.seed) * how.num_folds)
+        after = (place - how.fold) % how.num_folds
+        return replace(track, split="test" if after == 0 else "valid" if after == 1 else "train")
+
+    return manifest.map(assign)
+
+
+def _check_by(by: str) -> None:
+    if by not in get_args(SplitBy):
+        raise ConfigError(f"tracks are split by artist, album, folder or track, not by '{by}'")
 
 
 def _group(track: Track, by: SplitBy) -> str:
