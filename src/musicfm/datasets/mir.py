@@ -10,7 +10,8 @@ does not read as they are meant; GuitarSet's JAMS files; GTZAN's fault-filtered 
 import itertools
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,19 +83,28 @@ def collect_mir(loader: Loader, home: Path) -> Collected:
     return Collected(pieces, problems)
 
 
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Importing mirdata and its datasets sets up the logging of the whole program; undone here."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
 def _initialize(name: str, home: Path) -> Any:
     """The dataset as mirdata has it, with its index read."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    try:
-        import mirdata
-    except ImportError as error:
-        raise ConfigError(f"{name} is read with mirdata; pip install 'musicfm[data]'") from error
-    finally:
-        # Importing mirdata sets up the logging of the whole program.
-        root.handlers[:] = before[0]
-        root.setLevel(before[1])
-    dataset = mirdata.initialize(name, data_home=str(home))
+    with _logging_kept():
+        try:
+            import mirdata
+        except ImportError as error:
+            raise ConfigError(
+                f"{name} is read with mirdata; pip install 'musicfm[data]'"
+            ) from error
+        dataset = mirdata.initialize(name, data_home=str(home))
     try:
         dataset.track_ids  # noqa: B018  (reads the index)
     except FileNotFoundError as error:
