@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from musicfm.datasets.annotations import Beats, fit, read_jams
+from musicfm.datasets.annotations import Beats, fit, make_beats, make_spans, read_jams
 from musicfm.errors import DataError
 
 
@@ -165,3 +165,20 @@ def test_annotations_end_with_their_audio(tmp_path: Path) -> None:
     assert len(fitted.problems) == 2
     assert "song.jams is about 10.0 s of audio, and the audio has 8.2 s" in fitted.problems[0]
     assert "the chords are not used: they go on until 10.0 s" in fitted.problems[1]
+
+
+def test_beats_and_spans_are_checked() -> None:
+    assert make_beats([0.0, 1.0]).positions.tolist() == [0, 0]
+    assert make_beats([0.0, 1.0], [0, 1]).positions.tolist() == [0, 0]  # partly known
+    for times, message in [([], "empty"), ([-1.0], "below zero"), ([float("nan")], "no number")]:
+        with pytest.raises(DataError, match=message):
+            make_beats(times)
+    spans = make_spans([(1.0, 2.0, "b"), (0.0, 1.005, "a"), (2.0, 2.0, "c")])
+    assert spans.labels == ("a", "b")
+    assert spans.intervals.tolist() == [[0.0, 1.0], [1.0, 2.0]]
+    with pytest.raises(DataError, match=r"'a' ends at 1\.000 s, before it begins at 2\.000 s"):
+        make_spans([(2.0, 1.0, "a")])
+    with pytest.raises(DataError, match="a span's time is no number"):
+        make_spans([(0.0, float("inf"), "a")])
+    with pytest.raises(DataError, match="begins at -1 s, which is below zero"):
+        make_spans([(-1.0, 1.0, "a")])

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from musicfm.datasets.catalogue import DATASETS, describe, read_dataset
+from musicfm.datasets.splits import Splitting, split
+from musicfm.datasets.tracks import Manifest, Track
 from musicfm.errors import ConfigError, DataError
 
 PAGE = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text(encoding="utf-8")
@@ -23,10 +25,12 @@ def test_all_that_is_known_is_told(name: str) -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_the_page_has_every_dataset_with_its_tasks() -> None:
+def test_the_page_has_every_dataset() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("| `")]
-    expected = [f"| `{name}` | {', '.join(data.tasks)} |" for name, data in DATASETS.items()]
-    assert [row[: len(start)] for row, start in zip(rows, expected, strict=True)] == expected
+    assert rows == [
+        f"| `{name}` | {', '.join(data.tasks)} | {data.tracks} | {data.licence} | {data.splits} |"
+        for name, data in DATASETS.items()
+    ]
 
 
 def test_names_and_folders_that_are_not_there(tmp_path: Path) -> None:
@@ -36,3 +40,13 @@ def test_names_and_folders_that_are_not_there(tmp_path: Path) -> None:
         describe("gzan")
     with pytest.raises(DataError, match=r"absent is no folder; harmonix should be there: the rep"):
         read_dataset("harmonix", tmp_path / "absent")
+
+
+def test_the_players_of_guitarset_are_split_as_it_says() -> None:
+    how = DATASETS["guitarset"].splitting
+    assert isinstance(how, Splitting)
+    players = [
+        Track(f"{n}.wav", 1.0, 1, 1, 1, 1, f"{n:064x}", artist=f"player 0{n}") for n in range(6)
+    ]
+    splits = [track.split for track in split(Manifest("x", players), how)]
+    assert splits == ["train", "test", "train", "valid", "train", "train"]

@@ -182,9 +182,10 @@ DATASETS: Mapping[str, Dataset] = {
         licence="unknown",
         layout="audio/Greatest Hits I/01 Bohemian Rhapsody.flac; "
         "annotations/{chordlab,keylab,seglab}/Queen/...",
-        splits="by album, of which there are three: give it another splitting, or use it whole",
+        splits="by track, as there are but three albums: 0.7 for training, 0.1 for validation, 0.2 "
+        "for testing",
         collect=partial(mir.collect_mir, mir.QUEEN),
-        splitting=_BY_ALBUM,
+        splitting=_BY_TRACK,
     ),
     "billboard": Dataset(
         title="McGill Billboard",
@@ -259,7 +260,7 @@ DATASETS: Mapping[str, Dataset] = {
         size="about 0.7 GB (not checked)",
         licence="MIT, as mirdata has it",
         layout="audio_mono-mic/00_BN1-129-Eb_comp_mic.wav; annotation/00_BN1-129-Eb_comp.jams",
-        splits="by player, of whom there are six: 0.7, 0.1 and 0.2 of them, as near as can be",
+        splits="by player: 01 for testing, 03 for validation, the other four for training",
         collect=partial(mir.collect_mir, mir.GUITARSET),
         splitting=_BY_ARTIST,
     ),
