@@ -1,0 +1,111 @@
+"""What heads are trained, chosen and tested on: one labelled collection with its splits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from musicfm.datasets.catalogue import DATASETS, read_dataset
+from musicfm.datasets.labelled import Labelled, LabelledTrack, read_labelled
+from musicfm.datasets.splits import Splitting
+from musicfm.errors import ConfigError
+from musicfm.render import benchmark
+from musicfm.seeds import derive_seed
+
+SPLITTING = Splitting(valid=0.1, test=0.2)
+"""Of collections that are in no splits."""
+
+RENDERED_NOTE = (
+    "Scores on rendered-v1 rank checkpoints on synthetic music. They do not predict those on "
+    "GTZAN, Harmonix or any other recordings."
+)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A labelled collection, split."""
+
+    name: str
+    train: tuple[LabelledTrack, ...]
+    valid: tuple[LabelledTrack, ...]
+    tests: Mapping[str, tuple[LabelledTrack, ...]]
+    """By the name of the test set; the headline first."""
+    problems: tuple[str, ...] = ()
+    """What could not be used, and why."""
+    note: str = ""
+    """To be said with every score."""
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The tags that occur in training."""
+        return tuple(sorted({tag for item in self.train for tag in item.annotations.tags or ()}))
+
+    @property
+    def tracks(self) -> tuple[LabelledTrack, ...]:
+        """All of them."""
+        return (*self.train, *self.valid, *(item for test in self.tests.values() for item in test))
+
+    def with_labels(self, part: float) -> "Corpus":
+        """With a part of the training tracks alone, at least one. Raises ConfigError."""
+        if not 0.0 < part <= 1.0:
+            raise ConfigError(f"a part of {part:g} of the labels is impossible; give 0 to 1")
+        count = max(1, round(part * len(self.train)))
+        order = sorted(self.train, key=lambda item: derive_seed(0, "labels", item.track.path))
+        return replace(self, train=tuple(order[:count]))
+
+
+def open_corpus(
+    source: str,
+    songs: Path,
+    *,
+    part: float = 1.0,
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> Corpus:
+    """Reads a labelled collection.
+
+    Args:
+        source: "rendered-v1"; a published dataset and its folder, such as "gtzan=/data/gtzan"; a
+            folder of recordings with a .jams file beside each; or a manifest of such.
+        songs: the folder to render rendered-v1 into.
+        part: of the songs of each set of rendered-v1 that are used.
+        num_workers: processes; None takes all cores.
+        progress: show bars on standard error.
+
+    Raises:
+        ConfigError: there is no such collection.
+        DataError: it cannot be used.
+    """
+    if source == benchmark.NAME:
+        return _rendered(songs, part, num_workers, progress)
+    if part != 1.0:
+        raise ConfigError(f"a part of the songs is for {benchmark.NAME}; give all of {source}")
+    name, is_dataset, home = source.partition("=")
+    if is_dataset and name in DATASETS:
+        found = read_dataset(name, Path(home), num_workers=num_workers, progress=progress)
+        return _of_splits(name, found)
+    if not Path(source).exists():
+        known = ", ".join(DATASETS)
+        raise ConfigError(
+            f"there is no collection '{source}': give {benchmark.NAME}, a folder, a manifest, or "
+            f"NAME=FOLDER with one of {known}"
+        )
+    found = read_labelled([source], SPLITTING, num_workers=num_workers, progress=progress)
+    return _of_splits(Path(source).name, found)
+
+
+def _of_splits(name: str, found: Labelled) -> Corpus:
+    train, valid = found.of_split("train"), found.of_split("valid")
+    return Corpus(name, train, valid, {"test": found.of_split("test")}, found.problems)
+
+
+def _rendered(songs: Path, part: float, num_workers: int | None, progress: bool) -> Corpus:
+    sets: dict[str, tuple[LabelledTrack, ...]] = {}
+    problems: tuple[str, ...] = ()
+    for name, all_songs in benchmark.song_sets().items():
+        paths = benchmark.render_set(
+            all_songs.part(part), songs / name, num_workers=num_workers, progress=progress
+        )
+        found = read_labelled(paths, Splitting(0.0, 0.0), num_workers=num_workers)
+        sets[name], problems = found.tracks, problems + found.problems
+    tests: dict[str, tuple[LabelledTrack, ...]] = {name: sets[name] for name in benchmark.TEST_SETS}
+    return Corpus(benchmark.NAME, sets["train"], sets["valid"], tests, problems, RENDERED_NOTE)

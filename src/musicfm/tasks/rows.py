@@ -1,0 +1,113 @@
+"""What is compared: models, baselines, and anything else that gives frames for samples.
+
+A row of the table is named by a text:
+
+    nano, msd, a folder ...     a model, as --model of other commands takes it
+    untrained:MODEL             the same model with random weights
+    mel, chroma                 features that know nothing
+    FILE.py:NAME                NAME(context_seconds) in a file of yours gives a WindowEncoder;
+                                context_seconds is None for the encoder's own context
+    finetuned:MODEL             the model trained together with the head
+    scratch:MODEL               the same, begun with random weights
+    trivial                     what can be had without listening
+    oracle                      the labels themselves
+"""
+
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from musicfm.embedding import Embedder, WindowEncoder
+from musicfm.errors import ConfigError
+from musicfm.model import MusicFM
+from musicfm.seeds import derive_seed
+from musicfm.tasks.baselines import ChromaEncoder, MelEncoder
+from musicfm.tasks.features import Inputs
+from musicfm.tasks.heads import TaskName
+
+TASKS: tuple[TaskName, ...] = ("beat", "chord", "structure", "key", "tagging")
+
+_PLAIN: dict[str, Callable[[], WindowEncoder]] = {"mel": MelEncoder, "chroma": ChromaEncoder}
+_TRAINED = ("finetuned", "scratch")
+_NO_SOUND = ("trivial", "oracle")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table."""
+
+    name: str
+
+    @property
+    def folder(self) -> str:
+        """Its name in a path."""
+        return "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)
+
+    @property
+    def kind(self) -> str:
+        """What is done for it: "probe" (heads on frozen frames), "finetuned", "scratch", "trivial"
+        or "oracle".
+        """
+        first = self.name.partition(":")[0]
+        return first if first in (*_TRAINED, *_NO_SOUND) else "probe"
+
+    @property
+    def model(self) -> str:
+        """Of a row that belongs to a model, how that is called."""
+        prefixes = (*_TRAINED, "untrained")
+        first, found, rest = self.name.partition(":")
+        return rest if found and first in prefixes else self.name
+
+    def tasks(self) -> tuple[TaskName, ...]:
+        """Those that it has something to say about."""
+        return ("chord", "key") if self.name == "chroma" else TASKS
+
+    def inputs(self, task: TaskName) -> Inputs:
+        """What heads see of its frames."""
+        if self.name not in _PLAIN:
+            return "frames"
+        return "statistics" if task in ("key", "tagging") else "stacked"
+
+    def load(self) -> MusicFM:
+        """The model. Raises CheckpointError."""
+        model = MusicFM.from_pretrained(self.model)
+        return untrained(model) if self.name.startswith("untrained:") else model
+
+    def encoder(self, context_seconds: float | None, device: str) -> WindowEncoder:
+        """What gives the frames, of all layers.
+
+        Args:
+            context_seconds: to be heard at once; None: the encoder's own context.
+            device: to compute on.
+
+        Raises ConfigError or CheckpointError if there is none.
+        """
+        if self.name in _PLAIN:
+            return _PLAIN[self.name]()
+        path, is_file, function = self.name.rpartition(":")
+        if is_file and path.endswith(".py"):
+            return _from_file(Path(path), function, context_seconds)
+        return Embedder(self.load().to(device), "all", context_seconds=context_seconds)
+
+
+def untrained(model: MusicFM) -> MusicFM:
+    """A model of the same kind with random weights, always the same ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(0, "untrained"))
+        return MusicFM(model.config).eval()
+
+
+def _from_file(path: Path, name: str, context_seconds: float | None) -> WindowEncoder:
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    found: dict[str, Any] = runpy.run_path(str(path))
+    if name not in found:
+        raise ConfigError(f"{path} has no '{name}'")
+    encoder = found[name](context_seconds)
+    if not isinstance(encoder, WindowEncoder):
+        raise ConfigError(f"{name} in {path} gives {type(encoder).__name__}, no WindowEncoder")
+    return encoder

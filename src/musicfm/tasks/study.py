@@ -1,0 +1,324 @@
+"""A study: rows × tasks, with layers chosen on validation, several seeds, and the test sets once.
+
+``musicfm probe`` is a study of one row and one task, ``musicfm table1`` one of many. Its folder:
+
+    study.json                           what is studied; the same call goes on
+    ROW/TASK/layer_3/seed_0/             a head, its fit.json, and tests.json if it was chosen
+    ROW/TASK/                            of rows without layers: fit.json, tests.json, a model
+    report.json, table.md, table.csv, table.png, layers.png
+
+Heads of the first seed are fitted on each layer; the layer with the best score on validation gets
+the other seeds, and is tested.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from musicfm.datasets.labelled import LabelledTrack
+from musicfm.errors import ConfigError, DataError
+from musicfm.files import atomic_write, exclusive
+from musicfm.tasks.corpus import Corpus
+from musicfm.tasks.features import Features, extract
+from musicfm.tasks.heads import HeadConfig, TaskName, build_task
+from musicfm.tasks.probe import Evaluation, ProbeSettings, Recording, labelled
+from musicfm.tasks.rows import Row
+from musicfm.tasks.trials import (
+    TESTS,
+    Recordings,
+    Tested,
+    Trial,
+    objective_of,
+    run_trials,
+    tests_of,
+    write_tests,
+)
+from musicfm.tasks.trivial import oracle, trivial
+
+STUDY = "study.json"
+
+Context = Literal["paper", "model"]
+Layers = Literal["each", "mixed"] | tuple[int, ...]
+"""Of a model: each by itself, of which the best is taken; all, with learned weights; or some."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to do, apart from the rows."""
+
+    out: Path
+    tasks: tuple[TaskName, ...]
+    num_seeds: int = 5
+    context: Context = "model"
+    layers: Layers = "each"
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    max_epochs: int | None = None
+    """Of rows that train their model; None: as long as it helps."""
+    device: str = "cpu"
+    num_workers: int | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a row in a task."""
+
+    row: Row
+    task: TaskName
+    layers: tuple[int, ...]
+    """That were chosen; none if there are none to choose from."""
+    curve: Mapping[tuple[int, ...], float]
+    """By layers, the score on validation."""
+    runs: tuple[Mapping[str, Tested], ...]
+    """Of each seed, by test set."""
+    failures: tuple[str, ...] = ()
+    """Recordings that could not be used, and why."""
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What an encoder makes of all recordings."""
+
+    fingerprint: str
+    layers: tuple[int, ...]
+    dim: int
+    features: Mapping[str, Features]
+    """By the recording's SHA-256."""
+    failures: tuple[str, ...]
+
+    def recordings(self, corpus: Corpus) -> Recordings:
+        """Those of a corpus, but for what failed."""
+
+        def those(items: Sequence[LabelledTrack]) -> tuple[Recording, ...]:
+            return tuple(
+                Recording(item, self.features[item.track.sha256])
+                for item in items
+                if item.track.sha256 in self.features
+            )
+
+        tests = {name: those(items) for name, items in corpus.tests.items()}
+        return Recordings(those(corpus.train), those(corpus.valid), tests)
+
+
+def run_study(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> list[Result]:
+    """Does what is not done yet.
+
+    Args:
+        study: what to do.
+        corpus: to learn from and to test on.
+        rows: to compare.
+        cache: the folder for hidden states.
+
+    Returns:
+        The results of all rows in all tasks that they have something to say about.
+
+    Raises:
+        ConfigError: the folder holds another study, or there is no such row.
+        DataError: there are no labels for a task in training, validation or testing.
+        OutputError: a folder cannot be written, or is in use.
+    """
+    for name in study.tasks:
+        task = build_task(name, _vocabulary(corpus, name))
+        for purpose, items in (("training", corpus.train), ("validation", corpus.valid)):
+            labelled(task, items, purpose)
+        for test, items in corpus.tests.items():
+            labelled(task, items, f"the test set '{test}'")
+    with exclusive(study.out, ".lock"):
+        _check_folder(study, corpus)
+        probes = [row for row in rows if row.kind == "probe"]
+        results = list(_probe(study, corpus, probes, cache))
+        for row in rows:
+            if row.kind != "probe":
+                results += [_other(study, corpus, row, task) for task in _tasks(study, row)]
+    order = {row.name: place for place, row in enumerate(rows)}
+    return sorted(results, key=lambda result: order[result.row.name])
+
+
+def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> Iterator[Result]:
+    """Heads on frozen frames: all layers first, then all seeds of the best."""
+    recordings: dict[str, Recordings] = {}
+    failures: dict[Row, tuple[str, ...]] = {}
+    trials: dict[tuple[Row, TaskName], list[Trial]] = {}
+    for row in rows:
+        known: dict[float | None, _Heard] = {}
+        for task in _tasks(study, row):
+            clip = build_task(task, ("any",)).clip_seconds if study.context == "paper" else None
+            if clip not in known:
+                known[clip] = _listen(study, corpus, row, clip, cache)
+            heard = known[clip]
+            failures[row] = heard.failures
+            recordings[_source(row, task)] = heard.recordings(corpus)
+            configs = _configs(study, corpus, row, task, heard)
+            trials[row, task] = [_trial(study, row, task, config, 0) for config in configs]
+    _run(study, [trial for some in trials.values() for trial in some], recordings)
+    chosen: list[Trial] = []
+    for (row, task), some in trials.items():
+        best = max(some, key=lambda trial: objective_of(trial.folder)).config
+        chosen += [
+            _trial(study, row, task, best, seed, tested=True) for seed in range(study.num_seeds)
+        ]
+    _run(study, chosen, recordings)
+    for (row, task), some in trials.items():
+        mine = [trial for trial in chosen if trial.source == _source(row, task)]
+        yield Result(
+            row,
+            task,
+            mine[0].config.layers,
+            {trial.config.layers: objective_of(trial.folder) for trial in some},
+            tuple(tests_of(trial.folder) for trial in mine),
+            failures[row],
+        )
+
+
+def _run(study: Study, trials: Sequence[Trial], recordings: Mapping[str, Recordings]) -> None:
+    run_trials(trials, recordings, num_workers=study.num_workers, progress=study.progress)
+
+
+def _tasks(study: Study, row: Row) -> list[TaskName]:
+    return [task for task in study.tasks if task in row.tasks()]
+
+
+def _source(row: Row, task: TaskName) -> str:
+    return f"{row.name} {task}"
+
+
+def _trial(
+    study: Study, row: Row, task: TaskName, config: HeadConfig, seed: int, tested: bool = False
+) -> Trial:
+    layers = "mixed" if len(config.layers) > 1 else f"layer_{config.layers[0]}"
+    return Trial(
+        study.out / row.folder / task / layers / f"seed_{seed}",
+        _source(row, task),
+        config,
+        study.probe.replace(seed=seed),
+        tested,
+    )
+
+
+def _listen(
+    study: Study, corpus: Corpus, row: Row, context_seconds: float | None, cache: Path
+) -> _Heard:
+    encoder = row.encoder(context_seconds, study.device)
+    features, failures = extract(
+        encoder, corpus.tracks, cache, num_workers=study.num_workers, progress=study.progress
+    )
+    if not features:
+        raise DataError(f"no recording can be used: {failures[0]}")
+    dim = next(iter(features.values())).frames(encoder.layers[0]).shape[1]
+    return _Heard(encoder.fingerprint(), encoder.layers, dim, features, tuple(failures))
+
+
+def _configs(
+    study: Study, corpus: Corpus, row: Row, name: TaskName, heard: _Heard
+) -> list[HeadConfig]:
+    """The heads to try: one, or one for each layer."""
+    base = HeadConfig(
+        task=name,
+        vocabulary=_vocabulary(corpus, name),
+        model=row.name,
+        fingerprint=heard.fingerprint,
+        layers=heard.layers,
+        dim=heard.dim,
+        inputs=row.inputs(name),
+        context=study.context,
+    )
+    layers = study.layers if len(heard.layers) > 1 else "each"
+    if layers == "mixed":
+        return [base]
+    wanted = heard.layers if layers == "each" else layers
+    if unknown := set(wanted) - set(heard.layers):
+        raise ConfigError(
+            f"'{row.name}' has no layer {min(unknown)}; it has {heard.layers[0]} to "
+            f"{heard.layers[-1]}"
+        )
+    return [base.replace(layers=(layer,)) for layer in wanted]
+
+
+def _other(study: Study, corpus: Corpus, row: Row, name: TaskName) -> Result:
+    """A row without layers."""
+    folder = study.out / row.folder / name
+    if not (folder / TESTS).is_file():
+        if row.kind in ("trivial", "oracle"):
+            write_tests(folder, _without_sound(corpus, row, name))
+        else:
+            write_tests(folder, _finetune(study, corpus, row, name, folder))
+    return Result(row, name, (), {}, (tests_of(folder),))
+
+
+def _without_sound(corpus: Corpus, row: Row, name: TaskName) -> dict[str, Evaluation]:
+    task = build_task(name, _vocabulary(corpus, name))
+    predict = oracle(task) if row.kind == "oracle" else trivial(task, corpus.train, corpus.valid)
+    found = {}
+    for test, items in corpus.tests.items():
+        estimates = {item.track.path: predict(item) for item in labelled(task, items, test)}
+        tracks = {
+            item.track.path: task.score(item.annotations, estimates[item.track.path])
+            for item in items
+            if item.track.path in estimates
+        }
+        found[test] = Evaluation(task.summarise(list(tracks.values())), tracks, estimates)
+    return found
+
+
+def _vocabulary(corpus: Corpus, name: TaskName) -> tuple[str, ...]:
+    return corpus.vocabulary if name == "tagging" else ()
+
+
+def _finetune(
+    study: Study,
+    corpus: Corpus,
+    row: Row,
+    name: TaskName,
+    folder: Path,
+) -> dict[str, Evaluation]:
+    # Lightning takes seconds to import, and most studies do without.
+    from musicfm.tasks.finetune import SCRATCH, FinetuneSettings, evaluate_run, finetune
+
+    settings = SCRATCH if row.kind == "scratch" else FinetuneSettings()
+    if study.max_epochs is not None:
+        settings = settings.replace(max_epochs=study.max_epochs)
+    finetune(
+        name,
+        _vocabulary(corpus, name),
+        row.load(),
+        row.model,
+        settings,
+        corpus.train,
+        corpus.valid,
+        folder,
+        device="cuda" if study.device.startswith("cuda") else "cpu",
+        num_workers=study.num_workers,
+        progress=study.progress,
+    )
+    return evaluate_run(folder, corpus.tests, progress=study.progress)
+
+
+def _check_folder(study: Study, corpus: Corpus) -> None:
+    """Raises ConfigError if the folder holds another study; rows and tasks may be added."""
+    path = study.out / STUDY
+    content: dict[str, Any] = {
+        "corpus": corpus.name,
+        "train": _digests(corpus.train),
+        "valid": _digests(corpus.valid),
+        "tests": {name: _digests(items) for name, items in corpus.tests.items()},
+        "context": study.context,
+        "probe": study.probe.to_dict(),
+        "max_epochs": study.max_epochs,
+    }
+    if not path.exists():
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return
+    there = json.loads(path.read_bytes())
+    differing = ", ".join(key for key in content if there.get(key) != content[key])
+    if differing:
+        raise ConfigError(
+            f"{study.out} holds a study with another {differing}; go on with the same, or choose "
+            "another folder"
+        )
+
+
+def _digests(items: Sequence[LabelledTrack]) -> list[str]:
+    return sorted(item.track.sha256[:16] for item in items)
