@@ -17,7 +17,6 @@ from musicfm.errors import ConfigError, DataError
 from musicfm.model import MusicFM
 from musicfm.tasks import heads
 from musicfm.tasks.finetune import (
-    MODEL,
     SCRATCH,
     Clips,
     FinetuneSettings,
@@ -25,7 +24,7 @@ from musicfm.tasks.finetune import (
     finetune,
     listen,
 )
-from musicfm.tasks.heads import build_task, check_model
+from musicfm.tasks.heads import MODEL, build_task, check_model
 from musicfm.tasks.probe import run
 from musicfm.tasks.trials import FIT
 

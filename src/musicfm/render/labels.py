@@ -1,23 +1,16 @@
-"""The labels of a song in JAMS (Humphrey et al., "JAMS: a JSON Annotated Music Specification for
-Reproducible MIR Research", ISMIR 2014).
-
-Written as JSON directly: the package jams, with which it is read, would take longer over it than
-the song takes to compose.
-"""
+"""The labels of a song in JAMS."""
 
 import json
 from collections.abc import Iterable
 from typing import Any
 
+from musicfm.datasets.jams import document, observation
 from musicfm.render.composition import GENERATOR_VERSION
 from musicfm.render.song import Beat, Song, Span
 from musicfm.render.soundfont import SoundFont
 from musicfm.render.splits import split_of
 
 GENERATOR = "musicfm render"
-
-_JAMS_VERSION = "0.3.5"
-_DIGITS = 6  # of times in seconds
 
 
 def to_jams(song: Song, font: SoundFont) -> dict[str, Any]:
@@ -34,26 +27,20 @@ def to_jams(song: Song, font: SoundFont) -> dict[str, Any]:
     """
     labels = song.labels
     annotations = {
-        "beat": [_observation(beat.time, 0.0, beat.position) for beat in labels.beats],
+        "beat": [observation(beat.time, 0.0, beat.position) for beat in labels.beats],
         "beat_position": _positions(labels.beats),
         "chord": _observations(labels.chords),
         "segment_open": _observations(labels.segments),
         "key_mode": _observations(labels.keys),
-        "tag_open": [_observation(0.0, song.duration, tag) for tag in labels.tags],
+        "tag_open": [observation(0.0, song.duration, tag) for tag in labels.tags],
     }
-    return {
-        "annotations": [
-            _annotation(namespace, data, song.duration) for namespace, data in annotations.items()
-        ],
-        "file_metadata": {
-            "title": f"Song {song.seed}, take {song.take}",
-            "artist": "",
-            "release": "",
-            "duration": round(song.duration, _DIGITS),
-            "identifiers": {},
-            "jams_version": _JAMS_VERSION,
-        },
-        "sandbox": {
+    return document(
+        annotations,
+        song.duration,
+        title=f"Song {song.seed}, take {song.take}",
+        tool=GENERATOR,
+        version=str(GENERATOR_VERSION),
+        sandbox={
             "generator": GENERATOR,
             "generator_version": GENERATOR_VERSION,
             "seed": song.seed,
@@ -63,32 +50,12 @@ def to_jams(song: Song, font: SoundFont) -> dict[str, Any]:
             "sound_font_sha256": font.sha256,
             "sound_font_licence": font.licence,
         },
-    }
+    )
 
 
 def jams_text(song: Song, font: SoundFont) -> str:
     """:func:`to_jams` as JSON; the same text for the same song on any machine."""
     return json.dumps(to_jams(song, font), indent=1) + "\n"
-
-
-def _annotation(namespace: str, data: list[dict[str, Any]], duration: float) -> dict[str, Any]:
-    return {
-        "namespace": namespace,
-        "data": data,
-        "time": 0,
-        "duration": round(duration, _DIGITS),
-        "annotation_metadata": {
-            "curator": {"name": "", "email": ""},
-            "annotator": {},
-            "version": str(GENERATOR_VERSION),
-            "corpus": "",
-            "annotation_tools": GENERATOR,
-            "annotation_rules": "",
-            "validation": "",
-            "data_source": "program",
-        },
-        "sandbox": {},
-    }
 
 
 def _positions(beats: Iterable[Beat]) -> list[dict[str, Any]]:
@@ -106,18 +73,9 @@ def _positions(beats: Iterable[Beat]) -> list[dict[str, Any]]:
             "num_beats": num_beats,
             "beat_units": unit,
         }
-        data.append(_observation(beat.time, 0.0, value))
+        data.append(observation(beat.time, 0.0, value))
     return data
 
 
 def _observations(spans: Iterable[Span]) -> list[dict[str, Any]]:
-    return [_observation(span.start, span.end - span.start, span.value) for span in spans]
-
-
-def _observation(time: float, duration: float, value: object) -> dict[str, Any]:
-    return {
-        "time": round(time, _DIGITS),
-        "duration": round(duration, _DIGITS),
-        "value": value,
-        "confidence": 1.0,
-    }
+    return [observation(span.start, span.end - span.start, span.value) for span in spans]

@@ -44,6 +44,10 @@ class Corpus:
         """All of them."""
         return (*self.train, *self.valid, *(item for test in self.tests.values() for item in test))
 
+    def as_one_test(self) -> "Corpus":
+        """With all tracks in one test set."""
+        return replace(self, train=(), valid=(), tests={"all": self.tracks})
+
     def with_labels(self, part: float) -> "Corpus":
         """With a part of the training tracks alone, at least one. Raises ConfigError."""
         if not 0.0 < part <= 1.0:

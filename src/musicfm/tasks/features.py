@@ -7,7 +7,7 @@ that is there is never wrong, and a run that was interrupted goes on.
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -157,38 +157,69 @@ def extract(
         item.audio: item for item in tracks if not _are_there(files[item.track.sha256].values())
     }
     failures: list[str] = []
-    decoded = decode_files(
-        ((path, path) for path in by_path),
-        encoder.sample_rate,
-        num_workers=num_cores(num_workers, spare=1),
+    computed = compute(
+        encoder,
+        {path: list(files[item.track.sha256].values()) for path, item in by_path.items()},
+        num_workers=num_workers,
         timeout_seconds=timeout_seconds,
-        on_damage="error",
     )
     work = sum(item.track.size for item in by_path.values())
     with (
-        contextlib.closing(decoded),
-        _Writers() as writers,
+        contextlib.closing(computed),
         AudioProgress("Computing features", len(by_path), work, progress) as bar,
     ):
-        for event in encoder.tracks(decoded):
-            match event:
-                case Frames(key=path, frames=frames):
-                    targets = files[by_path[path].track.sha256]
-                    writers.append(path, list(targets.values()), frames)
-                case Finished(key=path, duration=duration):
-                    writers.finish(path)
-                    bar.advance(files=1, seconds=duration, work=by_path[path].track.size)
-                case Failure(key=path, reason=reason):
-                    writers.drop(path)
-                    failures.append(reason)
-                    bar.say(f"failed: {reason}")
-                    bar.advance(files=1, work=by_path[path].track.size)
+        for event in computed:
+            if isinstance(event, Failure):
+                failures.append(event.reason)
+                bar.say(f"failed: {event.reason}")
+                bar.advance(files=1, work=by_path[event.key].track.size)
+            else:
+                seconds, size = event.duration, by_path[event.key].track.size
+                bar.advance(files=1, seconds=seconds, work=size)
     there = {
         sha256: Features(paths, encoder.rate)
         for sha256, paths in files.items()
         if _are_there(paths.values())
     }
     return there, failures
+
+
+def compute(
+    encoder: WindowEncoder,
+    files: Mapping[Path, Sequence[Path]],
+    *,
+    num_workers: int | None = None,
+    timeout_seconds: float = 60.0,
+) -> Generator[Finished[Path] | Failure[Path], None, None]:
+    """Writes the hidden states of recordings, in memory that their length does not change.
+
+    Args:
+        encoder: gives the hidden states.
+        files: of each recording, where its layers go.
+        num_workers: processes that decode; None leaves one core for the encoder.
+        timeout_seconds: after which a decoder without progress is given up.
+
+    Yields:
+        What became of each recording, once its files are there or known not to come.
+    """
+    decoded = decode_files(
+        ((path, path) for path in files),
+        encoder.sample_rate,
+        num_workers=num_cores(num_workers, spare=1),
+        timeout_seconds=timeout_seconds,
+        on_damage="error",
+    )
+    with contextlib.closing(decoded), _Writers() as writers:
+        for event in encoder.tracks(decoded):
+            match event:
+                case Frames(key=path, frames=frames):
+                    writers.append(path, files[path], frames)
+                case Finished(key=path):
+                    writers.finish(path)
+                    yield event
+                case Failure(key=path):
+                    writers.drop(path)
+                    yield event
 
 
 @dataclass

@@ -49,13 +49,10 @@ from musicfm.seeds import derive_seed
 from musicfm.tasks import heads
 from musicfm.tasks.base import Task
 from musicfm.tasks.features import extract
-from musicfm.tasks.heads import Head, HeadConfig, TaskName, build_task
+from musicfm.tasks.heads import MODEL, Head, HeadConfig, TaskName, build_task
 from musicfm.tasks.probe import Evaluation, Recording, choose_decoding, evaluate, labelled
 from musicfm.tasks.trials import FIT, write_fit
 from musicfm.training import AtomicCheckpointIO, quiet
-
-MODEL = "model"
-"""The folder of the model, in that of its head."""
 
 _PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 

@@ -25,6 +25,8 @@ from musicfm.tasks.structure import Structure
 from musicfm.tasks.tagging import Tagging
 
 WEIGHTS, CONFIG = "head.safetensors", "head.json"
+MODEL = "model"
+"""A folder of this name beside a head holds the model that was trained together with it."""
 
 TaskName = Literal["beat", "chord", "structure", "key", "tagging"]
 

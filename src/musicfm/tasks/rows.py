@@ -14,10 +14,10 @@ A row of the table is named by a text:
 """
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -77,12 +77,18 @@ class Row:
         model = MusicFM.from_pretrained(self.model)
         return untrained(model) if self.name.startswith("untrained:") else model
 
-    def encoder(self, context_seconds: float | None, device: str) -> WindowEncoder:
-        """What gives the frames, of all layers.
+    def encoder(
+        self,
+        context_seconds: float | None = None,
+        device: str = "cpu",
+        layers: Sequence[int] | Literal["all"] | None = "all",
+    ) -> WindowEncoder:
+        """What gives the frames.
 
         Args:
             context_seconds: to be heard at once; None: the encoder's own context.
             device: to compute on.
+            layers: of a model; None: the embedder's default.
 
         Raises ConfigError or CheckpointError if there is none.
         """
@@ -91,7 +97,7 @@ class Row:
         path, is_file, function = self.name.rpartition(":")
         if is_file and path.endswith(".py"):
             return _from_file(Path(path), function, context_seconds)
-        return Embedder(self.load().to(device), "all", context_seconds=context_seconds)
+        return Embedder(self.load().to(device), layers, context_seconds=context_seconds)
 
 
 def untrained(model: MusicFM) -> MusicFM:

@@ -40,8 +40,9 @@ from musicfm.tasks.trivial import oracle, trivial
 STUDY = "study.json"
 
 Context = Literal["paper", "model"]
-Layers = Literal["each", "mixed"] | tuple[int, ...]
-"""Of a model: each by itself, of which the best is taken; all, with learned weights; or some."""
+Layers = Literal["each", "mixed", "auto"] | tuple[int, ...]
+"""Of a model: each by itself, of which the best is taken; all, with learned weights; the embedder's
+default; or some by themselves."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,10 @@ def _trial(
 def _listen(
     study: Study, corpus: Corpus, row: Row, context_seconds: float | None, cache: Path
 ) -> _Heard:
-    encoder = row.encoder(context_seconds, study.device)
+    wanted: Sequence[int] | Literal["all"] | None = "all"
+    if isinstance(study.layers, tuple) or study.layers == "auto":
+        wanted = None if study.layers == "auto" else study.layers
+    encoder = row.encoder(context_seconds, study.device, wanted)
     features, failures = extract(
         encoder, corpus.tracks, cache, num_workers=study.num_workers, progress=study.progress
     )
@@ -224,16 +228,9 @@ def _configs(
         inputs=row.inputs(name),
         context=study.context,
     )
-    layers = study.layers if len(heard.layers) > 1 else "each"
-    if layers == "mixed":
+    if study.layers == "mixed":
         return [base]
-    wanted = heard.layers if layers == "each" else layers
-    if unknown := set(wanted) - set(heard.layers):
-        raise ConfigError(
-            f"'{row.name}' has no layer {min(unknown)}; it has {heard.layers[0]} to "
-            f"{heard.layers[-1]}"
-        )
-    return [base.replace(layers=(layer,)) for layer in wanted]
+    return [base.replace(layers=(layer,)) for layer in heard.layers]
 
 
 def _other(study: Study, corpus: Corpus, row: Row, name: TaskName) -> Result:

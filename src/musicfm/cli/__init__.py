@@ -1,0 +1,41 @@
+"""The command line: each verb reads its options and calls the function of the same name.
+
+Heavy imports happen within the verbs, so that ``musicfm --help`` answers at once, and so that the
+decoder processes, which import the main script, stay light.
+"""
+
+import sys
+import warnings
+from typing import Annotated, NoReturn
+
+import typer
+
+import musicfm
+from musicfm.cli import data, embedding, tasks, training  # they add their commands
+from musicfm.cli.app import app, say
+from musicfm.errors import MusicFMError
+
+__all__ = ["app", "data", "embedding", "main", "tasks", "training"]
+
+
+def main() -> NoReturn:
+    """Runs the command line; bad input ends in one sentence on standard error and status 1."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except MusicFMError as error:
+        sys.exit(f"error: {error}")
+    sys.exit(0)
+
+
+@app.callback(invoke_without_command=True)
+def _common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"musicfm {musicfm.__version__}")
+        raise typer.Exit
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    say(f"warning: {message}")

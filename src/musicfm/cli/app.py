@@ -1,0 +1,85 @@
+"""What all commands share: the application, options, and how things are said."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from musicfm.errors import ConfigError
+
+app = typer.Typer(
+    help="Music foundation models: recordings in, embeddings out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it takes [default: ...] for markup
+)
+
+Stats = Annotated[
+    Path | None,
+    typer.Option(help="For a .pt file: its JSON of statistics, if not the one beside it."),
+]
+
+Music = Annotated[
+    list[Path], typer.Argument(help="Recordings and folders; or a manifest, or shards.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes. [default: all cores]")]
+Timeout = Annotated[
+    float, typer.Option(min=0.1, help="Seconds without progress until a file is given up.")
+]
+
+
+def need(extra: str, *packages: str) -> None:
+    """Raises ConfigError if packages of an extra are missing."""
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise ConfigError(f"this needs {', '.join(missing)}; pip install 'musicfm[{extra}]'")
+
+
+def say(message: str) -> None:
+    """Prints a line on standard error."""
+    print(message, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def interruptible(message: str) -> Iterator[None]:
+    """Ctrl-C within ends the program with this message."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"interrupted; {message}")
+        raise typer.Exit(130) from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first."""
+    return (str(error) or type(error).__name__).strip().split("\n")[0]
+
+
+def layers_of(layer: str) -> int | list[int] | Literal["all"] | None:
+    if layer in ("auto", "all"):
+        return None if layer == "auto" else "all"
+    try:
+        numbers = [int(part) for part in layer.split(",")]
+    except ValueError:
+        raise ConfigError(f"--layer is '{layer}'; give a number, several (3,7), or all") from None
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def device_of(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def amount(audio_seconds: float, wall_seconds: float) -> str:
+    hours, minutes = audio_seconds / 3600, wall_seconds / 60
+    speed = audio_seconds / max(wall_seconds, 1e-9)
+    return f"{hours:.2f} h in {minutes:.1f} min, {speed:.1f}x real time"

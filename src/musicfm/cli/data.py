@@ -1,0 +1,230 @@
+"""``musicfm scan``, ``stats``, ``prepare`` and ``render``: collections of recordings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from musicfm.cli.app import Music, Timeout, Workers, amount, app, interruptible, say
+from musicfm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from musicfm.datasets.scanning import Scan
+
+
+@app.command()
+def scan(
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="Recordings, and folders of them.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The manifest: .parquet or .jsonl.")] = Path(
+        "manifest.parquet"
+    ),
+    check: Annotated[
+        bool, typer.Option("--check", help="Decode everything, to find damage inside.")
+    ] = False,
+    valid: Annotated[
+        float | None, typer.Option(help="Split: this part for validation. [default: as before]")
+    ] = None,
+    test: Annotated[float, typer.Option(help="With --valid: this part for testing.")] = 0.0,
+    split_by: Annotated[
+        Literal["artist", "album", "folder", "track"],
+        typer.Option(help="What is never divided between splits."),
+    ] = "artist",
+    seed: Annotated[int, typer.Option(help="Another one gives another split.")] = 0,
+    fma: Annotated[
+        Path | None, typer.Option(help="Instead of SOURCES: the folder of the FMA dataset.")
+    ] = None,
+    subset: Annotated[
+        Literal["small", "medium", "large", "full"], typer.Option(help="With --fma: which one.")
+    ] = "small",
+    workers: Workers = None,
+    timeout: Timeout = 60.0,
+) -> None:
+    """List recordings in a manifest: lengths, rates, hashes, tags, splits.
+
+    Scanning into the same manifest again reads only what is new or has changed. Bad files are
+    reported and left out; those that damage makes hang or crash, too. Ctrl-C keeps what is done.
+    """
+    if (fma is None) == (not sources):
+        raise ConfigError("give files or folders to scan, or --fma and the dataset's folder")
+    if fma is not None and valid is not None:
+        raise ConfigError("FMA has official splits; leave out --valid")
+    if test and valid is None:
+        raise ConfigError("--test goes with --valid; give both")
+
+    from musicfm.datasets import fma as fma_dataset
+    from musicfm.datasets.scanning import update_manifest
+    from musicfm.datasets.splits import Splitting
+
+    splitting = None if valid is None else Splitting(valid, test, split_by, seed)
+    options: dict[str, Any] = {
+        "check": check,
+        "num_workers": workers,
+        "timeout_seconds": timeout,
+        "progress": True,
+    }
+    with interruptible("what is done is kept, and the same command continues"):
+        if fma is not None:
+            scanned = fma_dataset.scan_fma(out, fma, subset, **options)
+        else:
+            scanned = update_manifest(out, sources or [], splitting=splitting, **options)
+    say(_describe_scan(scanned, out))
+    if valid and "valid" not in scanned.sizes:
+        say(f"warning: by {split_by}, nothing fell to validation; raise --valid, or change --seed")
+    raise typer.Exit(1 if scanned.failures else 0)
+
+
+@app.command()
+def stats(
+    sources: Music,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("stats.json"),
+    sample: Annotated[int | None, typer.Option(help="Draw so many tracks. [default: all]")] = None,
+    sample_seconds: Annotated[
+        float | None, typer.Option(help="Of each, a part so long. [default: the whole]")
+    ] = None,
+    split: Annotated[
+        Literal["train", "valid", "test"] | None, typer.Option(help="Only this. [default: all]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another one draws another sample.")] = 0,
+    workers: Workers = None,
+    timeout: Timeout = 60.0,
+) -> None:
+    """Measure mean and standard deviation of the mel, which a new model's input needs."""
+    from musicfm.datasets.scanning import collect
+    from musicfm.datasets.statistics import measure
+
+    with interruptible("nothing was written"):
+        scanned = collect(sources, split=split, num_workers=workers, progress=True)
+        found = measure(
+            scanned.manifest,
+            num_tracks=sample,
+            sample_seconds=sample_seconds,
+            seed=seed,
+            num_workers=workers,
+            timeout_seconds=timeout,
+            progress=True,
+        )
+    found.save(out)
+    num_failed = len(scanned.failures) + len(found.failures)
+    say(
+        f"mean {found.mean:.4f} dB, deviation {found.std:.4f} dB over {found.num_tracks} tracks "
+        f"({found.seconds / 3600:.2f} h), {num_failed} failed; wrote {out}"
+    )
+    raise typer.Exit(1 if num_failed else 0)
+
+
+@app.command()
+def prepare(
+    sources: Music,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the shards; the same one continues a run.")
+    ] = Path("shards"),
+    split: Annotated[
+        Literal["train", "valid", "test"] | None, typer.Option(help="Only this. [default: all]")
+    ] = None,
+    sample_rate: Annotated[int, typer.Option(min=1, help="In Hz.")] = 24_000,
+    shard_hours: Annotated[float, typer.Option(help="Of audio, about, in a shard.")] = 2.0,
+    piece_seconds: Annotated[
+        float, typer.Option(help="Longer recordings are cut into equal pieces.")
+    ] = 600.0,
+    workers: Workers = None,
+    timeout: Timeout = 60.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write again what is done already.")
+    ] = False,
+) -> None:
+    """Write recordings as WebDataset shards (tar files of mono FLAC) with an index.
+
+    Commands that take music take the folder, too. Bad files are reported and left out; a run that
+    was interrupted continues where it stopped. OUT/report.json says what became of all.
+    """
+    from musicfm.datasets.scanning import collect
+    from musicfm.datasets.shards import prepare as write_shards
+
+    with interruptible(f"what is done is in {out}, and the same command continues"):
+        scanned = collect(sources, split=split, num_workers=workers, progress=True)
+        prepared = write_shards(
+            scanned.manifest,
+            out,
+            sample_rate=sample_rate,
+            shard_seconds=3600 * shard_hours,
+            piece_seconds=piece_seconds,
+            num_workers=workers,
+            timeout_seconds=timeout,
+            overwrite=overwrite,
+            progress=True,
+        )
+    num_failed = len(scanned.failures) + len(prepared.failures)
+    say(
+        f"{len(prepared.index)} pieces ({prepared.index.seconds / 3600:.2f} h) in "
+        f"{prepared.num_shards} shards, {prepared.num_done_before} of them done before, "
+        f"{num_failed} tracks failed; see {out / 'report.json'}"
+    )
+    raise typer.Exit(1 if num_failed else 0)
+
+
+@app.command()
+def render(
+    count: Annotated[int, typer.Argument(help="How many songs.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the songs; the same one continues a run.")
+    ] = Path("songs"),
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Of the first song. Test songs begin at 1100000000, those of other instruments, "
+            "progressions, forms and tempi at 1200000000, bad recordings at 1300000000."
+        ),
+    ] = 0,
+    format: Annotated[Literal["flac", "wav"], typer.Option(help="Of the audio.")] = "flac",
+    soundfont: Annotated[
+        Path | None,
+        typer.Option(help="A General MIDI .sf2 file. [default: TimGM6mb, from pretty_midi]"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that render. [default: all cores]")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Render again what is done already.")
+    ] = False,
+) -> None:
+    """Compose and render songs with exact labels; nothing is downloaded.
+
+    Each song is a stereo file at 24 kHz with a .jams beside it: beats, chords, segments, keys and
+    tags. A seed gives the same song on any machine. A run that was interrupted continues where it
+    stopped.
+    """
+    from musicfm.render.songs import render_songs
+
+    try:
+        summary = render_songs(
+            count,
+            out,
+            seed=seed,
+            audio_format=format,
+            soundfont=soundfont,
+            num_workers=workers,
+            overwrite=overwrite,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        say(f"interrupted; what is done is in {out}, and the same command continues")
+        raise typer.Exit(130) from None
+    rendered = amount(summary.audio_seconds, summary.wall_seconds)
+    before = f", {summary.skipped} done before" if summary.skipped else ""
+    say(f"{summary.done} rendered ({rendered}){before}; see {out}")
+
+
+def _describe_scan(scanned: "Scan", out: Path) -> str:
+    parts = [f"{len(scanned.manifest)} tracks ({scanned.manifest.seconds / 3600:.2f} h) in {out}"]
+    if set(scanned.sizes) - {None}:
+        sizes = scanned.sizes.items()
+        parts.append(" and ".join(f"{count} {name or 'in no split'}" for name, count in sizes))
+    if scanned.num_unchanged:
+        parts.append(f"{scanned.num_unchanged} unchanged")
+    if scanned.num_vanished:
+        parts.append(f"{scanned.num_vanished} dropped")
+    if scanned.failures:
+        parts.append(f"{len(scanned.failures)} failed; see {out.with_suffix('.report.json')}")
+    return ", ".join(parts)

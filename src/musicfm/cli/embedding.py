@@ -1,0 +1,148 @@
+"""``musicfm embed``."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from musicfm.cli.app import Stats, amount, app, device_of, first_line, interruptible, layers_of, say
+from musicfm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from musicfm.collection import Summary
+    from musicfm.results import Pooling
+
+
+@app.command()
+def embed(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Recordings, and folders of them.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; the same one continues a run.")
+    ] = Path("embeddings"),
+    listing: Annotated[
+        Path | None,
+        typer.Option("--list", help="File with a path a line; - reads them from stdin."),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="nano, msd, fma, a folder, a .pt or .ckpt file, or a hub id like name/model."
+        ),
+    ] = "msd",
+    layer: Annotated[
+        str,
+        typer.Option(
+            help="Hidden state: a number, several (3,7), or all; 0 is the front end's output. "
+            "auto is 7 of 12, and as deep in relation in other models."
+        ),
+    ] = "auto",
+    pool: Annotated[
+        str, typer.Option(help="Over time: none, mean (one vector), or a rate in Hz.")
+    ] = "none",
+    format: Annotated[
+        Literal["npz", "parquet"],
+        typer.Option(help="An .npz per recording, or one table of means (with --pool mean)."),
+    ] = "npz",
+    overlap: Annotated[
+        float | None,
+        typer.Option(help="Seconds that windows overlap. [default: a sixth of the context]"),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes what is there.")
+    ] = "auto",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="To compute with.")
+    ] = "float32",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows at once. [default: 1 on a CPU, else 16]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that decode. [default: all cores but one]")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds without progress until a decoder is given up.")
+    ] = 60.0,
+    on_damage: Annotated[
+        Literal["error", "warn"],
+        typer.Option(help="Refuse damaged recordings, or use what comes before the damage."),
+    ] = "error",
+    stats: Stats = None,
+    allow_hash_mismatch: Annotated[
+        bool, typer.Option("--allow-hash-mismatch", help="Use msd or fma even if altered.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Embed again what is done already.")
+    ] = False,
+) -> None:
+    """Embed recordings of any format and length.
+
+    Each .npz holds frames (time, dim), their times in seconds and their rate in Hz. Long recordings
+    are cut into overlapping windows of the model's context. A bad file is reported and skipped; a
+    run that was interrupted continues where it stopped. OUT/report.json says what became of all.
+    """
+    sources = [*(paths or []), *(_read_list(listing) if listing else [])]
+    if not sources:
+        raise ConfigError("nothing to embed; give files or folders, or --list FILE")
+    pooling, layers = _pooling(pool), layers_of(layer)
+
+    import torch
+
+    from musicfm.collection import embed_collection
+    from musicfm.embedding import Embedder
+    from musicfm.model import MusicFM
+
+    options: dict[str, Any] = {"stats": stats, "allow_hash_mismatch": allow_hash_mismatch}
+    loaded = MusicFM.from_pretrained(model, **options)
+    try:
+        loaded = loaded.to(device_of(device), getattr(torch, dtype))
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"cannot compute on '{device}': {first_line(error)}") from error
+    embedder = Embedder(loaded, layers, overlap_seconds=overlap, batch_size=batch_size)
+    with interruptible(f"what is done is in {out}, and the same command continues"):
+        summary = embed_collection(
+            embedder,
+            sources,
+            out,
+            pooling=pooling,
+            file_format=format,
+            num_workers=workers,
+            timeout_seconds=timeout,
+            on_damage=on_damage,
+            overwrite=overwrite,
+            progress=True,
+        )
+    say(_describe(summary, out))
+    raise typer.Exit(1 if summary.failures else 0)
+
+
+def _read_list(listing: Path) -> list[Path]:
+    try:
+        text = sys.stdin.read() if str(listing) == "-" else listing.read_text()
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"cannot read the list {listing}: {first_line(error)}") from error
+    return [Path(line) for line in text.splitlines() if line.strip()]
+
+
+def _pooling(pool: str) -> "Pooling":
+    if pool == "none":
+        return "none"
+    if pool == "mean":
+        return "mean"
+    try:
+        return float(pool)
+    except ValueError:
+        raise ConfigError(f"--pool is '{pool}'; give none, mean, or a rate in Hz") from None
+
+
+def _describe(summary: "Summary", out: Path) -> str:
+    parts = [f"{summary.done} embedded ({amount(summary.audio_seconds, summary.wall_seconds)})"]
+    if summary.skipped:
+        parts.append(f"{summary.skipped} done before")
+    if summary.damaged:
+        parts.append(f"{len(summary.damaged)} damaged and used in part")
+    if summary.failures:
+        parts.append(f"{len(summary.failures)} failed")
+    return f"{', '.join(parts)}; see {out / 'report.json'}"

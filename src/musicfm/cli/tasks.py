@@ -1,0 +1,335 @@
+"""``musicfm probe``, ``finetune``, ``evaluate``, ``predict`` and ``table1``: the paper's tasks."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from musicfm.cli.app import (
+    Timeout,
+    Workers,
+    amount,
+    app,
+    device_of,
+    interruptible,
+    layers_of,
+    need,
+    say,
+)
+from musicfm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from musicfm.tasks.corpus import Corpus
+    from musicfm.tasks.study import Layers, Study
+
+Task = Annotated[
+    Literal["beat", "chord", "structure", "key", "tagging"],
+    typer.Argument(help="beat (with downbeats), chord, structure, key or tagging."),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="rendered-v1; a folder of recordings with a .jams beside each; a manifest of such; or "
+        "a published dataset, such as gtzan=/data/gtzan."
+    ),
+]
+Songs = Annotated[
+    Path, typer.Option(help="Where rendered-v1 is, or is rendered to when it is asked for.")
+]
+Part = Annotated[float, typer.Option(help="Of rendered-v1: take this part of the songs.")]
+Labels = Annotated[float, typer.Option(help="Learn from this part of the training songs.")]
+Cache = Annotated[Path, typer.Option(help="Folder for hidden states; may be shared and removed.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes what is there.")]
+Context = Annotated[
+    Literal["model", "paper"],
+    typer.Option(help="What a model hears at once: its own context, or clips of the task."),
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Heads, which differ in their seed.")]
+
+_PACKAGES = ("mir_eval", "pyarrow", "scipy", "sklearn", "matplotlib")
+
+
+@app.command()
+def probe(
+    task: Task,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the study; the same one goes on.")],
+    model: Annotated[
+        str,
+        typer.Option(help="As embed's --model; or mel, chroma, untrained:MODEL, FILE.py:NAME."),
+    ] = "msd",
+    layer: Annotated[
+        str,
+        typer.Option(
+            help="Of the model: auto is 7 of 12; a number, several (3,7) or all try each by "
+            "itself; mixed weights all."
+        ),
+    ] = "auto",
+    seeds: Seeds = 5,
+    context: Context = "model",
+    labels: Labels = 1.0,
+    part: Part = 1.0,
+    songs: Songs = Path("rendered-v1"),
+    cache: Cache = Path("features"),
+    device: Device = "auto",
+    workers: Workers = None,
+) -> None:
+    """Train heads on the frozen hidden states of a model, and test them.
+
+    Hidden states are computed once. Layer, stopping and decoding are chosen on validation; the test
+    sets are used once. OUT gets the heads, table.md and more; predict and evaluate take a head.
+    """
+    need("tasks", *_PACKAGES)
+    from musicfm.tasks.study import Study
+
+    study = Study(
+        out,
+        (task,),
+        num_seeds=seeds,
+        context=context,
+        layers=_layers(layer),
+        device=device_of(device),
+        num_workers=workers,
+        progress=True,
+    )
+    _study([model], _corpus(data, songs, part, labels, workers), study, cache)
+
+
+@app.command()
+def table1(
+    out: Annotated[Path, typer.Option(help="Folder of the study; the same one goes on.")],
+    data: Data = "rendered-v1",
+    models: Annotated[
+        str,
+        typer.Option(
+            help="Rows, with commas: models, untrained:MODEL, mel, chroma, FILE.py:NAME, "
+            "finetuned:MODEL, scratch:MODEL, trivial, oracle. The first model is the reference."
+        ),
+    ] = "nano,untrained:nano,mel,chroma,trivial,oracle",
+    tasks: Annotated[str, typer.Option(help="With commas.")] = "beat,chord,structure,key,tagging",
+    seeds: Seeds = 5,
+    context: Context = "model",
+    labels: Labels = 1.0,
+    part: Part = 1.0,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="At most, in rows that train their model. [default: 30, or 60]"),
+    ] = None,
+    songs: Songs = Path("rendered-v1"),
+    cache: Cache = Path("features"),
+    device: Device = "auto",
+    workers: Workers = None,
+) -> None:
+    """Print the paper's Table 1: models and baselines on all five tasks.
+
+    What is done already is not done again. OUT gets table.md, table.csv, table.png, layers.png and
+    report.json, with 95 % intervals and paired comparisons.
+    """
+    need("tasks", *_PACKAGES)
+    from musicfm.tasks.rows import TASKS
+    from musicfm.tasks.study import Study
+
+    if unknown := set(tasks.split(",")) - set(TASKS):
+        raise ConfigError(f"there is no task '{min(unknown)}'; choose from {', '.join(TASKS)}")
+    study = Study(
+        out,
+        tuple(name for name in TASKS if name in tasks.split(",")),
+        num_seeds=seeds,
+        context=context,
+        max_epochs=epochs,
+        device=device_of(device),
+        num_workers=workers,
+        progress=True,
+    )
+    _study(models.split(","), _corpus(data, songs, part, labels, workers), study, cache)
+
+
+@app.command()
+def finetune(
+    task: Task,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same one goes on.")],
+    model: Annotated[str, typer.Option(help="As embed's --model.")] = "msd",
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Begin with random weights.")
+    ] = False,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="At most. [default: 30, from scratch 60]")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips of the task's length.")] = 8,
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="To compute with.")
+    ] = "float32",
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    labels: Labels = 1.0,
+    part: Part = 1.0,
+    songs: Songs = Path("rendered-v1"),
+    device: Device = "auto",
+    workers: Workers = None,
+) -> None:
+    """Train a model together with a head, the paper's way, and test it.
+
+    Learning rates are 1e-5 for the model and 1e-4 for the head. It stops when validation does not
+    improve; a run that was stopped goes on from its last epoch. OUT is a head that predict and
+    evaluate take, with its model.
+    """
+    need("tasks", *_PACKAGES)
+    need("train", "lightning")
+    from musicfm.model import MusicFM
+    from musicfm.tasks import finetune as tuning
+    from musicfm.tasks.heads import build_task
+    from musicfm.tasks.trials import TESTS, tests_of, write_tests
+
+    settings = tuning.SCRATCH if from_scratch else tuning.FinetuneSettings()
+    settings = settings.replace(batch_size=batch_size, precision=precision, seed=seed)
+    if epochs is not None:
+        settings = settings.replace(max_epochs=epochs)
+    with interruptible(f"what is done is in {out}, and the same command continues"):
+        corpus = _corpus(data, songs, part, labels, workers)
+        tuning.finetune(
+            task,
+            corpus.vocabulary if task == "tagging" else (),
+            MusicFM.from_pretrained(model),
+            model,
+            settings,
+            corpus.train,
+            corpus.valid,
+            out,
+            device="cuda" if device_of(device).startswith("cuda") else "cpu",
+            num_workers=workers,
+            progress=True,
+        )
+        if not (out / TESTS).is_file():
+            write_tests(out, tuning.evaluate_run(out, corpus.tests, progress=True))
+    from musicfm.tasks.evaluation import to_text
+
+    vocabulary = corpus.vocabulary if task == "tagging" else ()
+    print(to_text(build_task(task, vocabulary), tests_of(out)))
+    say(f"the head is {out}")
+
+
+@app.command()
+def evaluate(
+    head: Annotated[Path, typer.Argument(help="Folder of a head.")],
+    data: Data,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for the scores. [default: none]")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Where its model is now. [default: where it was]")
+    ] = None,
+    split: Annotated[
+        Literal["test", "all"], typer.Option(help="The test set, or all that is there.")
+    ] = "test",
+    part: Part = 1.0,
+    songs: Songs = Path("rendered-v1"),
+    device: Device = "auto",
+    workers: Workers = None,
+) -> None:
+    """Score a head on labelled recordings: as a table, and per recording with --out."""
+    need("tasks", *_PACKAGES)
+    from musicfm.tasks.evaluation import evaluate_head, to_json, to_text
+    from musicfm.tasks.predict import Predictor
+
+    with interruptible("nothing was written"):
+        predictor = Predictor.load(head, model, device_of(device))
+        corpus = _corpus(data, songs, part, 1.0, workers)
+        corpus = corpus.as_one_test() if split == "all" else corpus
+        found = evaluate_head(predictor, corpus, num_workers=workers, progress=True)
+    print(to_text(predictor.head.task, found.tests))
+    if out is not None:
+        from musicfm.files import atomic_write
+
+        with atomic_write(out) as temporary:
+            temporary.write_text(to_json(predictor.head.task, found), encoding="utf-8")
+    for problem in (*corpus.problems, *found.failures):
+        say(problem)
+    raise typer.Exit(1 if found.failures else 0)
+
+
+@app.command()
+def predict(
+    head: Annotated[Path, typer.Argument(help="Folder of a head.")],
+    paths: Annotated[list[Path], typer.Argument(help="Recordings, and folders of them.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; the same one continues a run.")
+    ] = Path("predictions"),
+    model: Annotated[
+        str | None, typer.Option(help="Where its model is now. [default: where it was]")
+    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    timeout: Timeout = 60.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do again what is done already.")
+    ] = False,
+) -> None:
+    """Annotate recordings with a head: a .jams file for each.
+
+    A bad file is reported and skipped; a run that was interrupted continues where it stopped.
+    """
+    need("tasks", *_PACKAGES)
+    from musicfm.tasks.predict import Predictor, predict_collection
+
+    with interruptible(f"what is done is in {out}, and the same command continues"):
+        predictor = Predictor.load(head, model, device_of(device))
+        summary = predict_collection(
+            predictor,
+            paths,
+            out,
+            num_workers=workers,
+            timeout_seconds=timeout,
+            overwrite=overwrite,
+            progress=True,
+        )
+    parts = [f"{summary.done} annotated ({amount(summary.audio_seconds, summary.wall_seconds)})"]
+    if summary.skipped:
+        parts.append(f"{summary.skipped} done before")
+    for path, reason in summary.failures:
+        say(f"failed: {path}: {reason}" if path not in reason else f"failed: {reason}")
+    if summary.failures:
+        parts.append(f"{len(summary.failures)} failed")
+    say(f"{', '.join(parts)}; see {out}")
+    raise typer.Exit(1 if summary.failures else 0)
+
+
+def _corpus(data: str, songs: Path, part: float, labels: float, workers: int | None) -> "Corpus":
+    from musicfm.tasks.corpus import open_corpus
+
+    corpus = open_corpus(data, songs, part=part, num_workers=workers, progress=True)
+    for problem in corpus.problems:
+        say(problem)
+    return corpus.with_labels(labels)
+
+
+def _study(
+    models: list[str],
+    corpus: "Corpus",
+    study: "Study",
+    cache: Path,
+) -> None:
+    """Runs a study, and prints its table."""
+    from musicfm.tasks.overlap import overlaps
+    from musicfm.tasks.pictures import draw
+    from musicfm.tasks.report import TABLE, make_report, to_markdown, write_report
+    from musicfm.tasks.rows import Row
+    from musicfm.tasks.study import run_study
+
+    rows = [Row(name.strip()) for name in models]
+    with interruptible(f"what is done is in {study.out}, and the same command continues"):
+        results = run_study(study, corpus, rows, cache)
+        report = make_report(corpus, results, overlaps(rows, corpus))
+        write_report(report, study.out)
+        draw(report, study.out)
+    print(to_markdown(report))
+    say(f"wrote {study.out / TABLE}")
+
+
+def _layers(layer: str) -> "Layers":
+    if layer in ("auto", "mixed"):
+        return "auto" if layer == "auto" else "mixed"
+    layers = layers_of(layer)
+    assert layers is not None
+    if isinstance(layers, str):
+        return "each"
+    return (layers,) if isinstance(layers, int) else tuple(layers)

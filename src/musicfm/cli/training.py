@@ -1,0 +1,126 @@
+"""``musicfm convert``, ``pretrain`` and ``kmeans``: models."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from musicfm.cli.app import Stats, app, need, say
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="As embed's --model.")],
+    destination: Annotated[
+        Path, typer.Argument(help="A folder (ours), or a .pt file (published).")
+    ],
+    stats: Stats = None,
+) -> None:
+    """Convert between the published checkpoints' layout and ours, in either direction."""
+    from musicfm import checkpoint
+
+    checkpoint.convert(source, destination, stats=stats)
+    say(f"wrote {destination}")
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[
+        str,
+        typer.Argument(help="tiny, nano, fm1 to fm9, or a .json or .toml file; see --set."),
+    ],
+    music: Annotated[
+        list[Path], typer.Argument(help="Recordings and folders, or a manifest, or shards.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a value: steps=1000, optimizer.learning_rate=1e-4, ..."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT, if any.")
+    ] = False,
+    stats: Annotated[
+        Path | None, typer.Option(help="Mean and deviation of the mel; musicfm stats writes them.")
+    ] = None,
+    centroids: Annotated[
+        Path | None, typer.Option(help="For k-means tokens; musicfm kmeans writes them.")
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes GPUs if there are any.")
+    ] = "auto",
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="On this machine. [default: one per GPU, or 1]")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, each started by itself.")] = 1,
+    sharded: Annotated[
+        bool,
+        typer.Option("--sharded", help="Divide a model that does not fit among the processes."),
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Loading clips, per process. [default: 1 to 8]")
+    ] = None,
+) -> None:
+    """Train a model on unlabelled music, by masked token modelling.
+
+    The folder gets checkpoints, metrics.jsonl, TensorBoard's events, curves.png, and in the end
+    model/, which --model of other commands takes. Ctrl-C and SIGTERM save after the step under way.
+    """
+    need("train", "lightning", "pyarrow", "sklearn", "tensorboard")
+    options = [*_mel_settings(stats), *(settings or [])]
+
+    from musicfm.datasets.scanning import collect
+    from musicfm.pretraining import recipe as recipes
+    from musicfm.pretraining import run
+
+    outcome = run.pretrain(
+        recipes.load_recipe(recipe, options),
+        lambda: run.hold_out(collect(music, progress=True).manifest),
+        out,
+        centroids=centroids,
+        resume=resume,
+        device=device,
+        sharded=sharded,
+        processes=processes,
+        num_nodes=nodes,
+        num_workers=workers,
+        progress=True,
+    )
+    if outcome.stopped_by is not None:
+        say(f"stopped at step {outcome.step}, which is saved in {out}; --resume goes on")
+        raise typer.Exit(128 + outcome.stopped_by)
+    say(f"trained {outcome.step} steps; the model is in {outcome.model}")
+
+
+@app.command()
+def kmeans(
+    recipe: Annotated[str, typer.Argument(help="As pretrain's; of k-means tokens, as fm1's.")],
+    music: Annotated[list[Path], typer.Argument(help="As pretrain's.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="As pretrain's.")] = None,
+    stats: Annotated[Path | None, typer.Option(help="As pretrain's.")] = None,
+) -> None:
+    """Fit the k-means tokens of a recipe, for --centroids of pretrain."""
+    need("train", "lightning", "pyarrow", "sklearn", "tensorboard")
+    options = [*_mel_settings(stats), *(settings or [])]
+
+    from musicfm.datasets.scanning import collect
+    from musicfm.pretraining import kmeans as fitting
+    from musicfm.pretraining import recipe as recipes
+    from musicfm.pretraining import run
+
+    chosen = recipes.load_recipe(recipe, options)
+    train, _ = run.hold_out(collect(music, progress=True).manifest)
+    fitted = fitting.fit_centroids(chosen.model, train, chosen.seed, progress=True)
+    fitting.save_centroids(fitted, chosen.model, out)
+    say(f"wrote {out}")
+
+
+def _mel_settings(stats: Path | None) -> list[str]:
+    if stats is None:
+        return []
+
+    from musicfm.published import read_stats
+
+    mean, std = read_stats(stats)
+    return [f"model.mel.mean={mean!r}", f"model.mel.std={std!r}"]

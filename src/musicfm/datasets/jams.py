@@ -1,0 +1,115 @@
+"""JAMS files, written (Humphrey et al., "JAMS: a JSON Annotated Music Specification for
+Reproducible MIR Research", ISMIR 2014).
+
+Written as JSON directly: the package jams would take longer over it than all else. Reading is in
+:mod:`musicfm.datasets.annotations`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from musicfm.datasets.annotations import Annotations, Beats, Spans
+
+_JAMS_VERSION = "0.3.5"
+_DIGITS = 6  # of times in seconds
+
+Observation = dict[str, Any]
+
+
+def document(
+    annotations: Mapping[str, Sequence[Observation]],
+    duration: float,
+    *,
+    title: str,
+    tool: str,
+    version: str,
+    sandbox: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A JAMS object.
+
+    Args:
+        annotations: by namespace.
+        duration: of the recording, in seconds.
+        title: of the recording.
+        tool: that made the annotations.
+        version: of the annotations.
+        sandbox: anything else.
+    """
+    return {
+        "annotations": [
+            {
+                "namespace": namespace,
+                "data": list(data),
+                "time": 0,
+                "duration": round(duration, _DIGITS),
+                "annotation_metadata": {
+                    "curator": {"name": "", "email": ""},
+                    "annotator": {},
+                    "version": version,
+                    "corpus": "",
+                    "annotation_tools": tool,
+                    "annotation_rules": "",
+                    "validation": "",
+                    "data_source": "program",
+                },
+                "sandbox": {},
+            }
+            for namespace, data in annotations.items()
+        ],
+        "file_metadata": {
+            "title": title,
+            "artist": "",
+            "release": "",
+            "duration": round(duration, _DIGITS),
+            "identifiers": {},
+            "jams_version": _JAMS_VERSION,
+        },
+        "sandbox": dict(sandbox),
+    }
+
+
+def observation(
+    time: float, duration: float, value: object, confidence: float | None = 1.0
+) -> Observation:
+    """Something that is so from ``time`` on for ``duration`` seconds."""
+    return {
+        "time": round(time, _DIGITS),
+        "duration": round(duration, _DIGITS),
+        "value": value,
+        "confidence": confidence,
+    }
+
+
+def observations(annotations: Annotations, duration: float) -> dict[str, list[Observation]]:
+    """What is known about a recording, by namespace; what is not known is left out.
+
+    Args:
+        annotations: of the recording. Confidences are those of the tags; the others have none.
+        duration: of the recording, in seconds.
+    """
+    found: dict[str, list[Observation]] = {}
+    if annotations.beats is not None:
+        found["beat"] = list(_beats(annotations.beats))
+    for namespace, spans in (
+        ("chord", annotations.chords),
+        ("segment_open", annotations.segments),
+        ("key_mode", annotations.keys),
+    ):
+        if spans is not None:
+            found[namespace] = list(_spans(spans))
+    if annotations.tags is not None:
+        ranked = sorted(annotations.tags.items(), key=lambda item: (-item[1], item[0]))
+        found["tag_open"] = [
+            observation(0.0, duration, tag, round(confidence, 4)) for tag, confidence in ranked
+        ]
+    return found
+
+
+def _beats(beats: Beats) -> Iterable[Observation]:
+    for time, position in zip(beats.times.tolist(), beats.positions.tolist(), strict=True):
+        yield observation(time, 0.0, position or None, None)
+
+
+def _spans(spans: Spans) -> Iterable[Observation]:
+    for (start, end), label in zip(spans.intervals.tolist(), spans.labels, strict=True):
+        yield observation(start, end - start, label, None)

@@ -1,0 +1,95 @@
+"""A head, scored on labelled recordings: per recording and over all."""
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from musicfm.tasks.base import Scores, Task
+from musicfm.tasks.corpus import Corpus
+from musicfm.tasks.features import extract
+from musicfm.tasks.intervals import Estimate, estimate
+from musicfm.tasks.predict import Predictor
+from musicfm.tasks.probe import Evaluation, Recording, evaluate
+from musicfm.tasks.trials import Tested
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How a head does on some test sets."""
+
+    tests: Mapping[str, Evaluation]
+    failures: tuple[str, ...]
+    """Recordings that could not be used, and why."""
+
+
+def evaluate_head(
+    predictor: Predictor, corpus: Corpus, *, num_workers: int | None = None, progress: bool = False
+) -> Evaluated:
+    """Scores a head on the test sets of a collection.
+
+    Raises DataError if no recording of a test set is labelled for its task.
+    """
+    found, failures = {}, []
+    for name, items in corpus.tests.items():
+        with tempfile.TemporaryDirectory() as cache:
+            features, failed = extract(
+                predictor.encoder, items, Path(cache), num_workers=num_workers, progress=progress
+            )
+            recordings = [
+                Recording(item, features[item.track.sha256])
+                for item in items
+                if item.track.sha256 in features
+            ]
+            found[name] = evaluate(predictor.head, recordings)
+            failures += failed
+    return Evaluated(found, tuple(failures))
+
+
+def to_text(task: Task[Any], tests: Mapping[str, Evaluation | Tested]) -> str:
+    """A table in Markdown: a line for each test set, with 95 % intervals over the recordings."""
+    lines = []
+    for name, evaluation in tests.items():
+        estimates = _estimates(task, evaluation)
+        cells = [f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})" for e in estimates.values()]
+        lines.append(f"| {' | '.join([name, str(len(evaluation.tracks)), *cells])} |")
+    header = ["", "recordings", *task.metrics]
+    return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *lines])
+
+
+def to_json(task: Task[Any], evaluated: Evaluated) -> str:
+    """All scores: over the recordings and of each."""
+    content = {
+        name: {
+            "summary": _plain(evaluation.summary),
+            "intervals": {
+                metric: [_number(e.low), _number(e.high)]
+                for metric, e in _estimates(task, evaluation).items()
+            },
+            "excluded": {
+                metric: sum(
+                    math.isnan(scores.get(metric, 0.0)) for scores in evaluation.tracks.values()
+                )
+                for metric in task.metrics
+            },
+            "tracks": {path: _plain(scores) for path, scores in evaluation.tracks.items()},
+        }
+        for name, evaluation in evaluated.tests.items()
+    }
+    return json.dumps({"tests": content, "failures": evaluated.failures}, indent=1) + "\n"
+
+
+def _estimates(task: Task[Any], evaluation: Evaluation | Tested) -> dict[str, Estimate]:
+    return {metric: estimate(task, [evaluation.tracks], metric) for metric in task.metrics}
+
+
+def _plain(scores: Mapping[str, float] | Scores) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in scores.items()}
+
+
+def _number(value: float) -> float | None:
+    """As JSON has it, which has no NaN."""
+    return None if math.isnan(value) else value

@@ -1,0 +1,31 @@
+"""Whether a model was pretrained on what it is tested on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from musicfm import checkpoint
+from musicfm.tasks.corpus import Corpus
+from musicfm.tasks.rows import Row
+
+TRACKS = "training_tracks.txt"
+"""Beside a model of ours: the SHA-256 of each file that it was trained on."""
+
+_NO_MODEL = ("mel", "chroma", "trivial", "oracle")
+
+
+def overlaps(rows: Sequence[Row], corpus: Corpus) -> dict[str, str]:
+    """By row: nothing if its model is known to have heard no test recording, else a remark."""
+    tests = {item.track.sha256 for items in corpus.tests.values() for item in items}
+    return {row.name: _remark(row, tests) for row in rows}
+
+
+def _remark(row: Row, tests: set[str]) -> str:
+    if row.name in _NO_MODEL or row.name.startswith(("untrained:", "scratch:")):
+        return ""
+    shipped = row.model == checkpoint.SHIPPED
+    folder = Path(checkpoint.__file__).with_name(checkpoint.SHIPPED) if shipped else Path(row.model)
+    path = folder / TRACKS
+    if not path.is_file():
+        return "what its model was pretrained on is unknown, and may hold the test recordings"
+    heard = tests & set(path.read_text(encoding="ascii").split())
+    return f"{len(heard)} test recordings were in its pretraining" if heard else ""
