@@ -25,7 +25,7 @@ from musicfm.tasks.probe import (
     run,
 )
 
-SETTINGS = ProbeSettings(max_epochs=40, batch_size=16, learning_rate=1e-2)
+SETTINGS = ProbeSettings(max_epochs=40, batch_size=16, patience=10, learning_rate=1e-2)
 VOCABULARY = tuple(
     sorted({t for seed in labelled.SEEDS for t in labelled.song(seed)[0].tags or ()})
 )

@@ -53,3 +53,21 @@ def test_clips_are_averaged() -> None:
 def test_a_vocabulary_has_each_tag_once(vocabulary: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="empty or has one twice"):
         Tagging(vocabulary)
+
+
+@pytest.mark.parametrize("decimals", [1, 9], ids=["ties", "no ties"])
+def test_resampled_scores_are_those_of_the_repeated_recordings(decimals: int) -> None:
+    rng = np.random.default_rng(0)
+    scores = []
+    for _ in range(30):
+        truth = (rng.random(4) < (0.3, 0.5, 0.06, 0.0)).astype(float)
+        found = np.round(rng.random(4), decimals)
+        row = {f"true {name}": value for name, value in zip(TASK.vocabulary, truth, strict=True)}
+        row |= {f"found {name}": value for name, value in zip(TASK.vocabulary, found, strict=True)}
+        scores.append(row)
+    places = rng.integers(30, size=(20, 30))
+    for metric in TASK.metrics:
+        expected = [TASK.summarise([scores[i] for i in row])[metric] for row in places]
+        np.testing.assert_allclose(TASK.resample(scores, metric, places), expected)
+    one = TASK.resample(scores[:1], "map", np.zeros((2, 1), dtype=int))
+    assert np.isnan(one).all()

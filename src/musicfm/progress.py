@@ -31,7 +31,7 @@ class AudioProgress:
             _AudioColumn(),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self.console,
-            disable=not enabled,
+            disable=not enabled or not num_files,
         )
         self._task = self._bar.add_task(
             what, total=max(work, 1.0), files=0, num_files=num_files, seconds=0.0

@@ -143,6 +143,25 @@ class Task(ABC, Generic[D]):
             for metric in (scores[0] if scores else {})
         }
 
+    def resample(
+        self, scores: Sequence[Scores], metric: str, places: npt.NDArray[np.integer]
+    ) -> Array:
+        """A metric of many collections that are drawn from some recordings.
+
+        Args:
+            scores: of the recordings.
+            metric: of those in :meth:`summarise`.
+            places: (collections, size) indices of recordings.
+
+        Returns:
+            (collections,).
+        """
+        values = np.array([score[metric] for score in scores])[places]
+        known = ~np.isnan(values)
+        counts = known.sum(axis=1)
+        totals = np.where(known, values, 0.0).sum(axis=1)
+        return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+
 
 def nan_mean(values: Sequence[float]) -> float:
     """The mean of those that are numbers; NaN if none is."""

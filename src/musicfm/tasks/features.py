@@ -33,7 +33,7 @@ Inputs = Literal["frames", "stacked", "statistics"]
 """What a head sees of hidden states: pooled frames, as those of a model; with others around them;
 or their means with their deviations."""
 
-STACKED_SECONDS = (0.0, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0)
+STACKED_SECONDS = (0.0, 0.04, 0.12, 0.4, 1.0)
 """How far the outputs lie, to either side, that are stacked."""
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from musicfm.seeds import derive_seed
 from musicfm.tasks.base import Array, Scores, Task
@@ -78,21 +77,9 @@ def _resampled(task: Task[Any], runs: Runs, metric: str, which: str) -> Array:
     seeds = np.random.default_rng(derive_seed(0, "seeds", which)).integers(
         len(runs), size=NUM_RESAMPLES
     )
-    if metric in scores[0][0]:
-        table = np.array([[score[metric] for score in run] for run in scores])
-        return _nan_means(table[seeds[:, None], places])
-    # Scores of a collection, such as mAP, are not means over recordings.
-    return np.array(
-        [
-            task.summarise([scores[seed][place] for place in row])[metric]
-            for seed, row in zip(seeds, places, strict=True)
-        ]
-    )
-
-
-def _nan_means(values: npt.NDArray[np.float64]) -> Array:
-    """Of each row, over those that are numbers."""
-    known = ~np.isnan(values)
-    counts = known.sum(axis=1)
-    totals = np.where(known, values, 0.0).sum(axis=1)
-    return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+    found = np.empty(NUM_RESAMPLES)
+    for seed, run in enumerate(scores):
+        mine = seeds == seed
+        if mine.any():
+            found[mine] = task.resample(run, metric, places[mine])
+    return found

@@ -38,11 +38,11 @@ class ProbeSettings(Config):
     """How a head is trained."""
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
-    batch_size: Positive = 64
-    """Clips of the task's length."""
+    batch_size: Positive = 16
+    """Clips of the task's length, of which each has up to 300 outputs."""
     max_epochs: Positive = 100
     """An epoch has as many clips as the recordings."""
-    patience: Positive = 10
+    patience: Positive = 6
     """Epochs without a lower validation loss until it stops; half of them lower the rate."""
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -106,6 +106,10 @@ class Examples:
     ) -> None:
         self.task, self._inputs = task, inputs
         self.recordings = labelled(task, recordings, purpose)
+        # Above their own rate frames are repeated: each is kept, and seen by the head, once.
+        ratio = task.output_rate / self.recordings[0].features.rate
+        is_whole = ratio >= 1.0 and task.outputs_per_clip % ratio == 0 and ratio.is_integer()
+        self.repeats = int(ratio) if is_whole and inputs == "frames" else 1
         values, known = [], []
         starts = [0]
         with tempfile.TemporaryFile() as file:
@@ -114,11 +118,11 @@ class Examples:
                 targets = task.targets(recording.annotations, times)
                 values.append(torch.from_numpy(targets.values).float())
                 known.append(torch.from_numpy(targets.known))
-                frames = recording.features.pooled(layers, task.output_rate, inputs)
+                frames = recording.features.pooled(layers, task.output_rate / self.repeats, inputs)
                 file.write(frames.transpose(0, 1).half().numpy().tobytes())
                 starts.append(starts[-1] + len(times))
             file.flush()
-            shape = (starts[-1], len(layers), frames.shape[2])
+            shape = (starts[-1] // self.repeats, len(layers), frames.shape[2])
             self._frames = np.memmap(file, np.float16, "r", shape=shape)
         self._bounds = list(pairwise(starts))
         self._values, self._known = torch.cat(values), torch.cat(known)
@@ -131,19 +135,24 @@ class Examples:
     def clip(self, index: int, outputs: range) -> tuple[Tensor, Tensor, Tensor]:
         """What a head sees of some outputs of a recording, and their targets.
 
+        Args:
+            index: of the recording.
+            outputs: consecutive ones, from a multiple of ``repeats`` to another.
+
         Returns:
-            (layers, outputs, width), (outputs, ...), (outputs, ...).
+            (layers, outputs / repeats, width), (outputs, ...), (outputs, ...).
         """
         start, stop = self._bounds[index]
 
         def read(first: int, last: int) -> Tensor:
-            frames = self._frames[start + first : start + last].astype(np.float32)
+            begin = start // self.repeats
+            frames = self._frames[begin + first : begin + last].astype(np.float32)
             return torch.from_numpy(frames).transpose(0, 1)
 
         if self._inputs == "stacked":
             frames = stacked(read, stop - start, outputs, self.task.output_rate)
         else:
-            frames = read(outputs.start, outputs.stop)
+            frames = read(outputs.start // self.repeats, outputs.stop // self.repeats)
         inside = slice(start + outputs.start, start + outputs.stop)
         return frames, self._values[inside], self._known[inside]
 
@@ -274,7 +283,8 @@ def _optimise(
         total = weight = 0.0
         seed = derive_seed(settings.seed, "epoch", epoch)
         for batch in _batches(train, settings.batch_size, np.random.default_rng(seed)):
-            loss = head.task.loss(head(batch[0]), *batch[1:])
+            logits = head(batch[0]).repeat_interleave(train.repeats, dim=1)
+            loss = head.task.loss(logits, *batch[1:])
             optimizer.zero_grad()
             loss.mean.backward()
             optimizer.step()
@@ -296,10 +306,12 @@ def _loss(head: Head, examples: Examples) -> float:
     """Over all that there is, in parts."""
     total = weight = 0.0
     for index, count in enumerate(examples.counts):
-        for first in range(0, count, OUTPUTS_AT_ONCE):
-            outputs = range(first, min(first + OUTPUTS_AT_ONCE, count))
+        step = OUTPUTS_AT_ONCE // examples.repeats * examples.repeats
+        for first in range(0, count, step):
+            outputs = range(first, min(first + step, count))
             frames, values, known = examples.clip(index, outputs)
-            loss = head.task.loss(head(frames[None]), values[None], known[None])
+            logits = head(frames[None]).repeat_interleave(examples.repeats, dim=1)
+            loss = head.task.loss(logits, values[None], known[None])
             total += loss.total.item()
             weight += loss.weight.item()
     return total / max(weight, 1.0)
@@ -318,15 +330,18 @@ def _batches(
     for begin in range(0, len(order), batch_size):
         clips = []
         for index in order[begin : begin + batch_size]:
-            first = int(rng.integers(max(1, counts[index] - size + 1)))
+            room = max(0, counts[index] - size) // examples.repeats
+            first = examples.repeats * int(rng.integers(room + 1))
             clip = examples.clip(index, range(first, min(first + size, counts[index])))
             missing = size - clip[1].shape[0]
-            clips.append(_padded(clip, missing) if missing else clip)
+            clips.append(_padded(clip, missing, examples.repeats) if missing else clip)
         yield [torch.stack(parts) for parts in zip(*clips, strict=True)]
 
 
-def _padded(clip: tuple[Tensor, Tensor, Tensor], missing: int) -> tuple[Tensor, Tensor, Tensor]:
+def _padded(
+    clip: tuple[Tensor, Tensor, Tensor], missing: int, repeats: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """With outputs at the end of which nothing is known."""
     frames, values, known = clip
     after = [0] * (2 * values.dim() - 1) + [missing]
-    return F.pad(frames, [0, 0, 0, missing]), F.pad(values, after), F.pad(known, after)
+    return F.pad(frames, [0, 0, 0, missing // repeats]), F.pad(values, after), F.pad(known, after)

@@ -10,6 +10,7 @@ none, are left out and counted; the mean prevalence of the others is what chance
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +18,8 @@ from torch.nn import functional as F
 from musicfm.datasets.annotations import Annotations
 from musicfm.errors import ConfigError
 from musicfm.tasks.base import Array, Decoding, Loss, Scores, Targets, Task, sigmoid
+
+_KINDS = ("true", "found")
 
 
 class TaggingDecoding(Decoding):
@@ -85,7 +88,7 @@ class Tagging(Task[TaggingDecoding]):
         """The metrics, the mean prevalence of the tags used, and how many those are."""
         truth, found = (
             np.array([[score[name] for name in self._names(kind)] for score in scores])
-            for kind in ("true", "found")
+            for kind in _KINDS
         )
         used = truth.any(axis=0) & ~truth.all(axis=0) if len(scores) else np.zeros(0, dtype=bool)
         if not used.any():
@@ -99,9 +102,69 @@ class Tagging(Task[TaggingDecoding]):
             "tags": float(used.sum()),
         }
 
+    def resample(
+        self, scores: Sequence[Scores], metric: str, places: npt.NDArray[np.integer]
+    ) -> Array:
+        """As scikit-learn with a recording's count as its weight, for all collections at once."""
+        count = len(scores)
+        weights = np.stack([np.bincount(row, minlength=count) for row in places]).astype(float)
+        of_tag = _average_precisions if metric == "map" else _areas
+        columns = []
+        for tag in self.vocabulary:
+            truth, found = (np.array([s[f"{kind} {tag}"] for s in scores]) for kind in _KINDS)
+            columns.append(of_tag(truth, found, weights))
+        values = np.stack(columns, axis=1)
+        used = ~np.isnan(values)
+        totals = np.where(used, values, 0.0).sum(axis=1)
+        return np.where(used.any(axis=1), totals / np.maximum(used.sum(axis=1), 1), np.nan)
+
     def _names(self, kind: str) -> list[str]:
         return [f"{kind} {tag}" for tag in self.vocabulary]
 
     def _vector(self, annotations: Annotations) -> Array:
         tags = annotations.tags or {}
         return np.array([tags.get(tag, 0.0) for tag in self.vocabulary])
+
+
+def _steps(truth: Array, found: Array, weights: Array) -> tuple[Array, Array]:
+    """Weights of what applies and of what does not, at each score that occurs, highest first.
+
+    Args:
+        truth: (recordings,) 1 or 0.
+        found: (recordings,) scores.
+        weights: (collections, recordings).
+
+    Returns:
+        (collections, scores) each.
+    """
+    order = np.argsort(-found, kind="stable")
+    begins = np.flatnonzero(np.diff(found[order], prepend=np.inf))
+    weights, truth = weights[:, order], truth[order]
+    return (
+        np.add.reduceat(weights * truth, begins, axis=1),
+        np.add.reduceat(weights * (1.0 - truth), begins, axis=1),
+    )
+
+
+def _average_precisions(truth: Array, found: Array, weights: Array) -> Array:
+    """(collections,); NaN where the tag applies to all or none."""
+    positive, negative = _steps(truth, found, weights)
+    hits = positive.cumsum(axis=1)
+    precision = hits / np.maximum(hits + negative.cumsum(axis=1), 1.0)
+    return _ratio((positive * precision).sum(axis=1), hits[:, -1], negative)
+
+
+def _areas(truth: Array, found: Array, weights: Array) -> Array:
+    """(collections,) areas under the ROC curve; NaN where the tag applies to all or none."""
+    positive, negative = _steps(truth, found, weights)
+    above = positive.cumsum(axis=1) - positive / 2
+    return _ratio(
+        (negative * above).sum(axis=1) / np.maximum(negative.sum(axis=1), 1.0),
+        positive.sum(axis=1),
+        negative,
+    )
+
+
+def _ratio(total: Array, positives: Array, negative: Array) -> Array:
+    some = (positives > 0) & (negative.sum(axis=1) > 0)
+    return np.where(some, total / np.maximum(positives, 1.0), np.nan)
