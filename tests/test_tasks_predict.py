@@ -1,0 +1,119 @@
+"""Heads at work on tones, by Python and by the command line."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tones
+from musicfm.datasets.annotations import read_jams
+from musicfm.datasets.labelled import read_labelled
+from musicfm.datasets.splits import Splitting
+from musicfm.errors import AudioError, CheckpointError
+from musicfm.model import MusicFM
+from musicfm.tasks import heads
+from musicfm.tasks.corpus import Corpus
+from musicfm.tasks.evaluation import evaluate_head, to_json, to_text
+from musicfm.tasks.overlap import overlaps
+from musicfm.tasks.predict import Predictor, predict_collection
+from musicfm.tasks.probe import ProbeSettings
+from musicfm.tasks.rows import Row
+from musicfm.tasks.study import Study, run_study
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tones.write_tones(tmp_path_factory.mktemp("predict") / "music", 6)
+
+
+@pytest.fixture(scope="module")
+def corpus(music: Path) -> Corpus:
+    tracks = read_labelled([music], Splitting(0.0, 0.0), num_workers=1).tracks
+    return Corpus("tones", tracks[:4], tracks[4:], {"test": tracks[4:]})
+
+
+@pytest.fixture(scope="module")
+def head(music: Path, corpus: Corpus) -> Path:
+    """A chord head on chroma."""
+    folder = music.parent
+    settings = ProbeSettings(max_epochs=12, learning_rate=1e-2, batch_size=4)
+    study = Study(folder / "study", ("chord",), num_seeds=1, probe=settings, num_workers=1)
+    run_study(study, corpus, [Row("chroma")], folder / "cache")
+    return next((folder / "study").rglob("seed_0"))
+
+
+def test_a_recording_is_annotated(head: Path, music: Path) -> None:
+    predictor = Predictor.load(head)
+    annotations, duration = predictor(music / "tone_5.wav")
+    assert duration == tones.SECONDS
+    assert annotations.chords is not None
+    assert annotations.beats is None
+    assert annotations.chords.labels == ("A:min", "C:maj")
+    assert annotations.chords.intervals[0, 1] == pytest.approx(tones.SECONDS / 2, abs=0.3)
+    with pytest.raises(AudioError, match="nothing"):
+        predictor(music / "nothing.wav")
+
+
+def test_a_collection_goes_on_and_bad_files_are_passed_over(
+    head: Path, music: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    (mine / "album").mkdir(parents=True)
+    shutil.copy(music / "tone_0.wav", mine / "a.wav")
+    shutil.copy(music / "tone_1.wav", mine / "album" / "b.wav")
+    (mine / "bad.mp3").write_bytes(b"no sound" * 100)
+    predictor, out = Predictor.load(head), tmp_path / "out"
+    summary = predict_collection(predictor, [mine], out, num_workers=1)
+    assert (summary.done, len(summary.failures)) == (2, 1)
+    assert "bad.mp3" in summary.failures[0][0]
+    read = read_jams(out / "album" / "b.jams")
+    assert read.duration == tones.SECONDS
+    assert read.annotations.chords is not None
+    content = json.loads((out / "a.jams").read_bytes())
+    assert content["sandbox"]["head"]["task"] == "chord"
+    before = (out / "a.jams").stat().st_mtime_ns
+    again = predict_collection(predictor, [mine], out, num_workers=1)
+    assert (again.done, again.skipped) == (0, 2)
+    assert (out / "a.jams").stat().st_mtime_ns == before
+    left = {path.name for path in out.iterdir()} - {"a.jams", "album", "journal.jsonl"}
+    assert all(name.endswith(".lock") for name in left)
+
+
+def test_what_is_exported_scores_what_was_scored(head: Path, music: Path, corpus: Corpus) -> None:
+    predictor = Predictor.load(head)
+    found = evaluate_head(predictor, corpus, num_workers=1)
+    task = predictor.head.task
+    for item in corpus.tests["test"]:
+        annotations, _ = predictor(item.audio)
+        direct = task.score(item.annotations, annotations)
+        assert direct == found.tests["test"].tracks[item.track.path]
+    assert "| test | 2 |" in to_text(task, found.tests)
+    content = json.loads(to_json(task, found))
+    assert content["tests"]["test"]["summary"]["chord"] > 0.9
+    assert set(content["tests"]["test"]["tracks"]) == {i.track.path for i in corpus.tests["test"]}
+
+
+def test_the_head_of_another_model_is_refused(head: Path, tmp_path: Path, tiny: MusicFM) -> None:
+    with pytest.raises(CheckpointError, match="hidden states of 'chroma', and 'mel' is another"):
+        Predictor.load(head, "mel")
+    tuned = tmp_path / "tuned"
+    heads.save(heads.load(head), tuned)
+    tiny.save_pretrained(tuned / "model")
+    with pytest.raises(CheckpointError, match="is another model"):
+        Predictor.load(tuned)  # it is the model beside it that counts
+
+
+def test_what_a_model_has_heard_is_marked(corpus: Corpus, tmp_path: Path, tiny: MusicFM) -> None:
+    for name in ("heard", "fresh", "unknown"):
+        tiny.save_pretrained(tmp_path / name)
+    test = corpus.tests["test"][0].track.sha256
+    (tmp_path / "heard" / "training_tracks.txt").write_text(f"{'0' * 64}\n{test}\n")
+    (tmp_path / "fresh" / "training_tracks.txt").write_text(f"{'0' * 64}\n")
+    rows = [Row(str(tmp_path / name)) for name in ("heard", "fresh", "unknown")]
+    found = overlaps([*rows, Row("nano"), Row("mel"), Row(f"scratch:{rows[0].name}")], corpus)
+    remarks: list[Any] = list(found.values())
+    assert remarks[0] == "1 test recordings were in its pretraining"
+    assert "unknown" in remarks[2]
+    assert [remarks[i] for i in (1, 3, 4, 5)] == ["", "", "", ""]
