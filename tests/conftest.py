@@ -1,5 +1,6 @@
 import copy
 import signal
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 import recipe
+from command_line import Run
+from musicfm import cli
 from musicfm.model import MusicFM
 from musicfm.render.soundfont import SoundFont, load_font
 
@@ -63,3 +66,20 @@ def timgm6mb() -> SoundFont:
     if find_spec("pretty_midi") is None:
         pytest.skip("TimGM6mb comes with pretty_midi")
     return load_font()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process: status, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["musicfm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        if isinstance(exit.value.code, str):  # what Python itself would print
+            print(exit.value.code, file=sys.stderr)
+        captured = capsys.readouterr()
+        status = 1 if isinstance(exit.value.code, str) else int(exit.value.code or 0)
+        return status, captured.out, captured.err
+
+    return run

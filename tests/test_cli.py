@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,30 +14,11 @@ import pytest
 import audio_files
 import musicfm
 import npz
-from musicfm import cli
+from command_line import Run
 from musicfm.embedding import Embedder
 from musicfm.model import MusicFM
 from songs import write_songs
 from test_pretraining_run import MICRO, at_step, rows
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: status, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["musicfm", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        if isinstance(exit.value.code, str):  # what Python itself would print
-            print(exit.value.code, file=sys.stderr)
-        captured = capsys.readouterr()
-        status = 1 if isinstance(exit.value.code, str) else int(exit.value.code or 0)
-        return status, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

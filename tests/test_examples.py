@@ -17,9 +17,11 @@ import typer.main
 from musicfm import cli, hub, published
 from musicfm.collection import embed_collection
 from musicfm.config import PRESETS, ConformerConfig, preset
-from musicfm.embedding import Embedder
+from musicfm.decoders import Block, End, Event
+from musicfm.embedding import Embedder, Frames
 from musicfm.model import MusicFM
 from musicfm.pretraining.recipe import load_recipe
+from musicfm.tasks.rows import Row
 from test_imports import MODULES, SOURCE, imports, name_of
 
 ROOT = Path(__file__).parents[1]
@@ -129,3 +131,13 @@ def test_the_table_of_modules_is_complete_and_in_order() -> None:
     assert sorted(table) == sorted(MODULES - {"__main__"})
     for position, path in enumerate(paths):
         assert imports(SOURCE / path, lazy=False) <= {*table[:position]}, path
+
+
+def test_a_model_from_hugging_face_is_an_encoder() -> None:
+    pytest.importorskip("transformers")
+    encoder = Row(f"{EXAMPLES / 'huggingface.py'}:wav2vec2").encoder(2.0)
+    samples = np.random.default_rng(0).normal(0.0, 0.1, 5 * 16_000).astype(np.float32)
+    events: list[Event[str]] = [Block("song", samples), End("song", ())]
+    frames = torch.cat([e.frames for e in encoder.tracks(events) if isinstance(e, Frames)], dim=1)
+    assert frames.shape == (3, 250, 96)
+    assert torch.isfinite(frames).all()

@@ -20,7 +20,7 @@ from musicfm.errors import ConfigError
 
 if TYPE_CHECKING:
     from musicfm.tasks.corpus import Corpus
-    from musicfm.tasks.study import Layers, Study
+    from musicfm.tasks.study import Layers, Result, Study
 
 Task = Annotated[
     Literal["beat", "chord", "structure", "key", "tagging"],
@@ -77,7 +77,8 @@ def probe(
     """Train heads on the frozen hidden states of a model, and test them.
 
     Hidden states are computed once. Layer, stopping and decoding are chosen on validation; the test
-    sets are used once. OUT gets the heads, table.md and more; predict and evaluate take a head.
+    sets are used once. OUT gets table.md, layers.png and all heads; predict and evaluate take
+    OUT/head.
     """
     need("tasks", *_PACKAGES)
     from musicfm.tasks.study import Study
@@ -92,7 +93,12 @@ def probe(
         num_workers=workers,
         progress=True,
     )
-    _study([model], _corpus(data, songs, part, labels, workers), study, cache)
+    (result,) = _study([model], _corpus(data, songs, part, labels, workers), study, cache)
+    if result.best is not None:
+        from musicfm.tasks import heads
+
+        heads.save(heads.load(result.best), out / "head")
+        say(f"the best head is {out / 'head'}")
 
 
 @app.command()
@@ -307,7 +313,7 @@ def _study(
     corpus: "Corpus",
     study: "Study",
     cache: Path,
-) -> None:
+) -> "list[Result]":
     """Runs a study, and prints its table."""
     from musicfm.tasks.overlap import overlaps
     from musicfm.tasks.pictures import draw
@@ -323,6 +329,7 @@ def _study(
         draw(report, study.out)
     print(to_markdown(report))
     say(f"wrote {study.out / TABLE}")
+    return results
 
 
 def _layers(layer: str) -> "Layers":

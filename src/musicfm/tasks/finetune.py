@@ -315,9 +315,9 @@ def finetune(
         begin = time.monotonic()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(settings.seed, "weights"))
-            module = _TaskModel(
-                MusicFM(model.config) if settings.from_scratch else model, Head(config), settings
-            )
+            begun = MusicFM(model.config) if settings.from_scratch else model
+            # A model that was loaded is in eval mode, and Lightning would leave it so.
+            module = _TaskModel(begun, Head(config), settings).train()
             _train(module, task, train, valid, out, device, num_cores(num_workers, 1), progress)
         head, tuned = module.head.eval(), module.model.eval()
         head.config = config.replace(fingerprint=checkpoint.fingerprint(tuned))

@@ -76,6 +76,8 @@ class Result:
     """Of each seed, by test set."""
     failures: tuple[str, ...] = ()
     """Recordings that could not be used, and why."""
+    best: Path | None = None
+    """The folder of the head that is best on validation; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> It
             {trial.config.layers: objective_of(trial.folder) for trial in some},
             tuple(tests_of(trial.folder) for trial in mine),
             failures[row],
+            max((trial.folder for trial in mine), key=objective_of),
         )
 
 

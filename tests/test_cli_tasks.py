@@ -1,0 +1,110 @@
+"""The commands of the tasks, on tones, as a user runs them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import tones
+from command_line import Run
+from musicfm.datasets.annotations import read_jams
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tones.write_tones(tmp_path_factory.mktemp("cli") / "music", 16)
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_from_labels_to_a_head_to_annotations_to_scores(run: Run, music: Path, there: Path) -> None:
+    options = ("--seeds", 2, "--workers", 1)
+    status, out, errors = run(
+        "probe", "chord", "--model", "chroma", "--data", music, "--out", "probes", *options
+    )
+    assert status == 0, errors
+    assert "| chroma" in out
+    assert (there / "probes" / "table.md").read_text() == out.removesuffix("\n")
+    status, _, errors = run("predict", "probes/head", music / "tone_3.wav", "--workers", 1)
+    assert status == 0, errors
+    assert "1 annotated" in errors
+    read = read_jams(there / "predictions" / "tone_3.jams")
+    assert read.annotations.chords is not None
+    assert set(read.annotations.chords.labels) == {"A:min", "C:maj"}
+    status, out, errors = run(
+        "evaluate",
+        "probes/head",
+        "--data",
+        music,
+        "--split",
+        "all",
+        "--out",
+        "scores.json",
+        "--workers",
+        1,
+    )
+    assert status == 0, errors
+    assert "| all | 16 |" in out
+    content = json.loads((there / "scores.json").read_bytes())
+    assert content["tests"]["all"]["summary"]["chord"] > 0.8
+
+
+@pytest.mark.slow
+def test_the_table_of_a_folder(run: Run, music: Path, there: Path) -> None:
+    command = ("table1", "--models", "chroma,trivial,oracle", "--tasks", "chord,key")
+    options = ("--data", music, "--out", "table", "--seeds", 1, "--workers", 1)
+    status, out, errors = run(*command, *options)
+    assert status == 0, errors
+    for word in ("chroma", "trivial", "oracle", "FM7", "## test"):
+        assert word in out
+    assert {path.name for path in (there / "table").iterdir()} >= {
+        "table.md",
+        "table.csv",
+        "table.png",
+        "report.json",
+    }
+    assert run(*command, *options)[1] == out
+
+
+@pytest.mark.slow
+def test_finetuning_a_tiny_model(run: Run, music: Path, there: Path, published_tiny: Path) -> None:
+    command = ("finetune", "key", "--model", published_tiny, "--data", music, "--out", "tuned")
+    options = ("--epochs", 1, "--workers", 1, "--device", "cpu")
+    status, out, errors = run(*command, *options)
+    assert status == 0, errors
+    assert "| test |" in out
+    status, _, errors = run("predict", "tuned", music / "tone_0.wav", "--workers", 1)
+    assert status == 0, errors
+    assert (there / "predictions" / "tone_0.jams").is_file()
+    status, again, errors = run(*command, *options)
+    assert (status, again) == (0, out)
+
+
+def test_what_is_wrong_is_said_in_a_sentence(run: Run, music: Path, there: Path) -> None:
+    def error(*arguments: object) -> str:
+        status, _, errors = run(*arguments)
+        assert status == 1
+        assert "Traceback" not in errors
+        return errors
+
+    (there / "empty").mkdir()
+    probe = ("probe", "chord", "--out", "out", "--workers", 1)
+    assert "there is no collection 'nowhere'" in error(*probe, "--data", "nowhere")
+    assert "no recordings" in error(*probe, "--data", there / "empty").lower()
+    assert "no model 'nowhere'" in error(*probe, "--data", music, "--model", "nowhere")
+    assert "layer 9" in error(*probe, "--data", music, "--model", "nano", "--layer", 9)
+    assert "there is no task 'beets'" in error(
+        "table1", "--tasks", "beets", "--data", music, "--out", "out"
+    )
+    assert "nowhere" in error("predict", "nowhere", music)
+    assert "nowhere" in error("evaluate", "nowhere", "--data", music)
+    bad = there / "bad"
+    bad.mkdir()
+    (bad / "a.jams").write_text("{")
+    (bad / "a.wav").write_bytes((music / "tone_0.wav").read_bytes())
+    assert "is not JSON" in error(*probe, "--data", bad)
