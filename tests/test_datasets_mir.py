@@ -16,6 +16,9 @@ from musicfm.datasets.catalogue import read_dataset
 from musicfm.datasets.labelled import Labelled, LabelledTrack
 from musicfm.errors import ConfigError, DataError
 
+# Said by what smart_open, which mirdata needs, imports of Google's.
+pytestmark = pytest.mark.filterwarnings("ignore:Please install grpcio-status:ImportWarning")
+
 WriteIndex = Callable[[str, Mapping[str, Mapping[str, str | None]]], Path]
 
 
