@@ -1,5 +1,6 @@
 """The commands of the tasks, on tones, as a user runs them."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 import tones
 from command_line import Run
 from musicfm.datasets.annotations import read_jams
+from musicfm.render.benchmark import TEST_SETS
+from musicfm.tasks.report import COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +111,27 @@ def test_what_is_wrong_is_said_in_a_sentence(run: Run, music: Path, there: Path)
     (bad / "a.jams").write_text("{")
     (bad / "a.wav").write_bytes((music / "tone_0.wav").read_bytes())
     assert "is not JSON" in error(*probe, "--data", bad)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+def test_the_table_of_the_readme_on_a_few_songs(run: Run, there: Path) -> None:
+    """All eight columns, for the shipped model and baselines, from songs that are rendered here."""
+    command = ("table1", "--models", "nano,chroma,trivial,oracle", "--part", 0.02, "--seeds", 1)
+    status, out, errors = run(*command, "--out", "table")
+    assert status == 0, errors
+    rows = list(csv.DictReader((there / "table" / "table.csv").read_text().splitlines()))
+    columns = [column.label for column in COLUMNS]
+    for test in TEST_SETS:
+        found = {(row["row"], row["column"]) for row in rows if row["test"] == test}
+        assert found >= {
+            (name, label) for name in ("nano", "trivial", "oracle") for label in columns
+        }
+        best = {
+            row["column"]: float(row["score"])
+            for row in rows
+            if row["test"] == test and row["row"] == "oracle"
+        }
+        assert all(best[label] >= 0.97 for label in columns)
+    assert "They do not predict those on" in out
+    assert (there / "table" / "layers.png").is_file()

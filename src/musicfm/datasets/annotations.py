@@ -6,11 +6,12 @@ checks whole files against schemas, which takes a second for a song, and does no
 What is checked here is what is used: times, durations and values of the namespaces below.
 """
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,21 @@ class Annotations:
     """In JAMS's spelling of key_mode, such as "Eb:minor"."""
     tags: Mapping[str, float] | None = None
     """Those that apply, each with its confidence from 0 to 1."""
+
+
+def digest(annotations: Annotations) -> str:
+    """SHA-256 of all that is known about a recording, in hexadecimal."""
+    parts: list[object] = []
+    for item in fields(annotations):
+        value = getattr(annotations, item.name)
+        if isinstance(value, Beats):
+            value = [value.times.tolist(), value.positions.tolist()]
+        elif isinstance(value, Spans):
+            value = [value.intervals.tolist(), value.labels]
+        elif value is not None:
+            value = sorted(value.items())
+        parts.append(value)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

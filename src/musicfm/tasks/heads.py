@@ -5,6 +5,7 @@ with ``head.safetensors`` and ``head.json``; it records the model whose hidden s
 on, and refuses those of another.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -122,6 +123,15 @@ def save(head: Head, folder: str | Path) -> None:
     """Writes ``folder/head.safetensors`` and ``folder/head.json``. Raises OutputError."""
     weights, config = Path(folder) / WEIGHTS, Path(folder) / CONFIG
     checkpoint.write_pair(weights, config, head.state_dict(), head.config)
+
+
+def load_config(folder: str | Path) -> HeadConfig:
+    """What a head is, without its weights. Raises CheckpointError."""
+    path = Path(folder) / CONFIG
+    try:
+        return HeadConfig.from_dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read the head's configuration {path}: {error}") from error
 
 
 def load(folder: str | Path) -> Head:

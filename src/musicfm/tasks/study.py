@@ -11,12 +11,14 @@ Heads of the first seed are fitted on each layer; the layer with the best score 
 the other seeds, and is tested.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from musicfm.datasets.annotations import digest
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.errors import ConfigError, DataError
 from musicfm.files import atomic_write, exclusive
@@ -300,9 +302,9 @@ def _check_folder(study: Study, corpus: Corpus) -> None:
     path = study.out / STUDY
     content: dict[str, Any] = {
         "corpus": corpus.name,
-        "train": _digests(corpus.train),
-        "valid": _digests(corpus.valid),
-        "tests": {name: _digests(items) for name, items in corpus.tests.items()},
+        "train": _digest(corpus.train),
+        "valid": _digest(corpus.valid),
+        "tests": {name: _digest(items) for name, items in corpus.tests.items()},
         "context": study.context,
         "probe": study.probe.to_dict(),
         "max_epochs": study.max_epochs,
@@ -320,5 +322,7 @@ def _check_folder(study: Study, corpus: Corpus) -> None:
         )
 
 
-def _digests(items: Sequence[LabelledTrack]) -> list[str]:
-    return sorted(item.track.sha256[:16] for item in items)
+def _digest(items: Sequence[LabelledTrack]) -> str:
+    """Of the recordings and what is known about them."""
+    lines = sorted(f"{item.track.sha256} {digest(item.annotations)}" for item in items)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

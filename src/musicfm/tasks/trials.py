@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from musicfm.config import Config
-from musicfm.errors import MusicFMError
+from musicfm.errors import ConfigError, MusicFMError
 from musicfm.files import atomic_write
 from musicfm.processes import Failure, Message, num_cores, run_tasks
 from musicfm.progress import Steps
@@ -92,9 +92,12 @@ def run_trials(
         progress: show a bar on standard error.
 
     Raises:
+        ConfigError: a folder holds a head of another model, or of other labels.
         MusicFMError: a trial is impossible, such as for want of labels.
         OutputError: a folder cannot be written.
     """
+    for trial in trials:
+        _check(trial)
     pending = [trial for trial in trials if not trial.is_done]
     events = run_tasks(
         partial(_run, recordings),
@@ -123,6 +126,17 @@ def tests_of(folder: Path) -> dict[str, Tested]:
         tracks = {path: _numbers(scores) for path, scores in entry["tracks"].items()}
         found[name] = Tested(_numbers(entry["summary"]), tracks)
     return found
+
+
+def _check(trial: Trial) -> None:
+    """Raises ConfigError if the head in a trial's folder is another one."""
+    if (trial.folder / FIT).is_file():
+        there = heads.load_config(trial.folder).replace(decoding={})
+        if there != trial.config:
+            raise ConfigError(
+                f"{trial.folder} holds a head of another '{there.model}'; has the model changed? "
+                "Choose another folder, or remove that one"
+            )
 
 
 def write_tests(folder: Path, tests: Mapping[str, Evaluation]) -> None:
