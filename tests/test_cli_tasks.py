@@ -105,6 +105,7 @@ def test_what_is_wrong_is_said_in_a_sentence(run: Run, music: Path, there: Path)
         "table1", "--tasks", "beets", "--data", music, "--out", "out"
     )
     assert "nowhere" in error("predict", "nowhere", music)
+    assert "cannot compute on 'gpu'" in error(*probe, "--data", music, "--device", "gpu")
     assert "nowhere" in error("evaluate", "nowhere", "--data", music)
     bad = there / "bad"
     bad.mkdir()

@@ -34,7 +34,12 @@ def test_what_is_written_is_read_again(tmp_path: Path, seed: int) -> None:
         truth, again = getattr(known, kind), getattr(found, kind)
         np.testing.assert_allclose(again.intervals, truth.intervals, atol=2e-6)
         assert again.labels == truth.labels
-    assert set(found.tags or ()) == set(known.tags or ())
+    assert found.tags == known.tags
+
+
+def test_confidences_of_tags_are_kept(tmp_path: Path) -> None:
+    known = Annotations(tags={"rock": 0.9, "jazz": 0.01})
+    assert read_jams(write(tmp_path / "song.jams", known, 9.0)).annotations.tags == known.tags
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:

@@ -101,3 +101,11 @@ def test_no_chord_is_a_class_like_others() -> None:
     values, known = TASK.targets(chords((0, 1, "N"), (2, 3, "A:min")), np.array([0.5, 1.5, 2.5]))
     np.testing.assert_array_equal(known, [True, False, True])
     np.testing.assert_array_equal(values[known], [NO_CHORD, 21])
+
+
+def test_gaps_in_the_labels_do_not_count() -> None:
+    reference = chords((0, 10, "C"), (20, 30, "G"))
+    estimate = chords((0, 10, "C"), (10, 20, "D"), (20, 30, "G"))
+    scores = TASK.score(reference, estimate)
+    assert scores["chord"] == scores["chord_majmin"] == 1.0
+    assert scores["chord_ignored_seconds"] == 10.0

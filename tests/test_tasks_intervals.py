@@ -23,9 +23,21 @@ def test_the_interval_is_that_of_a_proportion() -> None:
     assert found.high == pytest.approx(found.value + half, abs=0.01)
 
 
-def test_seeds_that_differ_widen_it() -> None:
-    same, apart = (estimate(Key(), runs(means), "key") for means in ([0.5] * 5, [0.3, 0.7] * 2))
+def test_seeds_that_differ_widen_it_and_many_of_them_narrow_it() -> None:
+    same, apart, more = (
+        estimate(Key(), runs(means), "key")
+        for means in ([0.5] * 4, [0.3, 0.7] * 2, [0.3, 0.7] * 50)
+    )
     assert apart.high - apart.low > 1.5 * (same.high - same.low)
+    assert more.high - more.low < 1.2 * (same.high - same.low)
+
+
+def test_rows_are_compared_on_what_both_have() -> None:
+    one = runs([0.5, 0.5])
+    other = [{name: scores for name, scores in run.items() if name != "7"} for run in one]
+    difference = compare(Key(), one, other, "key").difference
+    assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
+    estimate(Key(), [one[0], other[0]], "key")
 
 
 def test_what_is_paired_is_told_apart_where_the_intervals_overlap() -> None:

@@ -11,7 +11,7 @@ import tones
 from musicfm.datasets.annotations import read_jams
 from musicfm.datasets.labelled import read_labelled
 from musicfm.datasets.splits import Splitting
-from musicfm.errors import AudioError, CheckpointError
+from musicfm.errors import AudioError, CheckpointError, OutputError
 from musicfm.model import MusicFM
 from musicfm.tasks import heads
 from musicfm.tasks.corpus import Corpus
@@ -77,6 +77,10 @@ def test_a_collection_goes_on_and_bad_files_are_passed_over(
     again = predict_collection(predictor, [mine], out, num_workers=1)
     assert (again.done, again.skipped) == (0, 2)
     assert (out / "a.jams").stat().st_mtime_ns == before
+    config = predictor.head.config
+    other = Predictor(heads.Head(config).eval(), predictor.encoder, "chroma")
+    with pytest.raises(OutputError, match="results of other settings"):
+        predict_collection(other, [mine], out, num_workers=1)
     left = {path.name for path in out.iterdir()} - {"a.jams", "album", "journal.jsonl"}
     assert all(name.endswith(".lock") for name in left)
 

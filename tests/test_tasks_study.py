@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from musicfm.datasets.labelled import read_labelled
 from musicfm.datasets.splits import Splitting
 from musicfm.errors import ConfigError, DataError
 from musicfm.tasks import pictures
-from musicfm.tasks.corpus import Corpus, open_corpus
+from musicfm.tasks.corpus import Corpus, open_corpus, vocabulary_of
 from musicfm.tasks.heads import HeadConfig, load
 from musicfm.tasks.probe import ProbeSettings
 from musicfm.tasks.report import COLUMNS, PAPER, make_report, to_csv, to_json, to_markdown
@@ -58,7 +59,8 @@ def nothing(context_seconds):
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tones.write_tones(tmp_path_factory.mktemp("tones") / "music", 12)
     tracks = read_labelled([folder], Splitting(0.0, 0.0), num_workers=1).tracks
-    return Corpus("tones", tracks[:6], tracks[6:8], {"new": tracks[8:], "same": tracks[:2]})
+    tests = {"new": tracks[8:], "same": tracks[:2]}
+    return Corpus("tones", tracks[:6], tracks[6:8], tests, vocabulary_of(tracks[:6]))
 
 
 def study_in(folder: Path, **changes: Any) -> Study:
@@ -153,6 +155,20 @@ def test_labels_that_are_missing_are_said_before_anything_is_computed(
     assert not (tmp_path / "cache").exists()
 
 
+def test_rows_that_cannot_be_are_refused_before_anything_is_computed(
+    tmp_path: Path, corpus: Corpus
+) -> None:
+    study = study_in(tmp_path / "out", tasks=("beat",))
+    with pytest.raises(ConfigError, match="chroma has nothing to say about beat"):
+        run_study(study, corpus, [Row("chroma")], tmp_path / "cache")
+    (tmp_path / "needs.py").write_text("import no_such_package")
+    with pytest.raises(ConfigError, match="no_such_package"):
+        run_study(study, corpus, [Row("mel"), Row(f"{tmp_path}/needs.py:x")], tmp_path / "cache")
+    with pytest.raises(ConfigError, match="would share the folder a_b"):
+        run_study(study, corpus, [Row("a/b"), Row("a_b")], tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_rows_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no file"):
         Row("nowhere.py:Encoder").encoder()
@@ -181,11 +197,21 @@ def test_rows_know_what_they_are() -> None:
 
 def test_collections_are_opened_by_name(tmp_path: Path) -> None:
     folder = tones.write_tones(tmp_path / "music", 12)
+    shutil.copy(folder / "tone_3.wav", folder / "copy.wav")
+    jams = json.loads((folder / "tone_3.jams").read_bytes())
+    jams["annotations"][1]["data"][0]["value"] = "Cm7"
+    (folder / "tone_4.jams").write_text(json.dumps(jams))
+    shutil.copy(folder / "tone_3.jams", folder / "copy.jams")
     corpus = open_corpus(str(folder), tmp_path, num_workers=1)
+    assert "tone_4.wav are not used: 'Cm7' is no chord" in " ".join(corpus.problems)
+    assert [item.track.path for item in corpus.tracks if item.annotations.chords is None] == [
+        "tone_4.wav"
+    ]
     sizes = [len(corpus.train), len(corpus.valid), len(corpus.tests["test"])]
-    assert sum(sizes) == 12
+    assert sum(sizes) == 13  # equal bytes are one group, and so in one split
     assert corpus.with_labels(0.01).train[0] in corpus.train
-    assert len(corpus.as_one_test().tests["all"]) == 12
+    assert len(corpus.as_one_test().tests["all"]) == 13
+    assert corpus.with_labels(0.01).vocabulary == corpus.vocabulary
     assert corpus.vocabulary == tuple(
         sorted({t for c in corpus.train for t in c.annotations.tags or ()})
     )

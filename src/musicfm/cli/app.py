@@ -70,9 +70,14 @@ def layers_of(layer: str) -> int | list[int] | Literal["all"] | None:
 
 
 def device_of(name: str) -> str:
+    """The device so called. Raises ConfigError if it is not there."""
     import torch
 
     if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"cannot compute on '{name}': {first_line(error)}") from error
         return name
     if torch.cuda.is_available():
         return "cuda"

@@ -96,10 +96,7 @@ def embed(
 
     options: dict[str, Any] = {"stats": stats, "allow_hash_mismatch": allow_hash_mismatch}
     loaded = MusicFM.from_pretrained(model, **options)
-    try:
-        loaded = loaded.to(device_of(device), getattr(torch, dtype))
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"cannot compute on '{device}': {first_line(error)}") from error
+    loaded = loaded.to(device_of(device), getattr(torch, dtype))
     embedder = Embedder(loaded, layers, overlap_seconds=overlap, batch_size=batch_size)
     with interruptible(f"what is done is in {out}, and the same command continues"):
         summary = embed_collection(

@@ -201,12 +201,15 @@ def finetune(
             corpus.train,
             corpus.valid,
             out,
-            device="cuda" if device_of(device).startswith("cuda") else "cpu",
+            device=device_of(device),
             num_workers=workers,
             progress=True,
         )
         if not (out / TESTS).is_file():
-            write_tests(out, tuning.evaluate_run(out, corpus.tests, progress=True))
+            tests = tuning.evaluate_run(
+                out, corpus.tests, device=device_of(device), num_workers=workers, progress=True
+            )
+            write_tests(out, tests)
     from musicfm.tasks.evaluation import to_text
 
     vocabulary = corpus.vocabulary if task == "tagging" else ()
@@ -248,8 +251,8 @@ def evaluate(
 
         with atomic_write(out) as temporary:
             temporary.write_text(to_json(predictor.head.task, found), encoding="utf-8")
-    for problem in (*corpus.problems, *found.failures):
-        say(problem)
+    for failure in found.failures:
+        say(f"failed: {failure}")
     raise typer.Exit(1 if found.failures else 0)
 
 
@@ -315,6 +318,8 @@ def _study(
     cache: Path,
 ) -> "list[Result]":
     """Runs a study, and prints its table."""
+    if any(name.strip().startswith(("finetuned:", "scratch:")) for name in models):
+        need("train", "lightning")
     from musicfm.tasks.overlap import overlaps
     from musicfm.tasks.pictures import draw
     from musicfm.tasks.report import TABLE, make_report, to_markdown, write_report

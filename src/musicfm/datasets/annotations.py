@@ -261,6 +261,10 @@ def fit(read: Read, duration: float, name: str) -> Read:
             kept[kind] = Beats(value.times[inside], value.positions[inside])
         else:
             kept[kind] = _until(value, duration)
+        left = kept[kind]
+        if left is not None and not len(left.times if isinstance(left, Beats) else left.labels):
+            problems.append(f"{name}: the {kind} are not used: all lie beyond the audio's end")
+            kept[kind] = None
     return Read(replace(read.annotations, **kept), read.duration, tuple(problems))
 
 
@@ -315,4 +319,11 @@ def _text(value: object) -> str:
 
 
 def _tags(data: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {_text(observation.get("value")): 1.0 for observation in data}
+    return {_text(row.get("value")): _confidence(row.get("confidence")) for row in data}
+
+
+def _confidence(value: object) -> float:
+    """1 where there is none, as most files have it."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        return 1.0
+    return float(value)

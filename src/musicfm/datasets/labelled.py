@@ -4,11 +4,13 @@
 with file and reason, and the rest goes on.
 """
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from musicfm.datasets import annotations
 from musicfm.datasets.annotations import Annotations, fit, read_jams
 from musicfm.datasets.scanning import collect
 from musicfm.datasets.splits import Splitting, split
@@ -25,6 +27,12 @@ class LabelledTrack:
     track: Track
     audio: Path
     annotations: Annotations
+
+
+def digest(items: Iterable[LabelledTrack]) -> str:
+    """SHA-256 of recordings and what is known about them, in any order."""
+    lines = sorted(f"{item.track.sha256} {annotations.digest(item.annotations)}" for item in items)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -109,11 +109,24 @@ def _majmin(reference: Spans, estimate: Spans) -> float:
         mir_eval.chord.NO_CHORD,
         mir_eval.chord.NO_CHORD,
     )
+    known, truth_labels = _without_gaps(reference)
     merged, truth, found = mir_eval.util.merge_labeled_intervals(
-        reference.intervals, list(reference.labels), intervals, labels
+        known, truth_labels, intervals, labels
     )
     comparisons = mir_eval.chord.majmin(truth, found)
     if not (comparisons >= 0).any():
         return float("nan")
     durations = mir_eval.util.intervals_to_durations(merged)
     return float(mir_eval.chord.weighted_accuracy(comparisons, durations))
+
+
+def _without_gaps(spans: Spans) -> tuple[Array, list[str]]:
+    """With X, which is ignored, in gaps: mir_eval would let the chord before go on there."""
+    bounds, labels = [spans.intervals[0, 0]], []
+    for (start, end), label in zip(spans.intervals, spans.labels, strict=True):
+        if start > bounds[-1]:
+            bounds.append(start)
+            labels.append("X")
+        bounds.append(end)
+        labels.append(label)
+    return np.stack([bounds[:-1], bounds[1:]], axis=1), labels

@@ -1,15 +1,18 @@
 """What heads are trained, chosen and tested on: one labelled collection with its splits."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from musicfm.datasets.catalogue import DATASETS, read_dataset
 from musicfm.datasets.labelled import Labelled, LabelledTrack, read_labelled
 from musicfm.datasets.splits import Splitting
-from musicfm.errors import ConfigError
+from musicfm.errors import ConfigError, DataError
 from musicfm.render import benchmark
 from musicfm.seeds import derive_seed
+from musicfm.tasks.chord import Chord
+from musicfm.tasks.key import Key
+from musicfm.tasks.tagging import applying
 
 SPLITTING = Splitting(valid=0.1, test=0.2)
 """Of collections that are in no splits."""
@@ -29,15 +32,12 @@ class Corpus:
     valid: tuple[LabelledTrack, ...]
     tests: Mapping[str, tuple[LabelledTrack, ...]]
     """By the name of the test set; the headline first."""
+    vocabulary: tuple[str, ...] = ()
+    """The tags that occur in all of the training songs."""
     problems: tuple[str, ...] = ()
     """What could not be used, and why."""
     note: str = ""
     """To be said with every score."""
-
-    @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """The tags that occur in training."""
-        return tuple(sorted({tag for item in self.train for tag in item.annotations.tags or ()}))
 
     @property
     def tracks(self) -> tuple[LabelledTrack, ...]:
@@ -98,8 +98,54 @@ def open_corpus(
 
 
 def _of_splits(name: str, found: Labelled) -> Corpus:
-    train, valid = found.of_split("train"), found.of_split("valid")
-    return Corpus(name, train, valid, {"test": found.of_split("test")}, found.problems)
+    """A collection of one test set. What is in two splits, by its bytes, stays in the later one."""
+    test = found.of_split("test")
+    tested = {item.track.sha256 for item in test}
+    valid = tuple(i for i in found.of_split("valid") if i.track.sha256 not in tested)
+    held_out = tested | {item.track.sha256 for item in valid}
+    train = tuple(i for i in found.of_split("train") if i.track.sha256 not in held_out)
+    dropped = len(found.of_split("train")) + len(found.of_split("valid")) - len(train) - len(valid)
+    problems = found.problems
+    if dropped:
+        problems = (
+            *problems,
+            f"{dropped} recordings of {name} have the bytes of one that is held out, and are left "
+            "out of training or validation",
+        )
+    if not (train and valid and test):
+        problems = (
+            *problems,
+            f"{name} has {len(train)} recordings for training, {len(valid)} for validation and "
+            f"{len(test)} for testing; for another split, make a manifest: musicfm scan FOLDER "
+            "--valid 0.2 --test 0.2 --split-by track --out songs.parquet",
+        )
+    return _checked(Corpus(name, train, valid, {"test": test}, vocabulary_of(train), problems))
+
+
+def vocabulary_of(tracks: Iterable[LabelledTrack]) -> tuple[str, ...]:
+    """The tags that apply to some recording."""
+    return tuple(sorted({tag for item in tracks for tag in applying(item.annotations)}))
+
+
+def _checked(corpus: Corpus) -> Corpus:
+    """Without chords and keys that cannot be read, which are reported."""
+    problems: list[str] = []
+
+    def check(item: LabelledTrack) -> LabelledTrack:
+        annotations = item.annotations
+        for task, kind in ((Chord(), "chords"), (Key(), "keys")):
+            try:
+                task.is_labelled(annotations)
+            except DataError as error:
+                problems.append(f"the {kind} of {item.audio} are not used: {error}")
+                annotations = replace(annotations, **{kind: None})
+        return replace(item, annotations=annotations)
+
+    train, valid = (tuple(map(check, items)) for items in (corpus.train, corpus.valid))
+    tests = {name: tuple(map(check, items)) for name, items in corpus.tests.items()}
+    return replace(
+        corpus, train=train, valid=valid, tests=tests, problems=(*corpus.problems, *problems)
+    )
 
 
 def _rendered(songs: Path, part: float, num_workers: int | None, progress: bool) -> Corpus:
@@ -112,4 +158,12 @@ def _rendered(songs: Path, part: float, num_workers: int | None, progress: bool)
         found = read_labelled(paths, Splitting(0.0, 0.0), num_workers=num_workers)
         sets[name], problems = found.tracks, problems + found.problems
     tests: dict[str, tuple[LabelledTrack, ...]] = {name: sets[name] for name in benchmark.TEST_SETS}
-    return Corpus(benchmark.NAME, sets["train"], sets["valid"], tests, problems, RENDERED_NOTE)
+    return Corpus(
+        benchmark.NAME,
+        sets["train"],
+        sets["valid"],
+        tests,
+        vocabulary_of(sets["train"]),
+        problems,
+        RENDERED_NOTE,
+    )

@@ -17,6 +17,7 @@ After each epoch all is saved; the same call continues a run that was stopped.
 
 import json
 import shutil
+import signal
 import tempfile
 import time
 import warnings
@@ -37,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from musicfm import audio, checkpoint
 from musicfm.config import Config, ModelConfig, Positive
 from musicfm.datasets.crops import permuted
-from musicfm.datasets.labelled import LabelledTrack
+from musicfm.datasets.labelled import LabelledTrack, digest
 from musicfm.embedding import Embedder
 from musicfm.errors import AudioError, AudioWarning, ConfigError
 from musicfm.files import atomic_write, exclusive
@@ -273,7 +274,7 @@ def finetune(
     valid: Sequence[LabelledTrack],
     out: Path,
     *,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: str = "cpu",
     num_workers: int | None = None,
     progress: bool = False,
 ) -> None:
@@ -322,8 +323,15 @@ def finetune(
         head, tuned = module.head.eval(), module.model.eval()
         head.config = config.replace(fingerprint=checkpoint.fingerprint(tuned))
         with tempfile.TemporaryDirectory(dir=out) as cache:
-            recordings = listen(head, tuned, valid, Path(cache), progress=progress)
-            validation = choose_decoding(head, recordings)
+            recordings = listen(
+                head,
+                tuned.to(device),
+                valid,
+                Path(cache),
+                num_workers=num_workers,
+                progress=progress,
+            )
+            validation = choose_decoding(head, labelled(task, recordings, "validation"))
         checkpoint.save(tuned, out / MODEL)
         heads.save(head, out)
         write_fit(
@@ -357,14 +365,21 @@ def listen(
 
 
 def evaluate_run(
-    folder: Path, tests: Mapping[str, Sequence[LabelledTrack]], *, progress: bool = False
+    folder: Path,
+    tests: Mapping[str, Sequence[LabelledTrack]],
+    *,
+    device: str = "cpu",
+    num_workers: int | None = None,
+    progress: bool = False,
 ) -> dict[str, Evaluation]:
     """Scores a fine-tuned model on test sets, by name."""
-    head, model = heads.load(folder), MusicFM.from_pretrained(folder / MODEL)
+    head, model = heads.load(folder), MusicFM.from_pretrained(folder / MODEL).to(device)
     found = {}
     for name, tracks in tests.items():
         with tempfile.TemporaryDirectory(dir=folder) as cache:
-            recordings = listen(head, model, tracks, Path(cache), progress=progress)
+            recordings = listen(
+                head, model, tracks, Path(cache), num_workers=num_workers, progress=progress
+            )
             found[name] = evaluate(head, recordings)
     return found
 
@@ -395,8 +410,8 @@ def _train(
         folder, "best", "valid_loss", save_last=True, enable_version_counter=False
     )
     trainer = Trainer(
-        accelerator=device,
-        devices=1,
+        accelerator=torch.device(device).type,
+        devices=[torch.device(device).index or 0] if device.startswith("cuda") else 1,
         precision=_PRECISIONS[settings.precision],
         max_epochs=settings.max_epochs,
         logger=False,
@@ -409,9 +424,24 @@ def _train(
     )
     data = _Loaders(learnt, held_out, options)
     last = folder / "last.ckpt"
-    trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None)
-    state = AtomicCheckpointIO().load_checkpoint(best.best_model_path)["state_dict"]
+    if not last.is_file() or _is_unfinished(AtomicCheckpointIO().load_checkpoint(last), settings):
+        interrupt = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None)
+        except SystemExit as error:  # what Lightning makes of Ctrl-C, which it then ignores
+            signal.signal(signal.SIGINT, interrupt)
+            raise KeyboardInterrupt from error
+    else:
+        module.on_load_checkpoint(AtomicCheckpointIO().load_checkpoint(last))
+    state = AtomicCheckpointIO().load_checkpoint(folder / "best.ckpt")["state_dict"]
     module.load_state_dict(state)
+
+
+def _is_unfinished(last: Mapping[str, Any], settings: FinetuneSettings) -> bool:
+    """Whether a run that was stopped had more epochs to come."""
+    valid = [loss for _, loss in last["losses"]]
+    since_best = len(valid) - 1 - int(np.argmin(valid))
+    return len(valid) < settings.max_epochs and since_best < settings.patience
 
 
 class _Loaders(LightningDataModule):
@@ -445,8 +475,8 @@ def _check_folder(
     content = {
         "head": config.to_dict(),
         "settings": settings.to_dict(),
-        "train": sorted(item.track.sha256 for item in train),
-        "valid": sorted(item.track.sha256 for item in valid),
+        "train": digest(train),
+        "valid": digest(valid),
     }
     if not path.exists():
         with atomic_write(path) as temporary:

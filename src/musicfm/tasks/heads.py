@@ -5,6 +5,7 @@ with ``head.safetensors`` and ``head.json``; it records the model whose hidden s
 on, and refuses those of another.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -142,6 +143,14 @@ def load(folder: str | Path) -> Head:
         head = Head(config)
     checkpoint.fill(head, tensors, weights)
     return head.eval()
+
+
+def fingerprint(head: Head) -> str:
+    """SHA-256 of all that a head computes with."""
+    digest = hashlib.sha256(json.dumps(head.config.to_dict(), sort_keys=True).encode())
+    for tensor in head.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_model(head: Head, fingerprint: str, name: str) -> None:

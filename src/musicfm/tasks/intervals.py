@@ -1,7 +1,7 @@
 """How sure a score is: the bootstrap over recordings and seeds.
 
-A resample draws recordings with replacement, and one of the heads, which differ in their seed. Rows
-are compared on the same recordings, which is the paired bootstrap.
+A resample draws as many recordings as there are, with replacement, and as many heads, which differ
+in their seed. Rows are compared on the same recordings, which is the paired bootstrap.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,18 +45,30 @@ class Comparison:
 
 def estimate(task: Task[Any], runs: Runs, metric: str) -> Estimate:
     """The mean over seeds, with its interval."""
-    return _estimate(_value(task, runs, metric), _resampled(task, runs, metric, "one"))
+    names = _common(runs)
+    return _estimate(
+        _value(task, runs, metric, names), _resampled(task, runs, metric, names, "one")
+    )
 
 
 def compare(task: Task[Any], runs: Runs, others: Runs, metric: str) -> Comparison:
-    """How two rows differ on the same recordings."""
-    value = _value(task, runs, metric) - _value(task, others, metric)
-    resampled = _resampled(task, runs, metric, "one") - _resampled(task, others, metric, "other")
-    return Comparison(_estimate(value, resampled))
+    """How two rows differ on the recordings that both have."""
+    names = _common([*runs, *others])
+    value = _value(task, runs, metric, names) - _value(task, others, metric, names)
+    resampled = _resampled(task, runs, metric, names, "one")
+    return Comparison(
+        _estimate(value, resampled - _resampled(task, others, metric, names, "other"))
+    )
 
 
-def _value(task: Task[Any], runs: Runs, metric: str) -> float:
-    return float(np.mean([task.summarise(list(run.values()))[metric] for run in runs]))
+def _common(runs: Runs) -> list[str]:
+    """Recordings that all runs have scores of."""
+    return sorted(set.intersection(*(set(run) for run in runs)))
+
+
+def _value(task: Task[Any], runs: Runs, metric: str, names: Sequence[str]) -> float:
+    summaries = [task.summarise([run[name] for name in names]) for run in runs]
+    return float(np.mean([summary[metric] for summary in summaries])) if names else float("nan")
 
 
 def _estimate(value: float, resampled: Array) -> Estimate:
@@ -67,19 +79,17 @@ def _estimate(value: float, resampled: Array) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def _resampled(task: Task[Any], runs: Runs, metric: str, which: str) -> Array:
-    """(NUM_RESAMPLES,) values. Rows have the same recordings, and draw their seeds apart."""
-    names = sorted(runs[0])
-    scores = [[run[name] for name in names] for run in runs]
+def _resampled(task: Task[Any], runs: Runs, metric: str, names: Sequence[str], which: str) -> Array:
+    """(NUM_RESAMPLES,) means over seeds. Rows share their recordings, and not their seeds."""
+    if not names:
+        return np.empty(0)
     places = np.random.default_rng(derive_seed(0, "recordings")).integers(
         len(names), size=(NUM_RESAMPLES, len(names))
     )
     seeds = np.random.default_rng(derive_seed(0, "seeds", which)).integers(
-        len(runs), size=NUM_RESAMPLES
+        len(runs), size=(NUM_RESAMPLES, len(runs))
     )
-    found = np.empty(NUM_RESAMPLES)
-    for seed, run in enumerate(scores):
-        mine = seeds == seed
-        if mine.any():
-            found[mine] = task.resample(run, metric, places[mine])
-    return found
+    values = np.stack(
+        [task.resample([run[name] for name in names], metric, places) for run in runs]
+    )
+    return values[seeds, np.arange(NUM_RESAMPLES)[:, None]].mean(axis=1)

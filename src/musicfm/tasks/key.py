@@ -1,6 +1,6 @@
 """Key detection over 24 classes: 12 major and 12 minor keys.
 
-Outputs at 0.5 Hz, six for a clip of 12 s; the logits of all clips are averaged for a recording. A
+Outputs at 0.5 Hz, six for a clip of 12 s; their probabilities are averaged over a recording. A
 mode counts by its third: ionian, lydian and mixolydian are major; aeolian, dorian and phrygian are
 minor. Locrian, and N for no key, are ignored. A recording that changes its key is learnt from
 output by output, and has the key that lasts longest.

@@ -57,7 +57,13 @@ class Predictor:
             encoder = Embedder(tuned, config.layers, context_seconds=clip)
         else:
             name = model or config.model
-            encoder = Row(name).encoder(clip, device, config.layers)
+            try:
+                encoder = Row(name).encoder(clip, device, config.layers)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"the model of the head in {folder} cannot be loaded; say where it is now "
+                    f"(--model): {error}"
+                ) from error
         check_model(head, encoder.fingerprint(), name)
         if set(config.layers) - set(encoder.layers):
             raise CheckpointError(f"'{name}' gives other layers than the head in {folder} wants")
@@ -95,7 +101,11 @@ class Predictor:
             title=title,
             tool=f"musicfm predict ({task})",
             version=musicfm.__version__,
-            sandbox={"head": self.head.config.to_dict(), "model": self.model},
+            sandbox={
+                "head": self.head.config.to_dict(),
+                "head_fingerprint": heads.fingerprint(self.head),
+                "model": self.model,
+            },
         )
 
 
@@ -128,7 +138,7 @@ def predict_collection(
     begin, summary = time.monotonic(), Summary()
     recordings = find_recordings(sources, summary.failures)
     with (
-        Journal(out, {"head": predictor.head.config.to_dict()}, recordings, overwrite) as journal,
+        Journal(out, {"head": heads.fingerprint(predictor.head)}, recordings, overwrite) as journal,
         tempfile.TemporaryDirectory(dir=out, prefix=".") as folder,
     ):
         pending = {

@@ -118,8 +118,11 @@ class Examples:
                 targets = task.targets(recording.annotations, times)
                 values.append(torch.from_numpy(targets.values).float())
                 known.append(torch.from_numpy(targets.known))
-                frames = recording.features.pooled(layers, task.output_rate / self.repeats, inputs)
-                file.write(frames.transpose(0, 1).half().numpy().tobytes())
+                rate, count = task.output_rate / self.repeats, len(times) // self.repeats
+                for first in range(0, count, OUTPUTS_AT_ONCE):
+                    part = range(first, min(first + OUTPUTS_AT_ONCE, count))
+                    frames = recording.features.pooled(layers, rate, inputs, part)
+                    file.write(frames.transpose(0, 1).half().numpy().tobytes())
                 starts.append(starts[-1] + len(times))
             file.flush()
             shape = (starts[-1] // self.repeats, len(layers), frames.shape[2])

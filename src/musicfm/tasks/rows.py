@@ -48,6 +48,14 @@ class Row:
         return "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)
 
     @property
+    def lasting_name(self) -> str:
+        """Its name in any working directory."""
+        path, is_file, function = self.name.rpartition(":")
+        if is_file and path.endswith(".py"):
+            return f"{Path(path).resolve()}:{function}"
+        return str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name
+
+    @property
     def kind(self) -> str:
         """What is done for it: "probe" (heads on frozen frames), "finetuned", "scratch", "trivial"
         or "oracle".
@@ -110,7 +118,10 @@ def untrained(model: MusicFM) -> MusicFM:
 def _from_file(path: Path, name: str, context_seconds: float | None) -> WindowEncoder:
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
-    found: dict[str, Any] = runpy.run_path(str(path))
+    try:
+        found: dict[str, Any] = runpy.run_path(str(path))
+    except ImportError as error:
+        raise ConfigError(f"{path} cannot be run: {error}; install what it needs") from error
     if name not in found:
         raise ConfigError(f"{path} has no '{name}'")
     encoder = found[name](context_seconds)

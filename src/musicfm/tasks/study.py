@@ -11,15 +11,13 @@ Heads of the first seed are fitted on each layer; the layer with the best score 
 the other seeds, and is tested.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from musicfm.datasets.annotations import digest
-from musicfm.datasets.labelled import LabelledTrack
+from musicfm.datasets.labelled import LabelledTrack, digest
 from musicfm.errors import ConfigError, DataError
 from musicfm.files import atomic_write, exclusive
 from musicfm.tasks.corpus import Corpus
@@ -130,6 +128,7 @@ def run_study(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) ->
             labelled(task, items, purpose)
         for test, items in corpus.tests.items():
             labelled(task, items, f"the test set '{test}'")
+    _check_rows(study, rows)
     with exclusive(study.out, ".lock"):
         _check_folder(study, corpus)
         probes = [row for row in rows if row.kind == "probe"]
@@ -139,6 +138,29 @@ def run_study(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) ->
                 results += [_other(study, corpus, row, task) for task in _tasks(study, row)]
     order = {row.name: place for place, row in enumerate(rows)}
     return sorted(results, key=lambda result: order[result.row.name])
+
+
+def _check_rows(study: Study, rows: Sequence[Row]) -> None:
+    """Raises before anything is computed for rows that cannot be."""
+    if not any(_tasks(study, row) for row in rows):
+        names = ", ".join(row.name for row in rows)
+        raise ConfigError(
+            f"{names} has nothing to say about {', '.join(study.tasks)}; chroma is for chords and "
+            "keys"
+        )
+    folders: dict[str, str] = {}
+    for row in rows:
+        other = folders.setdefault(row.folder, row.name)
+        if other != row.name or row.folder.strip(".") == "":
+            raise ConfigError(
+                f"the rows '{other}' and '{row.name}' would share the folder {row.folder}; give "
+                "the model another name, such as a link"
+            )
+    for row in rows:
+        if row.kind == "probe":
+            row.encoder()
+        elif row.kind not in ("trivial", "oracle"):
+            row.load()
 
 
 def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> Iterator[Result]:
@@ -153,7 +175,7 @@ def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> It
             if clip not in known:
                 known[clip] = _listen(study, corpus, row, clip, cache)
             heard = known[clip]
-            failures[row] = heard.failures
+            failures[row] = tuple(dict.fromkeys((*failures.get(row, ()), *heard.failures)))
             recordings[_source(row, task)] = heard.recordings(corpus)
             configs = _configs(study, corpus, row, task, heard)
             trials[row, task] = [_trial(study, row, task, config, 0) for config in configs]
@@ -226,7 +248,7 @@ def _configs(
     base = HeadConfig(
         task=name,
         vocabulary=_vocabulary(corpus, name),
-        model=row.name,
+        model=row.lasting_name,
         fingerprint=heard.fingerprint,
         layers=heard.layers,
         dim=heard.dim,
@@ -235,17 +257,24 @@ def _configs(
     )
     if study.layers == "mixed":
         return [base]
-    return [base.replace(layers=(layer,)) for layer in heard.layers]
+    wanted = heard.layers
+    if isinstance(study.layers, tuple) and len(heard.layers) > 1:
+        wanted = tuple(sorted(set(study.layers)))
+        if missing := set(wanted) - set(heard.layers):
+            raise ConfigError(f"'{row.name}' has no layer {min(missing)}")
+    return [base.replace(layers=(layer,)) for layer in wanted]
 
 
 def _other(study: Study, corpus: Corpus, row: Row, name: TaskName) -> Result:
     """A row without layers."""
     folder = study.out / row.folder / name
-    if not (folder / TESTS).is_file():
-        if row.kind in ("trivial", "oracle"):
-            write_tests(folder, _without_sound(corpus, row, name))
-        else:
-            write_tests(folder, _finetune(study, corpus, row, name, folder))
+    is_tested = (folder / TESTS).is_file()
+    if row.kind not in ("trivial", "oracle"):
+        _finetune(study, corpus, row, name, folder)  # which knows whether it is done
+        if not is_tested:
+            write_tests(folder, _evaluate(study, corpus, folder))
+    elif not is_tested:
+        write_tests(folder, _without_sound(corpus, row, name))
     return Result(row, name, (), {}, (tests_of(folder),))
 
 
@@ -274,9 +303,9 @@ def _finetune(
     row: Row,
     name: TaskName,
     folder: Path,
-) -> dict[str, Evaluation]:
+) -> None:
     # Lightning takes seconds to import, and most studies do without.
-    from musicfm.tasks.finetune import SCRATCH, FinetuneSettings, evaluate_run, finetune
+    from musicfm.tasks.finetune import SCRATCH, FinetuneSettings, finetune
 
     settings = SCRATCH if row.kind == "scratch" else FinetuneSettings()
     if study.max_epochs is not None:
@@ -290,11 +319,22 @@ def _finetune(
         corpus.train,
         corpus.valid,
         folder,
-        device="cuda" if study.device.startswith("cuda") else "cpu",
+        device=study.device,
         num_workers=study.num_workers,
         progress=study.progress,
     )
-    return evaluate_run(folder, corpus.tests, progress=study.progress)
+
+
+def _evaluate(study: Study, corpus: Corpus, folder: Path) -> dict[str, Evaluation]:
+    from musicfm.tasks.finetune import evaluate_run
+
+    return evaluate_run(
+        folder,
+        corpus.tests,
+        device=study.device,
+        num_workers=study.num_workers,
+        progress=study.progress,
+    )
 
 
 def _check_folder(study: Study, corpus: Corpus) -> None:
@@ -302,9 +342,9 @@ def _check_folder(study: Study, corpus: Corpus) -> None:
     path = study.out / STUDY
     content: dict[str, Any] = {
         "corpus": corpus.name,
-        "train": _digest(corpus.train),
-        "valid": _digest(corpus.valid),
-        "tests": {name: _digest(items) for name, items in corpus.tests.items()},
+        "train": digest(corpus.train),
+        "valid": digest(corpus.valid),
+        "tests": {name: digest(items) for name, items in corpus.tests.items()},
         "context": study.context,
         "probe": study.probe.to_dict(),
         "max_epochs": study.max_epochs,
@@ -320,9 +360,3 @@ def _check_folder(study: Study, corpus: Corpus) -> None:
             f"{study.out} holds a study with another {differing}; go on with the same, or choose "
             "another folder"
         )
-
-
-def _digest(items: Sequence[LabelledTrack]) -> str:
-    """Of the recordings and what is known about them."""
-    lines = sorted(f"{item.track.sha256} {digest(item.annotations)}" for item in items)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

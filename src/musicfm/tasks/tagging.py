@@ -22,6 +22,11 @@ from musicfm.tasks.base import Array, Decoding, Loss, Scores, Targets, Task, sig
 _KINDS = ("true", "found")
 
 
+def applying(annotations: Annotations) -> list[str]:
+    """The tags that apply to a recording: those with a confidence above one half."""
+    return [tag for tag, confidence in (annotations.tags or {}).items() if confidence > 0.5]
+
+
 class TaggingDecoding(Decoding):
     """There is nothing to choose: metrics look at the order of probabilities."""
 

@@ -61,6 +61,9 @@ class Trial:
     tested: bool
     """Whether the test sets are wanted, or validation alone."""
 
+    def __str__(self) -> str:
+        return str(self.folder)
+
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to do."""

@@ -23,6 +23,7 @@ from musicfm.tasks.key import NAMES as KEYS
 from musicfm.tasks.key import main_key
 from musicfm.tasks.spans import UNKNOWN
 from musicfm.tasks.structure import function_of
+from musicfm.tasks.tagging import applying
 
 Predictor = Callable[[LabelledTrack], Annotations]
 
@@ -100,7 +101,7 @@ def _candidates(task: Task[Any], train: Sequence[LabelledTrack]) -> Iterator[Pre
             key = KEYS[int(np.bincount(classes).argmax())]
             yield lambda item: Annotations(keys=_throughout(key, item))
         case "tagging":
-            tags = [item.annotations.tags or {} for item in train]
+            tags = [applying(item.annotations) for item in train]
             names = {name for applying in tags for name in applying}
             share = {name: sum(name in a for a in tags) / len(tags) for name in sorted(names)}
             yield lambda item: Annotations(tags=share)
@@ -109,6 +110,8 @@ def _candidates(task: Task[Any], train: Sequence[LabelledTrack]) -> Iterator[Pre
 def _grids(train: Sequence[LabelledTrack]) -> Iterator[Predictor]:
     """Constant tempi, from common ones, with 2, 3 or 4 beats to a bar."""
     periods = np.concatenate([np.diff(i.annotations.beats.times) for i in train])  # type: ignore[union-attr]
+    if not len(periods):
+        periods = np.array([0.5])
     for percentile in (10, 25, 40, 50, 60, 75, 90):
         period = float(np.percentile(periods, percentile))
         for bar in (2, 3, 4):
