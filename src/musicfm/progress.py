@@ -16,7 +16,25 @@ from rich.progress import (
 from rich.text import Text
 
 
-class AudioProgress:
+class _Shown:
+    """A bar that is drawn for as long as a block lasts."""
+
+    _bar: Progress
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+
+class AudioProgress(_Shown):
     """A bar over files that shows hours of audio and times real time, on standard error.
 
     Remaining time is estimated from ``work``, in any unit that is known beforehand, say bytes.
@@ -36,18 +54,6 @@ class AudioProgress:
         self._task = self._bar.add_task(
             what, total=max(work, 1.0), files=0, num_files=num_files, seconds=0.0
         )
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def advance(self, *, files: int = 0, seconds: float = 0.0, work: float = 0.0) -> None:
         """Adds finished files, seconds of audio, and work."""
@@ -73,7 +79,7 @@ class _AudioColumn(ProgressColumn):
         return Text(f"{seconds / 3600:.2f} h, {rate}x real time", no_wrap=True)
 
 
-class Steps:
+class Steps(_Shown):
     """A bar over equal pieces of work, on standard error."""
 
     def __init__(self, what: str, count: int, enabled: bool = True) -> None:
@@ -86,18 +92,6 @@ class Steps:
             disable=not enabled or not count,
         )
         self._task = self._bar.add_task(what, total=count)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def advance(self) -> None:
         """Counts a piece."""

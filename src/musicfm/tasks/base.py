@@ -6,6 +6,7 @@ part; so what is scored is what would be exported, at the rate and with the deco
 gets.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Generic, NamedTuple, TypeVar
@@ -167,6 +168,16 @@ def nan_mean(values: Sequence[float]) -> float:
     """The mean of those that are numbers; NaN if none is."""
     numbers = [value for value in values if not np.isnan(value)]
     return float(np.mean(numbers)) if numbers else float("nan")
+
+
+def json_number(value: float) -> float | None:
+    """As JSON has it, which has neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
+
+
+def json_scores(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """As JSON has them."""
+    return {name: json_number(value) for name, value in scores.items()}
 
 
 def softmax(logits: Array) -> Array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from musicfm.tasks.base import Scores, Task
+from musicfm.tasks.base import Task, json_number, json_scores
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.features import extract
 from musicfm.tasks.intervals import Estimate, estimate
@@ -64,9 +64,9 @@ def to_json(task: Task[Any], evaluated: Evaluated) -> str:
     """All scores: over the recordings and of each."""
     content = {
         name: {
-            "summary": _plain(evaluation.summary),
+            "summary": json_scores(evaluation.summary),
             "intervals": {
-                metric: [_number(e.low), _number(e.high)]
+                metric: [json_number(e.low), json_number(e.high)]
                 for metric, e in _estimates(task, evaluation).items()
             },
             "excluded": {
@@ -75,7 +75,7 @@ def to_json(task: Task[Any], evaluated: Evaluated) -> str:
                 )
                 for metric in task.metrics
             },
-            "tracks": {path: _plain(scores) for path, scores in evaluation.tracks.items()},
+            "tracks": {path: json_scores(scores) for path, scores in evaluation.tracks.items()},
         }
         for name, evaluation in evaluated.tests.items()
     }
@@ -84,12 +84,3 @@ def to_json(task: Task[Any], evaluated: Evaluated) -> str:
 
 def _estimates(task: Task[Any], evaluation: Evaluation | Tested) -> dict[str, Estimate]:
     return {metric: estimate(task, [evaluation.tracks], metric) for metric in task.metrics}
-
-
-def _plain(scores: Mapping[str, float] | Scores) -> dict[str, float | None]:
-    return {name: _number(value) for name, value in scores.items()}
-
-
-def _number(value: float) -> float | None:
-    """As JSON has it, which has no NaN."""
-    return None if math.isnan(value) else value

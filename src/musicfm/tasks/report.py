@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from musicfm.files import atomic_write
-from musicfm.tasks.base import Task
+from musicfm.tasks.base import Task, json_number
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.heads import TaskName, build_task
 from musicfm.tasks.intervals import Comparison, Estimate, Runs, compare, estimate
@@ -191,9 +191,9 @@ def to_json(report: Report) -> dict[str, Any]:
                 "row": row,
                 "test": test,
                 "column": label,
-                "score": _number(cell.score.value),
-                "low": _number(cell.score.low),
-                "high": _number(cell.score.high),
+                "score": json_number(cell.score.value),
+                "low": json_number(cell.score.low),
+                "high": json_number(cell.score.high),
                 "excluded": cell.num_excluded,
                 "verdict": cell.reference.verdict if cell.reference else None,
             }
@@ -206,7 +206,7 @@ def to_json(report: Report) -> dict[str, Any]:
                 "chosen": list(result.layers),
                 "seeds": len(result.runs),
                 "validation": [
-                    {"layers": list(layers), "score": _number(score)}
+                    {"layers": list(layers), "score": json_number(score)}
                     for layers, score in result.curve.items()
                 ],
             }
@@ -263,10 +263,6 @@ def _cell(cell: Cell | None) -> str:
 
 def _short(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:.3f}".removeprefix("0")
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 5)
 
 
 def _prevalence(report: Report, test: str) -> str:

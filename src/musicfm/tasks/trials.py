@@ -23,7 +23,7 @@ from musicfm.files import atomic_write
 from musicfm.processes import Failure, Message, num_cores, run_tasks
 from musicfm.progress import Steps
 from musicfm.tasks import heads
-from musicfm.tasks.base import Scores
+from musicfm.tasks.base import Scores, json_number, json_scores
 from musicfm.tasks.heads import HeadConfig, build_task
 from musicfm.tasks.probe import (
     Evaluation,
@@ -146,8 +146,8 @@ def write_tests(folder: Path, tests: Mapping[str, Evaluation]) -> None:
     """Writes ``tests.json``. Raises OutputError."""
     content = {
         name: {
-            "summary": _nulls(evaluation.summary),
-            "tracks": {path: _nulls(scores) for path, scores in evaluation.tracks.items()},
+            "summary": json_scores(evaluation.summary),
+            "tracks": {path: json_scores(scores) for path, scores in evaluation.tracks.items()},
         }
         for name, evaluation in tests.items()
     }
@@ -177,8 +177,8 @@ def write_fit(
     Raises OutputError.
     """
     content = {
-        "objective": _null(objective),
-        "validation": _nulls(validation),
+        "objective": json_number(objective),
+        "validation": json_scores(validation),
         "losses": losses,
         "settings": settings.to_dict(),
         "train": sizes[0],
@@ -219,15 +219,6 @@ def _fit(trial: Trial, recordings: Recordings) -> heads.Head:
         time.monotonic() - begin,
     )
     return fitted.head
-
-
-def _null(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _nulls(scores: Mapping[str, float]) -> dict[str, float | None]:
-    """As JSON has them, which has no NaN."""
-    return {name: _null(value) for name, value in scores.items()}
 
 
 def _numbers(scores: Mapping[str, float | None]) -> Scores:
