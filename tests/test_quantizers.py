@@ -17,7 +17,8 @@ from musicfm.quantizers import (
     build_quantizer,
 )
 
-FEATURES = 12
+STACK, N_MELS = 2, 6
+FEATURES = STACK * N_MELS
 RANDOM = RandomProjectionConfig(codebook_size=50, codebook_dim=4)
 KMEANS = KMeansConfig(num_codebooks=2, codebook_size=20)
 
@@ -48,22 +49,44 @@ def test_codes_are_those_of_the_published_construction() -> None:
     config = RandomProjectionConfig()
     projection = nn.init.xavier_normal_(torch.empty(512, 16))
     codes = nn.init.normal_(torch.empty(4_096, 16))
-    quantizer = RandomProjectionQuantizer(config, 512)
+    quantizer = RandomProjectionQuantizer(config, 4, 128)
     assert torch.equal(quantizer.get_buffer("codebooks.0.random_projection"), projection)
     assert torch.equal(quantizer.get_buffer("codebooks.0.codebook"), codes)
 
 
 def test_codebook_i_is_drawn_from_the_seed_plus_i(frames: Tensor) -> None:
-    tokens = RandomProjectionQuantizer(RANDOM.replace(num_codebooks=3), FEATURES)(frames)
+    tokens = RandomProjectionQuantizer(RANDOM.replace(num_codebooks=3), STACK, N_MELS)(frames)
     assert (tokens.shape, tokens.dtype) == ((3, 40, 3), torch.int64)
     for i in range(3):
-        single = RandomProjectionQuantizer(RANDOM.replace(seed=RANDOM.seed + i), FEATURES)
+        single = RandomProjectionQuantizer(RANDOM.replace(seed=RANDOM.seed + i), STACK, N_MELS)
         assert torch.equal(tokens[..., i : i + 1], single(frames))
     assert not torch.equal(tokens[..., 0], tokens[..., 1])
 
 
+def test_codebooks_of_contrast_hear_pitch_and_neither_level_nor_tilt() -> None:
+    config = RandomProjectionConfig(num_codebooks=6, codebook_size=64, contrast_codebooks=3)
+    quantizer = RandomProjectionQuantizer(config, 4, 128)
+    plain = RandomProjectionQuantizer(config.replace(contrast_codebooks=0), 4, 128)
+    frames = torch.randn(1, 50, 4, 128, generator=torch.Generator().manual_seed(0))
+    tokens = quantizer(frames.flatten(2))
+    assert torch.equal(tokens[..., :3], plain(frames.flatten(2))[..., :3])
+
+    def kept(changed: Tensor) -> list[float]:
+        same = quantizer(changed.flatten(2)) == tokens
+        return same.float().mean(dim=(0, 1)).tolist()
+
+    tilted = kept(frames + torch.linspace(3.0, -3.0, 128))
+    assert max(tilted[:3]) < 0.5
+    assert min(tilted[3:]) > 0.9  # not all: the lowest bands have no neighbours on one side
+    high = frames.clone()
+    high[..., 64:] = 0.0
+    assert min(kept(high)[3:]) > 0.9
+    transposed = kept(frames.roll(1, dims=-1))
+    assert max(transposed) < 0.2
+
+
 def test_random_projection_takes_the_nearest_code_on_the_sphere(frames: Tensor) -> None:
-    quantizer = RandomProjectionQuantizer(RANDOM, FEATURES)
+    quantizer = RandomProjectionQuantizer(RANDOM, STACK, N_MELS)
     book = quantizer.codebooks[0]
     projected = F.normalize(frames @ book.get_buffer("random_projection"), dim=-1)
     codes = F.normalize(book.get_buffer("codebook"), dim=-1)
@@ -84,7 +107,7 @@ def test_kmeans_takes_the_nearest_centroid(frames: Tensor) -> None:
 def test_chunks_bound_the_scores_and_change_no_token(
     kind: str, chunk: int, frames: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quantizer = fitted_kmeans() if kind == "kmeans" else build_quantizer(RANDOM, FEATURES)
+    quantizer = fitted_kmeans() if kind == "kmeans" else build_quantizer(RANDOM, STACK, N_MELS)
     expected = quantizer(frames)
     sizes = []
 
@@ -101,20 +124,20 @@ def test_chunks_bound_the_scores_and_change_no_token(
 
 
 def test_tokens_need_no_whole_frame(frames: Tensor) -> None:
-    quantizer = RandomProjectionQuantizer(RANDOM, FEATURES)
+    quantizer = RandomProjectionQuantizer(RANDOM, STACK, N_MELS)
     assert quantizer(frames[:, :0]).shape == (3, 0, 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_tokens_are_float32_arithmetic_in_a_half_model(dtype: torch.dtype, frames: Tensor) -> None:
-    for quantizer in (RandomProjectionQuantizer(RANDOM, FEATURES), fitted_kmeans()):
+    for quantizer in (RandomProjectionQuantizer(RANDOM, STACK, N_MELS), fitted_kmeans()):
         expected = quantizer(frames)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(quantizer.to(dtype)(frames), expected)
 
 
 def test_nothing_in_a_quantizer_is_trained(frames: Tensor) -> None:
-    for quantizer in (RandomProjectionQuantizer(RANDOM, FEATURES), fitted_kmeans()):
+    for quantizer in (RandomProjectionQuantizer(RANDOM, STACK, N_MELS), fitted_kmeans()):
         assert not list(quantizer.parameters())
         assert not quantizer(frames.clone().requires_grad_()).requires_grad
 

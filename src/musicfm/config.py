@@ -157,7 +157,9 @@ class TransformerConfig(_EncoderConfig):
 class RandomProjectionConfig(Config):
     """Frozen random projections and codebooks (BEST-RQ, Chiu et al., 2022).
 
-    Codebook ``i`` is drawn from ``seed + i``.
+    Codebook ``i`` is drawn from ``seed + i``. The last ``contrast_codebooks`` see how far a mel
+    band stands out of its neighbours instead of its level: where the partials of notes lie, which
+    a random projection of levels hardly tells.
     """
 
     kind: Literal["random_projection"] = "random_projection"
@@ -165,6 +167,16 @@ class RandomProjectionConfig(Config):
     codebook_size: Positive = 4_096
     codebook_dim: Positive = 16
     seed: Annotated[int, Field(ge=0)] = 142
+    contrast_codebooks: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _check_contrast(self) -> Self:
+        if self.contrast_codebooks > self.num_codebooks:
+            raise ValueError(
+                f"contrast_codebooks is {self.contrast_codebooks} of {self.num_codebooks} "
+                "codebooks; choose no more than there are"
+            )
+        return self
 
 
 class KMeansConfig(Config):

@@ -16,6 +16,9 @@ from musicfm.mel import Float32Buffers
 FRAMES_AT_ONCE = 4_096
 """Frames whose scores against one codebook are held at once: 64 MB for 4096 codes."""
 
+CONTRAST_NEIGHBOURS = 2
+"""Mel bands on either side that a band is compared with, where a codebook hears contrast."""
+
 
 class Quantizer(nn.Module, ABC):
     """Maps (batch, time, features) to integer tokens (batch, time, num_codebooks)."""
@@ -37,6 +40,18 @@ class Quantizer(nn.Module, ABC):
                 for codebook in range(self.num_codebooks)
             ]
         return torch.stack(tokens, dim=-1).unflatten(0, frames.shape[:2])
+
+
+def contrast(n_mels: int) -> Tensor:
+    """The (n_mels, n_mels) matrix that keeps of a log-mel frame where its partials lie.
+
+    Each band of the lower half (below 2.3 kHz at 24 kHz) less the mean of itself and its
+    neighbours; nothing of the upper half. What is alike in adjacent bands, level and timbre, goes.
+    """
+    band = torch.arange(n_mels)
+    near = ((band[:, None] - band).abs() <= CONTRAST_NEIGHBOURS).float()
+    kept = torch.eye(n_mels) - near / near.sum(dim=1, keepdim=True)
+    return kept * (band < n_mels // 2)[:, None]
 
 
 class RandomCodebook(Float32Buffers):
@@ -63,14 +78,23 @@ class RandomProjectionQuantizer(Quantizer):
     inner product, and the length of the projected frame does not matter.
     """
 
-    def __init__(self, config: RandomProjectionConfig, features: int) -> None:
+    def __init__(self, config: RandomProjectionConfig, stack: int, n_mels: int) -> None:
         super().__init__()
         self.num_codebooks = config.num_codebooks
         self.codebook_size = config.codebook_size
         self.codebooks = nn.ModuleList(
-            RandomCodebook(features, config.codebook_size, config.codebook_dim, config.seed + i)
+            RandomCodebook(
+                stack * n_mels, config.codebook_size, config.codebook_dim, config.seed + i
+            )
             for i in range(config.num_codebooks)
         )
+        # To project a frame's contrast is to project the frame, by another matrix.
+        for book in self.codebooks[config.num_codebooks - config.contrast_codebooks :]:
+            projection = book.get_buffer("random_projection")
+            with torch.no_grad():
+                projection.view(stack, n_mels, -1).copy_(
+                    contrast(n_mels).T @ projection.view(stack, n_mels, -1)
+                )
 
     def scores(self, frames: Tensor, codebook: int) -> Tensor:
         book = self.codebooks[codebook]
@@ -100,8 +124,10 @@ class KMeansQuantizer(Float32Buffers, Quantizer):
         return frames @ centroids.T - 0.5 * centroids.square().sum(dim=1)
 
 
-def build_quantizer(config: RandomProjectionConfig | KMeansConfig, features: int) -> Quantizer:
-    """The quantizer that a configuration describes, for stacked frames of ``features`` values."""
+def build_quantizer(
+    config: RandomProjectionConfig | KMeansConfig, stack: int, n_mels: int
+) -> Quantizer:
+    """The quantizer that a configuration describes, for ``stack`` mel frames in a row."""
     if isinstance(config, RandomProjectionConfig):
-        return RandomProjectionQuantizer(config, features)
-    return KMeansQuantizer(config, features)
+        return RandomProjectionQuantizer(config, stack, n_mels)
+    return KMeansQuantizer(config, stack * n_mels)
