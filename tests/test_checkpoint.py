@@ -339,6 +339,6 @@ def test_nano_comes_with_the_package(music: Tensor) -> None:
     folder = Path(checkpoint.__file__).with_name("nano")
     assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) < 16e6
     facts = json.loads((folder / "training.json").read_text())
-    assert facts["recipe"]["model"] == model.config.to_dict()
+    assert ModelConfig.from_dict(facts["recipe"]["model"]) == model.config
     assert len((folder / "training_tracks.txt").read_text().split()) == facts["data"]["tracks"]
     assert torch.isfinite(model(music).hidden_states[-1]).all()
