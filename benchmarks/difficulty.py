@@ -294,7 +294,7 @@ def bass_chords(heard: Heard) -> Annotations:
     """The bass note, for the root of a major triad."""
     path = viterbi(np.log(heard.bass), BASS_CHANGE_COST)
     bounds = edges(np.arange(len(path)) / Chord.rate, heard.duration)
-    chords = runs(path, CHORDS, bounds)
+    chords = runs(path, heard.bass, CHORDS, bounds)
     # The first twelve classes of chords and keys are major, on the same roots.
     return Annotations(chords=chords, keys=whole(heard, KEYS[commonest([chords], chord_class)]))
 

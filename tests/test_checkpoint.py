@@ -18,6 +18,7 @@ from musicfm.checkpoint import CONFIG, WEIGHTS, convert
 from musicfm.config import (
     ConformerConfig,
     KMeansConfig,
+    ModelConfig,
     RandomProjectionConfig,
     TransformerConfig,
     preset,

@@ -45,7 +45,7 @@ def head(music: Path, corpus: Corpus) -> Path:
 
 
 def test_a_recording_is_annotated(head: Path, music: Path) -> None:
-    predictor = Predictor.load(head)
+    predictor = Predictor.load([head])
     annotations, duration = predictor(music / "tone_5.wav")
     assert duration == tones.SECONDS
     assert annotations.chords is not None
@@ -64,7 +64,7 @@ def test_a_collection_goes_on_and_bad_files_are_passed_over(
     shutil.copy(music / "tone_0.wav", mine / "a.wav")
     shutil.copy(music / "tone_1.wav", mine / "album" / "b.wav")
     (mine / "bad.mp3").write_bytes(b"no sound" * 100)
-    predictor, out = Predictor.load(head), tmp_path / "out"
+    predictor, out = Predictor.load([head]), tmp_path / "out"
     summary = predict_collection(predictor, [mine], out, num_workers=1)
     assert (summary.done, len(summary.failures)) == (2, 1)
     assert "bad.mp3" in summary.failures[0][0]
@@ -72,13 +72,13 @@ def test_a_collection_goes_on_and_bad_files_are_passed_over(
     assert read.duration == tones.SECONDS
     assert read.annotations.chords is not None
     content = json.loads((out / "a.jams").read_bytes())
-    assert content["sandbox"]["head"]["task"] == "chord"
+    assert content["sandbox"]["heads"][0]["task"] == "chord"
     before = (out / "a.jams").stat().st_mtime_ns
     again = predict_collection(predictor, [mine], out, num_workers=1)
     assert (again.done, again.skipped) == (0, 2)
     assert (out / "a.jams").stat().st_mtime_ns == before
-    config = predictor.head.config
-    other = Predictor(heads.Head(config).eval(), predictor.encoder, "chroma")
+    config = predictor.heads[0].config
+    other = Predictor((heads.Head(config).eval(),), predictor.encoder, "chroma")
     with pytest.raises(OutputError, match="results of other settings"):
         predict_collection(other, [mine], out, num_workers=1)
     left = {path.name for path in out.iterdir()} - {"a.jams", "album", "journal.jsonl"}
@@ -86,9 +86,9 @@ def test_a_collection_goes_on_and_bad_files_are_passed_over(
 
 
 def test_what_is_exported_scores_what_was_scored(head: Path, music: Path, corpus: Corpus) -> None:
-    predictor = Predictor.load(head)
+    predictor = Predictor.load([head])
     found = evaluate_head(predictor, corpus, num_workers=1)
-    task = predictor.head.task
+    task = predictor.heads[0].task
     for item in corpus.tests["test"]:
         annotations, _ = predictor(item.audio)
         direct = task.score(item.annotations, annotations)
@@ -101,12 +101,12 @@ def test_what_is_exported_scores_what_was_scored(head: Path, music: Path, corpus
 
 def test_the_head_of_another_model_is_refused(head: Path, tmp_path: Path, tiny: MusicFM) -> None:
     with pytest.raises(CheckpointError, match="hidden states of 'chroma', and 'mel' is another"):
-        Predictor.load(head, "mel")
+        Predictor.load([head], "mel")
     tuned = tmp_path / "tuned"
     heads.save(heads.load(head), tuned)
     tiny.save_pretrained(tuned / "model")
     with pytest.raises(CheckpointError, match="is another model"):
-        Predictor.load(tuned)  # it is the model beside it that counts
+        Predictor.load([tuned])  # it is the model beside it that counts
 
 
 def test_what_a_model_has_heard_is_marked(corpus: Corpus, tmp_path: Path, tiny: MusicFM) -> None:

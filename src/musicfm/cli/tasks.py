@@ -241,16 +241,17 @@ def evaluate(
     from musicfm.tasks.predict import Predictor
 
     with interruptible("nothing was written"):
-        predictor = Predictor.load(head, model, device_of(device))
+        predictor = Predictor.load([head], model, device_of(device))
         corpus = _corpus(data, songs, part, 1.0, workers)
         corpus = corpus.as_one_test() if split == "all" else corpus
         found = evaluate_head(predictor, corpus, num_workers=workers, progress=True)
-    print(to_text(predictor.head.task, found.tests))
+    (loaded,) = predictor.heads
+    print(to_text(loaded.task, found.tests))
     if out is not None:
         from musicfm.files import atomic_write
 
         with atomic_write(out) as temporary:
-            temporary.write_text(to_json(predictor.head.task, found), encoding="utf-8")
+            temporary.write_text(to_json(loaded.task, found), encoding="utf-8")
     for failure in found.failures:
         say(f"failed: {failure}")
     raise typer.Exit(1 if found.failures else 0)
@@ -281,7 +282,7 @@ def predict(
     from musicfm.tasks.predict import Predictor, predict_collection
 
     with interruptible(f"what is done is in {out}, and the same command continues"):
-        predictor = Predictor.load(head, model, device_of(device))
+        predictor = Predictor.load([head], model, device_of(device))
         summary = predict_collection(
             predictor,
             paths,

@@ -43,6 +43,8 @@ class Beats:
     """(beats,) in seconds."""
     positions: npt.NDArray[np.int64]
     """(beats,) places in the bar from 1, the downbeat; 0 where they are not known."""
+    confidences: Array | None = None
+    """(beats,) from 0 to 1, of what was predicted."""
 
     @property
     def downbeats(self) -> Array:
@@ -57,6 +59,8 @@ class Spans:
     intervals: Array
     """(spans, 2) starts and ends in seconds."""
     labels: tuple[str, ...]
+    confidences: Array | None = None
+    """(spans,) from 0 to 1, of what was predicted."""
 
     def at(self, times: Array) -> list[str | None]:
         """The label at each time, None in gaps and outside."""

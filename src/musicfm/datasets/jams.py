@@ -8,7 +8,7 @@ Written as JSON directly: the package jams would take longer over it than all el
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from musicfm.datasets.annotations import Annotations, Beats, Spans
+from musicfm.datasets.annotations import Annotations, Array, Beats, Spans
 
 _JAMS_VERSION = "0.3.5"
 _DIGITS = 6  # of times in seconds
@@ -84,7 +84,7 @@ def observations(annotations: Annotations, duration: float) -> dict[str, list[Ob
     """What is known about a recording, by namespace; what is not known is left out.
 
     Args:
-        annotations: of the recording. Confidences are those of the tags; the others have none.
+        annotations: of the recording.
         duration: of the recording, in seconds.
     """
     found: dict[str, list[Observation]] = {}
@@ -106,10 +106,21 @@ def observations(annotations: Annotations, duration: float) -> dict[str, list[Ob
 
 
 def _beats(beats: Beats) -> Iterable[Observation]:
-    for time, position in zip(beats.times.tolist(), beats.positions.tolist(), strict=True):
-        yield observation(time, 0.0, position or None, None)
+    confidences = _rounded(beats.confidences, len(beats.times))
+    for time, position, confidence in zip(
+        beats.times.tolist(), beats.positions.tolist(), confidences, strict=True
+    ):
+        yield observation(time, 0.0, position or None, confidence)
 
 
 def _spans(spans: Spans) -> Iterable[Observation]:
-    for (start, end), label in zip(spans.intervals.tolist(), spans.labels, strict=True):
-        yield observation(start, end - start, label, None)
+    confidences = _rounded(spans.confidences, len(spans.labels))
+    for (start, end), label, confidence in zip(
+        spans.intervals.tolist(), spans.labels, confidences, strict=True
+    ):
+        yield observation(start, end - start, label, confidence)
+
+
+def _rounded(confidences: Array | None, count: int) -> list[float] | list[None]:
+    """A confidence for each of so many observations; None where none are known."""
+    return [None] * count if confidences is None else confidences.round(4).tolist()

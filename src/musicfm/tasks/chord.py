@@ -64,8 +64,9 @@ class Chord(Task[ChordDecoding]):
     def decode(
         self, logits: Array, times: Array, duration: float, decoding: ChordDecoding
     ) -> Annotations:
-        path = viterbi(np.log(softmax(logits) + 1e-12), decoding.change_cost)
-        return Annotations(chords=runs(path, NAMES, edges(times, duration)))
+        probabilities = softmax(logits)
+        path = viterbi(np.log(probabilities + 1e-12), decoding.change_cost)
+        return Annotations(chords=runs(path, probabilities, NAMES, edges(times, duration)))
 
     def score(self, reference: Annotations, estimate: Annotations) -> Scores:
         """NaN where the reference has nothing but X."""

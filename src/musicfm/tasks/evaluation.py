@@ -31,8 +31,15 @@ def evaluate_head(
 ) -> Evaluated:
     """Scores a head on the test sets of a collection.
 
+    Args:
+        predictor: with that head alone.
+        corpus: the collection.
+        num_workers: processes that decode; None leaves one core for the encoder.
+        progress: show a bar on standard error.
+
     Raises DataError if no recording of a test set is labelled for its task.
     """
+    (head,) = predictor.heads
     found, failures = {}, []
     for name, items in corpus.tests.items():
         with tempfile.TemporaryDirectory() as cache:
@@ -44,7 +51,7 @@ def evaluate_head(
                 for item in items
                 if item.track.sha256 in features
             ]
-            found[name] = evaluate(predictor.head, recordings)
+            found[name] = evaluate(head, recordings)
             failures += failed
     return Evaluated(found, tuple(failures))
 

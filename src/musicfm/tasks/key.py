@@ -71,8 +71,9 @@ class Key(Task[KeyDecoding]):
     def decode(
         self, logits: Array, times: Array, duration: float, decoding: KeyDecoding
     ) -> Annotations:
-        name = NAMES[int(softmax(logits).mean(axis=0).argmax())]
-        return Annotations(keys=Spans(np.array([[0.0, duration]]), (name,)))
+        mean = softmax(logits).mean(axis=0)
+        name = NAMES[int(mean.argmax())]
+        return Annotations(keys=Spans(np.array([[0.0, duration]]), (name,), mean[[mean.argmax()]]))
 
     def score(self, reference: Annotations, estimate: Annotations) -> Scores:
         """Besides the metrics, 1 for the relation that a wrong key has to the right one."""

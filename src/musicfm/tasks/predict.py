@@ -1,11 +1,13 @@
-"""Heads at work: from a folder that a probe or fine-tuning left, to JAMS files."""
+"""Heads at work: from folders that a probe or fine-tuning left, to JAMS files."""
 
 import contextlib
+import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,55 +24,54 @@ from musicfm.model import MusicFM
 from musicfm.progress import AudioProgress
 from musicfm.tasks import heads
 from musicfm.tasks.features import Features, compute
-from musicfm.tasks.heads import MODEL, Head, check_model
+from musicfm.tasks.heads import MODEL, Head, HeadConfig, check_model
 from musicfm.tasks.probe import run
 from musicfm.tasks.rows import Row
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A head, and the encoder whose hidden states it sees."""
+    """Heads, and the encoder whose hidden states they see: one pass of it serves them all."""
 
-    head: Head
+    heads: tuple[Head, ...]
     encoder: WindowEncoder
     model: str
     """What the encoder is called."""
 
     @classmethod
-    def load(cls, folder: Path, model: str | None = None, device: str = "cpu") -> "Predictor":
-        """Loads a head and its model.
+    def load(
+        cls, folders: Sequence[Path], model: str | None = None, device: str = "cpu"
+    ) -> "Predictor":
+        """Loads heads and their model.
 
         Args:
-            folder: of the head.
-            model: where the model is now; None: beside the head, or where it was.
+            folders: of the heads, at least one; if there are several, then of one model and of one
+                context.
+            model: where the model is now; None: beside the first head, or where it was.
             device: to compute on.
 
-        Raises CheckpointError if either is not there, or if the model is another one.
+        Raises CheckpointError if any is not there, if the model is another one, or if the heads do
+        not go together.
         """
-        head = heads.load(folder)
-        config = head.config
-        clip = head.task.clip_seconds if config.context == "paper" else None
-        encoder: WindowEncoder
-        if model is None and (folder / MODEL).is_dir():
-            name = str(folder / MODEL)
-            tuned = MusicFM.from_pretrained(name).to(device)
-            encoder = Embedder(tuned, config.layers, context_seconds=clip)
-        else:
-            name = model or config.model
-            try:
-                encoder = Row(name).encoder(clip, device, config.layers)
-            except CheckpointError as error:
+        loaded = tuple(heads.load(folder) for folder in folders)
+        configs = [head.config for head in loaded]
+        clips = {_clip_seconds(head) for head in loaded}
+        if len(clips) > 1:
+            raise CheckpointError(
+                f"the heads in {', '.join(map(str, folders))} were trained on clips of different "
+                "lengths; use heads of the context 'model'"
+            )
+        encoder, name = _encoder(folders[0], configs, model, clips.pop(), device)
+        for head in loaded:
+            check_model(head, encoder.fingerprint(), name)
+            if set(head.config.layers) - set(encoder.layers):
                 raise CheckpointError(
-                    f"the model of the head in {folder} cannot be loaded; say where it is now "
-                    f"(--model): {error}"
-                ) from error
-        check_model(head, encoder.fingerprint(), name)
-        if set(config.layers) - set(encoder.layers):
-            raise CheckpointError(f"'{name}' gives other layers than the head in {folder} wants")
-        return cls(head, encoder, name)
+                    f"'{name}' gives other layers than the {head.config.task} head wants"
+                )
+        return cls(loaded, encoder, name)
 
     def __call__(self, recording: Path) -> tuple[Annotations, float]:
-        """What the head hears in a recording, and the recording's length in seconds.
+        """What the heads hear in a recording, and the recording's length in seconds.
 
         Raises AudioError if it cannot be used.
         """
@@ -79,34 +80,57 @@ class Predictor:
             (event,) = compute(self.encoder, {recording: list(files.values())}, num_workers=1)
             if isinstance(event, Failure):
                 raise AudioError(event.reason)
-            return self.decode(files, event.duration), event.duration
+            return self.decode(self.features(files), event.duration), event.duration
 
     def files(self, folder: Path, name: str) -> dict[int, Path]:
         """Where the layers of a recording go."""
         return {layer: folder / f"{name}.{layer}.npy" for layer in self.encoder.layers}
 
-    def decode(self, files: dict[int, Path], duration: float) -> Annotations:
-        """What the hidden states of a recording say."""
-        features, task = Features(files, self.encoder.rate), self.head.task
-        logits = run(self.head, features)
-        times = features.times(task.output_rate)
-        return task.decode(logits, times, duration, self.head.decoding)
+    def features(self, files: Mapping[int, Path]) -> Features:
+        """The hidden states that are there."""
+        return Features(files, self.encoder.rate)
 
-    def to_jams(self, annotations: Annotations, duration: float, title: str) -> dict[str, Any]:
-        """A JAMS object that says who found this."""
-        task = self.head.config.task
-        return document(
-            observations(annotations, duration),
-            duration,
-            title=title,
-            tool=f"musicfm predict ({task})",
-            version=musicfm.__version__,
-            sandbox={
-                "head": self.head.config.to_dict(),
-                "head_fingerprint": heads.fingerprint(self.head),
-                "model": self.model,
-            },
+    def decode(self, features: Features, duration: float) -> Annotations:
+        """What the hidden states of a recording say."""
+        found = Annotations()
+        for head in self.heads:
+            logits, times = run(head, features), features.times(head.task.output_rate)
+            part = head.task.decode(logits, times, duration, head.decoding)
+            known = {item.name: getattr(part, item.name) for item in fields(part)}
+            found = replace(found, **{k: v for k, v in known.items() if v is not None})
+        return found
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that the heads compute with, which tells their model too."""
+        prints = [heads.fingerprint(head) for head in self.heads]
+        return (
+            prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()
         )
+
+    def provenance(self) -> dict[str, Any]:
+        """Who found something, for a JAMS sandbox."""
+        return {
+            "model": self.model,
+            "heads": [
+                {**head.config.to_dict(), "head_fingerprint": heads.fingerprint(head)}
+                for head in self.heads
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A recording of a collection, and its hidden states."""
+
+    recording: Recording
+    features: Features
+    duration: float
+    """In seconds."""
+
+
+Write = Callable[[Heard, Path], str]
+"""Takes what was heard to files in a folder. Gives the name of the last one, without which the
+recording does not count as done."""
 
 
 def predict_collection(
@@ -114,17 +138,21 @@ def predict_collection(
     sources: Sequence[Path],
     out: Path,
     *,
+    write: Write | None = None,
+    settings: Mapping[str, Any] | None = None,
     num_workers: int | None = None,
     timeout_seconds: float = 60.0,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Summary:
-    """Writes a JAMS file for each recording; what an earlier run has done is skipped.
+    """Annotates recordings; what an earlier run has done is skipped.
 
     Args:
-        predictor: the head and its encoder.
+        predictor: the heads and their encoder.
         sources: recordings, and folders of them.
         out: the folder for the results, named as :func:`musicfm.collection.find_recordings` does.
+        write: makes the files of a recording; None: a JAMS file.
+        settings: what else than the heads defines the files.
         num_workers: processes that decode; None leaves one core for the encoder.
         timeout_seconds: after which a decoder without progress is given up.
         overwrite: whether to do again what is done.
@@ -133,12 +161,14 @@ def predict_collection(
     Returns:
         What became of all; a recording that cannot be used is among the failures.
 
-    Raises OutputError if the folder cannot be written, or holds results of another head.
+    Raises OutputError if the folder cannot be written, or holds results of other settings.
     """
     begin, summary = time.monotonic(), Summary()
+    write = write or partial(write_jams, predictor)
     recordings = find_recordings(sources, summary.failures)
+    defining = {"head": predictor.fingerprint(), **(settings or {})}
     with (
-        Journal(out, {"head": heads.fingerprint(predictor.head)}, recordings, overwrite) as journal,
+        Journal(out, defining, recordings, overwrite) as journal,
         tempfile.TemporaryDirectory(dir=out, prefix=".") as folder,
     ):
         pending = {
@@ -159,20 +189,24 @@ def predict_collection(
         work = sum(recording.size for recording in pending.values())
         with (
             contextlib.closing(computed),
-            AudioProgress("Predicting", len(pending), work, progress) as bar,
+            AudioProgress("Listening", len(pending), work, progress) as bar,
         ):
             for event in computed:
                 recording = pending[event.key]
-                if isinstance(event, Failure):
-                    summary.failures.append((str(event.key), event.reason))
-                    bar.say(f"failed: {event.reason}")
+                try:
+                    if isinstance(event, Failure):
+                        raise AudioError(event.reason)
+                    features = predictor.features(files[event.key])
+                    output = write(Heard(recording, features, event.duration), out)
+                except AudioError as error:
+                    summary.failures.append((str(event.key), str(error)))
+                    bar.say(f"failed: {error}")
                     bar.advance(files=1, work=recording.size)
                     continue
-                annotations = predictor.decode(files[event.key], event.duration)
-                for path in files[event.key].values():
-                    path.unlink()
-                _write(predictor, recording, annotations, event.duration, out)
-                journal.add(recording, output=f"{recording.name}.jams", duration=event.duration)
+                finally:
+                    for path in files[event.key].values():
+                        path.unlink(missing_ok=True)
+                journal.add(recording, output=output, duration=event.duration)
                 summary.done += 1
                 summary.audio_seconds += event.duration
                 bar.advance(files=1, seconds=event.duration, work=recording.size)
@@ -180,9 +214,45 @@ def predict_collection(
     return summary
 
 
-def _write(
-    predictor: Predictor, recording: Recording, annotations: Annotations, duration: float, out: Path
-) -> None:
-    jams = predictor.to_jams(annotations, duration, recording.path.stem)
-    with atomic_write(out / f"{recording.name}.jams") as temporary:
+def write_jams(predictor: Predictor, heard: Heard, out: Path) -> str:
+    """Writes what the heads hear in a recording, as JAMS."""
+    tasks = ", ".join(head.config.task for head in predictor.heads)
+    jams = document(
+        observations(predictor.decode(heard.features, heard.duration), heard.duration),
+        heard.duration,
+        title=heard.recording.path.stem,
+        tool=f"musicfm predict ({tasks})",
+        version=musicfm.__version__,
+        sandbox=predictor.provenance(),
+    )
+    output = f"{heard.recording.name}.jams"
+    with atomic_write(out / output) as temporary:
         temporary.write_text(json.dumps(jams, indent=1) + "\n", encoding="utf-8")
+    return output
+
+
+def _clip_seconds(head: Head) -> float | None:
+    return head.task.clip_seconds if head.config.context == "paper" else None
+
+
+def _encoder(
+    folder: Path,
+    configs: Sequence[HeadConfig],
+    model: str | None,
+    clip_seconds: float | None,
+    device: str,
+) -> tuple[WindowEncoder, str]:
+    """The encoder of the layers that some heads want, and what it is called."""
+    layers = sorted({layer for config in configs for layer in config.layers})
+    if model is None and (folder / MODEL).is_dir():
+        name = str(folder / MODEL)
+        tuned = MusicFM.from_pretrained(name).to(device)
+        return Embedder(tuned, layers, context_seconds=clip_seconds), name
+    name = model or configs[0].model
+    try:
+        return Row(name).encoder(clip_seconds, device, layers), name
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the model of the head in {folder} cannot be loaded; say where it is now (--model): "
+            f"{error}"
+        ) from error

@@ -60,11 +60,14 @@ def viterbi(scores: Array, change_cost: float) -> npt.NDArray[np.int64]:
     return path
 
 
-def runs(path: npt.NDArray[np.integer], names: Sequence[str], edges: Array) -> Spans:
-    """Spans of equal classes.
+def runs(
+    path: npt.NDArray[np.integer], probabilities: Array, names: Sequence[str], edges: Array
+) -> Spans:
+    """Spans of equal classes; the confidence of one is the mean probability of its class.
 
     Args:
         path: (outputs,) classes.
+        probabilities: (outputs, classes).
         names: of the classes.
         edges: (outputs + 1,) seconds where the outputs begin and end.
     """
@@ -73,4 +76,6 @@ def runs(path: npt.NDArray[np.integer], names: Sequence[str], edges: Array) -> S
     intervals = np.stack([edges[starts], edges[stops]], axis=1)
     # An output whose whole time lies beyond the end of the recording has none.
     some = intervals[:, 1] > intervals[:, 0]
-    return Spans(intervals[some], tuple(names[path[start]] for start in starts[some]))
+    sure = np.add.reduceat(probabilities[np.arange(len(path)), path], starts) / (stops - starts)
+    labels = tuple(names[path[start]] for start in starts[some])
+    return Spans(intervals[some], labels, sure[some])

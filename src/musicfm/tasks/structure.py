@@ -115,15 +115,16 @@ class Structure(Task[StructureDecoding]):
         inner = boundaries[(boundaries > half) & (boundaries < duration - half)]
         bounds = np.concatenate([[0.0], inner, [duration]])
         probabilities = softmax(logits[:, 1:])
-        labels = []
+        labels, sure = [], []
         for start, end in itertools.pairwise(bounds):
             inside = (times >= start) & (times < end)
             if not inside.any():
                 inside[np.abs(times - (start + end) / 2).argmin()] = True
-            labels.append(FUNCTIONS[int(probabilities[inside].mean(axis=0).argmax())])
-        return Annotations(
-            segments=Spans(np.stack([bounds[:-1], bounds[1:]], axis=1), tuple(labels))
-        )
+            mean = probabilities[inside].mean(axis=0)
+            labels.append(FUNCTIONS[int(mean.argmax())])
+            sure.append(mean.max())
+        intervals = np.stack([bounds[:-1], bounds[1:]], axis=1)
+        return Annotations(segments=Spans(intervals, tuple(labels), np.array(sure)))
 
     def objective(self, summary: Mapping[str, float]) -> float:
         return nan_mean([summary["structure"], summary["hr_05"]])
