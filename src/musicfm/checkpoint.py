@@ -63,10 +63,8 @@ def load(
     Raises:
         CheckpointError: nothing there, or it is damaged or not a model of this kind.
     """
-    path = Path(source)
-    if str(source) == SHIPPED:
-        path = Path(__file__).with_name(SHIPPED)
-    elif str(source) in hub.PUBLISHED:
+    path = folder_of(source) or Path(source)
+    if str(source) in hub.PUBLISHED:
         path, found = hub.fetch_published(str(source), allow_hash_mismatch)
         stats = found if stats is None else stats
     elif not path.exists() and hub.is_repo_id(str(source)):
@@ -93,6 +91,15 @@ def load(
         model = model_class(config)
     fill(model, tensors, path)
     return model.eval()
+
+
+def folder_of(source: str | Path) -> Path | None:
+    """The folder on this machine that a model is loaded from, with whatever else lies in it; None
+    if it is another kind of source.
+    """
+    if str(source) == SHIPPED:
+        return Path(__file__).with_name(SHIPPED)
+    return Path(source) if str(source) not in hub.PUBLISHED and Path(source).is_dir() else None
 
 
 def save(model: "MusicFM", folder: str | Path) -> None:

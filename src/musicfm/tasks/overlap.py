@@ -1,7 +1,6 @@
 """Whether a model was pretrained on what it is tested on."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from musicfm import checkpoint
 from musicfm.tasks.corpus import Corpus
@@ -22,10 +21,9 @@ def overlaps(rows: Sequence[Row], corpus: Corpus) -> dict[str, str]:
 def _remark(row: Row, tests: set[str]) -> str:
     if row.name in _NO_MODEL or row.name.startswith(("untrained:", "scratch:")):
         return ""
-    shipped = row.model == checkpoint.SHIPPED
-    folder = Path(checkpoint.__file__).with_name(checkpoint.SHIPPED) if shipped else Path(row.model)
-    path = folder / TRACKS
-    if not path.is_file():
+    folder = checkpoint.folder_of(row.model)
+    path = None if folder is None else folder / TRACKS
+    if path is None or not path.is_file():
         return "what its model was pretrained on is unknown, and may hold the test recordings"
     heard = tests & set(path.read_text(encoding="ascii").split())
     return f"{len(heard)} test recordings were in its pretraining" if heard else ""

@@ -1,0 +1,1 @@
+"""What a song is made of, to read, to hear and to look at."""

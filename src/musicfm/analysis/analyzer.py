@@ -1,0 +1,136 @@
+"""A song, analysed: all that the heads of a model hear in it, from one pass of the encoder."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import musicfm
+from musicfm.checkpoint import folder_of
+from musicfm.datasets.annotations import Annotations, Beats
+from musicfm.datasets.jams import document, observation, observations
+from musicfm.errors import CheckpointError
+from musicfm.tasks.features import Features
+from musicfm.tasks.predict import Predictor
+from musicfm.tasks.rows import TASKS
+
+HEADS = "heads"
+"""The folder of a model that holds a head for each task, under the task's name."""
+
+SIMILARITY_SIZE = 240
+"""Stretches at most that are compared with each other."""
+FRAMES_AT_ONCE = 4_096
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What was heard in a recording."""
+
+    title: str
+    duration: float
+    """In seconds."""
+    annotations: Annotations
+    """What there was a head for, with confidences."""
+    similarity: npt.NDArray[np.float32]
+    """(n, n) cosine similarities of equal stretches of the recording, by their hidden states less
+    the mean of the recording."""
+    provenance: dict[str, Any]
+    """The model and the heads."""
+
+    @property
+    def tempo(self) -> float | None:
+        """Beats per minute, by the median distance of beats; None without two beats."""
+        return None if self.annotations.beats is None else tempo(self.annotations.beats)
+
+    def to_jams(self) -> dict[str, Any]:
+        """A JAMS object."""
+        found = observations(self.annotations, self.duration)
+        if self.tempo is not None:
+            found["tempo"] = [observation(0.0, self.duration, round(self.tempo, 2), None)]
+        return document(
+            found,
+            self.duration,
+            title=self.title,
+            tool="musicfm analyze",
+            version=musicfm.__version__,
+            sandbox=self.provenance,
+        )
+
+
+def load_predictor(
+    model: str = "nano", heads: Sequence[Path] = (), device: str = "cpu"
+) -> Predictor:
+    """The heads of a model, ready for :func:`analyse`.
+
+    Args:
+        model: as --model of other commands takes it.
+        heads: folders of the heads to use; none: those that come with the model.
+        device: to compute on.
+
+    Raises CheckpointError if there are none.
+    """
+    if not heads:
+        folder = folder_of(model)
+        heads = [
+            folder / HEADS / task
+            for task in TASKS
+            if folder is not None and (folder / HEADS / task).is_dir()
+        ]
+        if not heads:
+            raise CheckpointError(
+                f"no heads come with '{model}'; train some (musicfm probe TASK --model {model}) "
+                "and name their folders (--head), or use nano"
+            )
+    return Predictor.load(heads, model, device)
+
+
+def analyse(predictor: Predictor, features: Features, duration: float, title: str) -> Analysis:
+    """What hidden states tell of a recording.
+
+    Args:
+        predictor: made them.
+        features: of the recording.
+        duration: of the recording, in seconds.
+        title: what it is called.
+    """
+    return Analysis(
+        title,
+        duration,
+        predictor.decode(features, duration),
+        self_similarity(features.frames(max(predictor.encoder.layers))),
+        predictor.provenance(),
+    )
+
+
+def tempo(beats: Beats) -> float | None:
+    """Beats per minute, by the median distance of beats; None without two beats."""
+    return 60.0 / float(np.median(np.diff(beats.times))) if len(beats.times) > 1 else None
+
+
+def self_similarity(
+    frames: npt.NDArray[np.float16], size: int = SIMILARITY_SIZE
+) -> npt.NDArray[np.float32]:
+    """Cosine similarities of equal stretches, (n, n) with n no more than ``size``.
+
+    Args:
+        frames: (time, dim), at least one; may be mapped into memory, of which little is read at
+            once.
+        size: stretches at most.
+    """
+    bounds = np.linspace(0, len(frames), min(size, len(frames)) + 1).round().astype(int)
+    means = np.stack([_mean(frames[start:stop]) for start, stop in itertools.pairwise(bounds)])
+    means -= means.mean(axis=0)
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
+    found: npt.NDArray[np.float32] = (means @ means.T).astype(np.float32)
+    return found
+
+
+def _mean(frames: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
+    total = np.zeros(frames.shape[1])
+    for first in range(0, len(frames), FRAMES_AT_ONCE):
+        total += frames[first : first + FRAMES_AT_ONCE].sum(axis=0, dtype=np.float64)
+    return total / len(frames)

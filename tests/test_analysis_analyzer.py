@@ -1,0 +1,92 @@
+"""Songs, analysed."""
+
+import json
+from pathlib import Path
+
+import jams
+import numpy as np
+import pytest
+
+import tones
+from heads_of import TAGS, write_heads
+from musicfm.analysis.analyzer import (
+    Analysis,
+    analyse,
+    load_predictor,
+    self_similarity,
+    tempo,
+)
+from musicfm.datasets.annotations import Beats
+from musicfm.errors import CheckpointError
+from musicfm.model import MusicFM
+from musicfm.tasks.features import compute
+from musicfm.tasks.predict import Predictor
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return load_predictor("nano", write_heads(tmp_path_factory.mktemp("heads")))
+
+
+@pytest.fixture(scope="module")
+def analysis(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    folder = tmp_path_factory.mktemp("tones")
+    song = tones.write_tones(folder / "music", 1) / "tone_0.wav"
+    files = predictor.files(folder, "song")
+    (_,) = compute(predictor.encoder, {song: list(files.values())}, num_workers=1)
+    return analyse(predictor, predictor.features(files), tones.SECONDS, "a tone")
+
+
+def test_all_heads_speak_and_say_how_sure_they_are(analysis: Analysis) -> None:
+    found = analysis.annotations
+    assert found.tags is not None
+    assert set(found.tags) == set(TAGS)
+    for part in (found.beats, found.chords, found.segments, found.keys):
+        assert part is not None
+        assert part.confidences is not None
+        assert ((part.confidences > 0.0) & (part.confidences <= 1.0)).all()
+        count = len(part.times if isinstance(part, Beats) else part.labels)
+        assert part.confidences.shape == (count,)
+
+
+def test_the_analysis_is_valid_jams(analysis: Analysis, tmp_path: Path) -> None:
+    path = tmp_path / "song.jams"
+    path.write_text(json.dumps(analysis.to_jams()))
+    read = jams.load(str(path), strict=True)
+    assert read.file_metadata.title == "a tone"
+    found = {annotation.namespace for annotation in read.annotations}
+    assert found >= {"beat", "chord", "segment_open", "key_mode", "tag_open"}
+    assert ("tempo" in found) == (analysis.tempo is not None)
+    assert analysis.provenance["model"] == "nano"
+
+
+def test_parts_that_are_alike_are_similar() -> None:
+    rng = np.random.default_rng(0)
+    verse, chorus = rng.normal(size=(2, 8))
+    form = np.repeat([verse, chorus, verse, chorus], 60, axis=0)
+    similarity = self_similarity((form + 0.1 * rng.normal(size=form.shape)).astype(np.float16), 40)
+    assert similarity.shape == (40, 40)
+    assert np.diag(similarity) == pytest.approx(1.0, abs=1e-5)
+    assert similarity[5, 25] > 0.9  # both verses
+    assert similarity[5, 15] < -0.9
+    assert self_similarity(np.ones((1, 8), np.float16)).shape == (1, 1)
+    assert np.isfinite(self_similarity(np.ones((30, 8), np.float16))).all()
+
+
+def test_tempo_is_that_of_most_beats() -> None:
+    times = np.array([0.0, 0.5, 1.0, 1.5, 3.0, 3.5])
+    assert tempo(Beats(times, np.zeros(6, np.int64))) == pytest.approx(120.0)
+    assert tempo(Beats(times[:1], np.zeros(1, np.int64))) is None
+
+
+def test_a_model_without_heads_is_refused(tmp_path: Path, tiny: MusicFM) -> None:
+    tiny.save_pretrained(tmp_path / "mine")
+    with pytest.raises(CheckpointError, match=r"no heads come with '.*mine'; train some"):
+        load_predictor(str(tmp_path / "mine"))
+
+
+def test_heads_of_a_model_folder_are_found(tmp_path: Path, tiny: MusicFM) -> None:
+    folder = tmp_path / "mine"
+    tiny.save_pretrained(folder)
+    write_heads(folder / "heads", str(folder))
+    assert len(load_predictor(str(folder)).heads) == 5
