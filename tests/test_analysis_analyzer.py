@@ -49,6 +49,7 @@ def test_all_heads_speak_and_say_how_sure_they_are(analysis: Analysis) -> None:
         assert part.confidences.shape == (count,)
 
 
+@pytest.mark.filterwarnings("ignore:Passing a schema to Validator.iter_errors:DeprecationWarning")
 def test_the_analysis_is_valid_jams(analysis: Analysis, tmp_path: Path) -> None:
     path = tmp_path / "song.jams"
     path.write_text(json.dumps(analysis.to_jams()))
