@@ -42,15 +42,16 @@ class Analysis:
     """The model and the heads."""
 
     @property
-    def tempo(self) -> float | None:
-        """Beats per minute, by the median distance of beats; None without two beats."""
+    def tempo(self) -> tuple[float, float] | None:
+        """See :func:`tempo`; None without beats."""
         return None if self.annotations.beats is None else tempo(self.annotations.beats)
 
     def to_jams(self) -> dict[str, Any]:
         """A JAMS object."""
         found = observations(self.annotations, self.duration)
         if self.tempo is not None:
-            found["tempo"] = [observation(0.0, self.duration, round(self.tempo, 2), None)]
+            bpm, steadiness = self.tempo
+            found["tempo"] = [observation(0.0, self.duration, round(bpm, 2), round(steadiness, 4))]
         return document(
             found,
             self.duration,
@@ -106,9 +107,14 @@ def analyse(predictor: Predictor, features: Features, duration: float, title: st
     )
 
 
-def tempo(beats: Beats) -> float | None:
-    """Beats per minute, by the median distance of beats; None without two beats."""
-    return 60.0 / float(np.median(np.diff(beats.times))) if len(beats.times) > 1 else None
+def tempo(beats: Beats) -> tuple[float, float] | None:
+    """Beats per minute, by the median distance of beats, and the part of the distances that are
+    within a tenth of it; None without two beats."""
+    if len(beats.times) < 2:
+        return None
+    distances = np.diff(beats.times)
+    median = float(np.median(distances))
+    return 60.0 / median, float((np.abs(distances - median) <= 0.1 * median).mean())
 
 
 def self_similarity(
