@@ -109,7 +109,8 @@ def analyse(predictor: Predictor, features: Features, duration: float, title: st
 
 def tempo(beats: Beats) -> tuple[float, float] | None:
     """Beats per minute, by the median distance of beats, and the part of the distances that are
-    within a tenth of it; None without two beats."""
+    within a tenth of it; None without two beats.
+    """
     if len(beats.times) < 2:
         return None
     distances = np.diff(beats.times)
