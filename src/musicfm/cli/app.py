@@ -5,11 +5,14 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 from musicfm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from musicfm.collection import Summary
 
 app = typer.Typer(
     help="Music foundation models: recordings in, embeddings out.",
@@ -28,6 +31,10 @@ Music = Annotated[
     list[Path], typer.Argument(help="Recordings and folders; or a manifest, or shards.")
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes. [default: all cores]")]
+Decoders = Annotated[
+    int | None, typer.Option(min=1, help="Processes that decode. [default: all cores but one]")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes what is there.")]
 Timeout = Annotated[
     float, typer.Option(min=0.1, help="Seconds without progress until a file is given up.")
 ]
@@ -82,6 +89,26 @@ def device_of(name: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def conclude(summary: "Summary", what: str, where: Path) -> NoReturn:
+    """Says what became of a collection, and ends the program.
+
+    Args:
+        summary: of the collection.
+        what: was done to it, such as "embedded".
+        where: to see more.
+    """
+    parts = [f"{summary.done} {what} ({amount(summary.audio_seconds, summary.wall_seconds)})"]
+    for count, how in (
+        (summary.skipped, "done before"),
+        (len(summary.damaged), "damaged and used in part"),
+        (len(summary.failures), "failed"),
+    ):
+        if count:
+            parts.append(f"{count} {how}")
+    say(f"{', '.join(parts)}; see {where}")
+    raise typer.Exit(1 if summary.failures else 0)
 
 
 def amount(audio_seconds: float, wall_seconds: float) -> str:

@@ -6,11 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from musicfm.cli.app import Stats, amount, app, device_of, first_line, interruptible, layers_of, say
+from musicfm.cli.app import (
+    Decoders,
+    Device,
+    Stats,
+    Timeout,
+    app,
+    conclude,
+    device_of,
+    first_line,
+    interruptible,
+    layers_of,
+)
 from musicfm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from musicfm.collection import Summary
     from musicfm.results import Pooling
 
 
@@ -50,21 +60,15 @@ def embed(
         float | None,
         typer.Option(help="Seconds that windows overlap. [default: a sixth of the context]"),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes what is there.")
-    ] = "auto",
+    device: Device = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="To compute with.")
     ] = "float32",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows at once. [default: 1 on a CPU, else 16]")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that decode. [default: all cores but one]")
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds without progress until a decoder is given up.")
-    ] = 60.0,
+    workers: Decoders = None,
+    timeout: Timeout = 60.0,
     on_damage: Annotated[
         Literal["error", "warn"],
         typer.Option(help="Refuse damaged recordings, or use what comes before the damage."),
@@ -90,7 +94,7 @@ def embed(
 
     import torch
 
-    from musicfm.collection import embed_collection
+    from musicfm.collection import REPORT, embed_collection
     from musicfm.embedding import Embedder
     from musicfm.model import MusicFM
 
@@ -111,8 +115,7 @@ def embed(
             overwrite=overwrite,
             progress=True,
         )
-    say(_describe(summary, out))
-    raise typer.Exit(1 if summary.failures else 0)
+    conclude(summary, "embedded", out / REPORT)
 
 
 def _read_list(listing: Path) -> list[Path]:
@@ -132,14 +135,3 @@ def _pooling(pool: str) -> "Pooling":
         return float(pool)
     except ValueError:
         raise ConfigError(f"--pool is '{pool}'; give none, mean, or a rate in Hz") from None
-
-
-def _describe(summary: "Summary", out: Path) -> str:
-    parts = [f"{summary.done} embedded ({amount(summary.audio_seconds, summary.wall_seconds)})"]
-    if summary.skipped:
-        parts.append(f"{summary.skipped} done before")
-    if summary.damaged:
-        parts.append(f"{len(summary.damaged)} damaged and used in part")
-    if summary.failures:
-        parts.append(f"{len(summary.failures)} failed")
-    return f"{', '.join(parts)}; see {out / 'report.json'}"

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from musicfm.cli.app import (
+    Device,
     Timeout,
     Workers,
-    amount,
     app,
+    conclude,
     device_of,
     interruptible,
     layers_of,
@@ -39,7 +40,6 @@ Songs = Annotated[
 Part = Annotated[float, typer.Option(help="Of rendered-v1: take this part of the songs.")]
 Labels = Annotated[float, typer.Option(help="Learn from this part of the training songs.")]
 Cache = Annotated[Path, typer.Option(help="Folder for hidden states; may be shared and removed.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes what is there.")]
 Context = Annotated[
     Literal["model", "paper"],
     typer.Option(help="What a model hears at once: its own context, or clips of the task."),
@@ -292,15 +292,7 @@ def predict(
             overwrite=overwrite,
             progress=True,
         )
-    parts = [f"{summary.done} annotated ({amount(summary.audio_seconds, summary.wall_seconds)})"]
-    if summary.skipped:
-        parts.append(f"{summary.skipped} done before")
-    for path, reason in summary.failures:
-        say(f"failed: {path}: {reason}" if path not in reason else f"failed: {reason}")
-    if summary.failures:
-        parts.append(f"{len(summary.failures)} failed")
-    say(f"{', '.join(parts)}; see {out}")
-    raise typer.Exit(1 if summary.failures else 0)
+    conclude(summary, "annotated", out)
 
 
 def _corpus(data: str, songs: Path, part: float, labels: float, workers: int | None) -> "Corpus":

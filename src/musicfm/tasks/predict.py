@@ -191,6 +191,8 @@ def predict_collection(
             contextlib.closing(computed),
             AudioProgress("Listening", len(pending), work, progress) as bar,
         ):
+            for _, reason in summary.failures:
+                bar.say(f"failed: {reason}")
             for event in computed:
                 recording = pending[event.key]
                 try:
