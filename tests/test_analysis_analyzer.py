@@ -19,7 +19,6 @@ from musicfm.analysis.analyzer import (
 from musicfm.datasets.annotations import Beats
 from musicfm.errors import CheckpointError
 from musicfm.model import MusicFM
-from musicfm.tasks.features import compute
 from musicfm.tasks.predict import Predictor
 
 
@@ -32,9 +31,8 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 def analysis(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     folder = tmp_path_factory.mktemp("tones")
     song = tones.write_tones(folder / "music", 1) / "tone_0.wav"
-    files = predictor.files(folder, "song")
-    (_,) = compute(predictor.encoder, {song: list(files.values())}, num_workers=1)
-    return analyse(predictor, predictor.features(files), tones.SECONDS, "a tone")
+    features, duration = predictor.listen(song, folder)
+    return analyse(predictor, features, duration, "a tone")
 
 
 def test_all_heads_speak_and_say_how_sure_they_are(analysis: Analysis) -> None:

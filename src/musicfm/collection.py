@@ -20,7 +20,7 @@ from musicfm.folders import common_folder, describe, recordings_in
 from musicfm.journal import Journal, Recording
 from musicfm.pooling import check_rate
 from musicfm.processes import num_cores
-from musicfm.progress import AudioProgress
+from musicfm.progress import ListeningProgress
 from musicfm.results import NpzWriter, Pooling, TableWriter
 
 REPORT = "report.json"
@@ -145,7 +145,7 @@ def embed_collection(
             if file_format == "parquet"
             else NpzWriter(folder, embedder, pooling)
         )
-        work = sum(recording.size for recording in pending)
+        sizes = {recording: recording.size for recording in pending}
         decoded = decode_files(
             ((recording, recording.path) for recording in pending),
             embedder.config.sample_rate,
@@ -156,7 +156,7 @@ def embed_collection(
         try:
             with (
                 contextlib.closing(decoded),
-                AudioProgress("Embedding", len(pending), work, progress) as bar,
+                ListeningProgress("Embedding", sizes, progress) as bar,
                 contextlib.closing(_Run(writer, journal, summary, bar, embedder.rate)) as run,
             ):
                 for _, reason in summary.failures:
@@ -195,28 +195,24 @@ class _Run:
         writer: NpzWriter | TableWriter,
         journal: Journal,
         summary: Summary,
-        bar: AudioProgress,
+        bar: ListeningProgress[Recording],
         frame_rate: float,
     ) -> None:
         self._writer, self._journal, self._summary, self._bar = writer, journal, summary, bar
         self._frame_rate = frame_rate
         self._under_way: dict[Recording, Any] = {}
-        self._bytes_per_second: dict[Recording, float] = {}
-        self._shown: dict[Recording, float] = {}  # bytes that the bar counts as done
 
     def handle(self, event: TrackEvent[Recording]) -> None:
         """Takes one step of one recording."""
         recording = event.key
         match event:
             case Start(duration_seconds=duration):
-                self._bytes_per_second[recording] = recording.size / duration
+                self._bar.starts(recording, duration)
             case Frames(frames=frames):
                 if recording not in self._under_way:
                     self._under_way[recording] = self._writer.accumulator()
                 self._under_way[recording].add(frames)
-                seconds = frames.shape[1] / self._frame_rate
-                work = seconds * self._bytes_per_second.get(recording, 0.0)
-                self._advance(recording, work, seconds=seconds)
+                self._bar.hears(recording, frames.shape[1] / self._frame_rate)
             case Finished(duration=duration, warnings=warnings):
                 self._finish(recording, duration, warnings)
             case Failure(reason=reason):
@@ -242,26 +238,14 @@ class _Run:
         for warning in warnings:
             self._summary.damaged.append((str(recording), warning))
             self._bar.say(f"warning: {warning}")
-        self._advance(recording, recording.size, files=1)
+        self._bar.ends(recording)
 
     def _fail(self, recording: Recording, reason: str) -> None:
         if collected := self._under_way.pop(recording, None):
             collected.close()
         self._summary.failures.append((str(recording), reason))
         self._bar.say(f"failed: {reason}")
-        self._advance(recording, recording.size, files=1)
-
-    def _advance(
-        self, recording: Recording, work: float, *, files: int = 0, seconds: float = 0.0
-    ) -> None:
-        """Moves the bar, by no more than what a recording has left."""
-        shown = self._shown.get(recording, 0.0)
-        work = min(work, recording.size - shown)
-        self._shown[recording] = shown + work
-        self._bar.advance(files=files, seconds=seconds, work=work)
-        if files:
-            self._shown.pop(recording)
-            self._bytes_per_second.pop(recording, None)
+        self._bar.ends(recording)
 
 
 def _hits_all(error: OutputError) -> bool:

@@ -1,7 +1,8 @@
 """The progress bar of long work: how far, how fast, and how long still."""
 
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+Key = TypeVar("Key")
 
 
 class _Shown:
@@ -68,6 +71,43 @@ class AudioProgress(_Shown):
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
         self.console.print(message, markup=False)
+
+
+class ListeningProgress(AudioProgress, Generic[Key]):
+    """A bar over recordings that are listened to, which moves within them too.
+
+    Args:
+        what: is done.
+        sizes: of the recordings, in bytes.
+        enabled: whether to draw.
+    """
+
+    def __init__(self, what: str, sizes: Mapping[Key, int], enabled: bool = True) -> None:
+        super().__init__(what, len(sizes), sum(sizes.values()), enabled)
+        self._sizes = sizes
+        self._bytes_per_second: dict[Key, float] = {}
+        self._shown: dict[Key, float] = {}  # bytes that the bar counts as done
+
+    def starts(self, key: Key, duration: float) -> None:
+        """A recording says that it lasts so many seconds."""
+        self._bytes_per_second[key] = self._sizes[key] / duration
+
+    def hears(self, key: Key, seconds: float) -> None:
+        """So many more seconds of a recording are done."""
+        self._move(key, seconds * self._bytes_per_second.get(key, 0.0), seconds=seconds)
+
+    def ends(self, key: Key) -> None:
+        """Nothing more will come of a recording."""
+        self._move(key, self._sizes[key], files=1)
+        del self._shown[key]
+        self._bytes_per_second.pop(key, None)
+
+    def _move(self, key: Key, work: float, *, files: int = 0, seconds: float = 0.0) -> None:
+        """Moves the bar, by no more than what a recording has left."""
+        shown = self._shown.get(key, 0.0)
+        work = min(work, self._sizes[key] - shown)
+        self._shown[key] = shown + work
+        self.advance(files=files, seconds=seconds, work=work)
 
 
 class _AudioColumn(ProgressColumn):

@@ -21,12 +21,12 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from musicfm.datasets.labelled import LabelledTrack
-from musicfm.decoders import Failure, decode_files
+from musicfm.decoders import Failure, Start, decode_files
 from musicfm.embedding import Finished, Frames, WindowEncoder
 from musicfm.files import atomic_write, writing
 from musicfm.pooling import pool, pooled_times
 from musicfm.processes import num_cores
-from musicfm.progress import AudioProgress
+from musicfm.progress import ListeningProgress
 from musicfm.tasks.base import Array
 
 Inputs = Literal["frames", "stacked", "statistics"]
@@ -157,25 +157,20 @@ def extract(
         item.audio: item for item in tracks if not _are_there(files[item.track.sha256].values())
     }
     failures: list[str] = []
-    computed = compute(
-        encoder,
-        {path: list(files[item.track.sha256].values()) for path, item in by_path.items()},
-        num_workers=num_workers,
-        timeout_seconds=timeout_seconds,
-    )
-    work = sum(item.track.size for item in by_path.values())
-    with (
-        contextlib.closing(computed),
-        AudioProgress("Computing features", len(by_path), work, progress) as bar,
-    ):
-        for event in computed:
-            if isinstance(event, Failure):
-                failures.append(event.reason)
-                bar.say(f"failed: {event.reason}")
-                bar.advance(files=1, work=by_path[event.key].track.size)
-            else:
-                seconds, size = event.duration, by_path[event.key].track.size
-                bar.advance(files=1, seconds=seconds, work=size)
+    sizes = {path: item.track.size for path, item in by_path.items()}
+    with ListeningProgress("Computing features", sizes, progress) as bar:
+        computed = compute(
+            encoder,
+            {path: list(files[item.track.sha256].values()) for path, item in by_path.items()},
+            bar,
+            num_workers=num_workers,
+            timeout_seconds=timeout_seconds,
+        )
+        with contextlib.closing(computed):
+            for event in computed:
+                if isinstance(event, Failure):
+                    failures.append(event.reason)
+                    bar.say(f"failed: {event.reason}")
     there = {
         sha256: Features(paths, encoder.rate)
         for sha256, paths in files.items()
@@ -187,6 +182,7 @@ def extract(
 def compute(
     encoder: WindowEncoder,
     files: Mapping[Path, Sequence[Path]],
+    bar: ListeningProgress[Path],
     *,
     num_workers: int | None = None,
     timeout_seconds: float = 60.0,
@@ -196,6 +192,7 @@ def compute(
     Args:
         encoder: gives the hidden states.
         files: of each recording, where its layers go.
+        bar: to move; it knows the sizes of the recordings.
         num_workers: processes that decode; None leaves one core for the encoder.
         timeout_seconds: after which a decoder without progress is given up.
 
@@ -212,14 +209,19 @@ def compute(
     with contextlib.closing(decoded), _Writers() as writers:
         for event in encoder.tracks(decoded):
             match event:
+                case Start(key=path, duration_seconds=duration):
+                    bar.starts(path, duration)
                 case Frames(key=path, frames=frames):
                     writers.append(path, files[path], frames)
+                    bar.hears(path, frames.shape[1] / encoder.rate)
                 case Finished(key=path):
                     writers.finish(path)
                     yield event
+                    bar.ends(path)
                 case Failure(key=path):
                     writers.drop(path)
                     yield event
+                    bar.ends(path)
 
 
 @dataclass

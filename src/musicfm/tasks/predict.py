@@ -21,7 +21,7 @@ from musicfm.errors import AudioError, CheckpointError
 from musicfm.files import atomic_write
 from musicfm.journal import Journal, Recording
 from musicfm.model import MusicFM
-from musicfm.progress import AudioProgress
+from musicfm.progress import ListeningProgress
 from musicfm.tasks import heads
 from musicfm.tasks.features import Features, compute
 from musicfm.tasks.heads import MODEL, Head, HeadConfig, check_model
@@ -76,11 +76,20 @@ class Predictor:
         Raises AudioError if it cannot be used.
         """
         with tempfile.TemporaryDirectory() as folder:
-            files = self.files(Path(folder), "0")
-            (event,) = compute(self.encoder, {recording: list(files.values())}, num_workers=1)
-            if isinstance(event, Failure):
-                raise AudioError(event.reason)
-            return self.decode(self.features(files), event.duration), event.duration
+            features, duration = self.listen(recording, Path(folder))
+            return self.decode(features, duration), duration
+
+    def listen(self, recording: Path, folder: Path) -> tuple[Features, float]:
+        """The hidden states of a recording, in files in a folder, and its length in seconds.
+
+        Raises AudioError if it cannot be used, OutputError if the files cannot be written.
+        """
+        files = self.files(folder, "0")
+        bar = ListeningProgress("Listening", {recording: 1}, enabled=False)
+        (event,) = compute(self.encoder, {recording: list(files.values())}, bar, num_workers=1)
+        if isinstance(event, Failure):
+            raise AudioError(event.reason)
+        return self.features(files), event.duration
 
     def files(self, folder: Path, name: str) -> dict[int, Path]:
         """Where the layers of a recording go."""
@@ -180,16 +189,18 @@ def predict_collection(
         files = {
             path: predictor.files(Path(folder), str(number)) for number, path in enumerate(pending)
         }
-        computed = compute(
-            predictor.encoder,
-            {path: list(layers.values()) for path, layers in files.items()},
-            num_workers=num_workers,
-            timeout_seconds=timeout_seconds,
-        )
-        work = sum(recording.size for recording in pending.values())
+        sizes = {path: recording.size for path, recording in pending.items()}
         with (
-            contextlib.closing(computed),
-            AudioProgress("Listening", len(pending), work, progress) as bar,
+            ListeningProgress("Listening", sizes, progress) as bar,
+            contextlib.closing(
+                compute(
+                    predictor.encoder,
+                    {path: list(layers.values()) for path, layers in files.items()},
+                    bar,
+                    num_workers=num_workers,
+                    timeout_seconds=timeout_seconds,
+                )
+            ) as computed,
         ):
             for _, reason in summary.failures:
                 bar.say(f"failed: {reason}")
@@ -203,7 +214,6 @@ def predict_collection(
                 except AudioError as error:
                     summary.failures.append((str(event.key), str(error)))
                     bar.say(f"failed: {error}")
-                    bar.advance(files=1, work=recording.size)
                     continue
                 finally:
                     for path in files[event.key].values():
@@ -211,7 +221,6 @@ def predict_collection(
                 journal.add(recording, output=output, duration=event.duration)
                 summary.done += 1
                 summary.audio_seconds += event.duration
-                bar.advance(files=1, seconds=event.duration, work=recording.size)
     summary.wall_seconds = time.monotonic() - begin
     return summary
 
