@@ -16,15 +16,15 @@ from musicfm.datasets.tracks import Track
 from musicfm.errors import ConfigError, DataError
 from musicfm.model import MusicFM
 from musicfm.tasks import heads
+from musicfm.tasks.evaluation import evaluate_head, listen
 from musicfm.tasks.finetune import (
     SCRATCH,
     Clips,
     FinetuneSettings,
-    evaluate_run,
     finetune,
-    listen,
 )
 from musicfm.tasks.heads import MODEL, build_task, check_model
+from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import run
 from musicfm.tasks.trials import FIT
 
@@ -109,7 +109,8 @@ def test_it_learns_and_what_it_saves_is_what_it_has(tmp_path: Path) -> None:
     fit = json.loads((tmp_path / "run" / FIT).read_bytes())
     losses = np.array(fit["losses"])
     assert losses[-1, 0] < 0.7 * losses[0, 0]
-    found = evaluate_run(tmp_path / "run", {"test": tracks[6:]})["test"]
+    predictor = Predictor.load([tmp_path / "run"])
+    found = evaluate_head(predictor, {"test": tracks[6:]}, num_workers=1).tests["test"]
     assert found.summary["key"] == 1.0
     assert set(found.tracks) == {"6.wav", "7.wav"}
     head, model = heads.load(tmp_path / "run"), MusicFM.from_pretrained(tmp_path / "run" / MODEL)
@@ -122,7 +123,7 @@ def test_it_learns_and_what_it_saves_is_what_it_has(tmp_path: Path) -> None:
     before = (tmp_path / "run" / FIT).stat().st_mtime_ns
     tuned(tmp_path / "run", tracks, max_epochs=6)
     assert (tmp_path / "run" / FIT).stat().st_mtime_ns == before
-    (recording,) = listen(head, model, tracks[7:], tmp_path / "cache")
+    ((recording,), _) = listen(predictor, tracks[7:], tmp_path / "cache", num_workers=1)
     assert run(head, recording.features).argmax(axis=1).tolist() == [21] * 13
 
 

@@ -87,7 +87,7 @@ def test_a_collection_goes_on_and_bad_files_are_passed_over(
 
 def test_what_is_exported_scores_what_was_scored(head: Path, music: Path, corpus: Corpus) -> None:
     predictor = Predictor.load([head])
-    found = evaluate_head(predictor, corpus, num_workers=1)
+    found = evaluate_head(predictor, corpus.tests, num_workers=1)
     task = predictor.heads[0].task
     for item in corpus.tests["test"]:
         annotations, _ = predictor(item.audio)

@@ -10,16 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 import musicfm
-from musicfm.checkpoint import folder_of
 from musicfm.datasets.annotations import Annotations, Beats
 from musicfm.datasets.jams import document, observation, observations
 from musicfm.errors import CheckpointError
 from musicfm.tasks.features import Features
+from musicfm.tasks.heads import shipped
 from musicfm.tasks.predict import Predictor
-from musicfm.tasks.rows import TASKS
-
-HEADS = "heads"
-"""The folder of a model that holds a head for each task, under the task's name."""
 
 SIMILARITY_SIZE = 240
 """Stretches at most that are compared with each other."""
@@ -75,12 +71,7 @@ def load_predictor(
     Raises CheckpointError if there are none.
     """
     if not heads:
-        folder = folder_of(model)
-        heads = [
-            folder / HEADS / task
-            for task in TASKS
-            if folder is not None and (folder / HEADS / task).is_dir()
-        ]
+        heads = list(shipped(model).values())
         if not heads:
             raise CheckpointError(
                 f"no heads come with '{model}'; train some (musicfm probe TASK --model {model}) "

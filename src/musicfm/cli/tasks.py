@@ -183,7 +183,9 @@ def finetune(
     need("train", "lightning")
     from musicfm.model import MusicFM
     from musicfm.tasks import finetune as tuning
+    from musicfm.tasks.evaluation import evaluate_head, to_text
     from musicfm.tasks.heads import build_task
+    from musicfm.tasks.predict import Predictor
     from musicfm.tasks.trials import TESTS, tests_of, write_tests
 
     settings = tuning.SCRATCH if from_scratch else tuning.FinetuneSettings()
@@ -206,12 +208,9 @@ def finetune(
             progress=True,
         )
         if not (out / TESTS).is_file():
-            tests = tuning.evaluate_run(
-                out, corpus.tests, device=device_of(device), num_workers=workers, progress=True
-            )
-            write_tests(out, tests)
-    from musicfm.tasks.evaluation import to_text
-
+            predictor = Predictor.load([out], device=device_of(device))
+            found = evaluate_head(predictor, corpus.tests, num_workers=workers, progress=True)
+            write_tests(out, found.tests)
     vocabulary = corpus.vocabulary if task == "tagging" else ()
     print(to_text(build_task(task, vocabulary), tests_of(out)))
     say(f"the head is {out}")
@@ -219,7 +218,7 @@ def finetune(
 
 @app.command()
 def evaluate(
-    head: Annotated[Path, typer.Argument(help="Folder of a head.")],
+    head: Annotated[Path, typer.Argument(help="Folder of a head, or such as nano/beat.")],
     data: Data,
     out: Annotated[
         Path | None, typer.Option(help="JSON file for the scores. [default: none]")
@@ -244,7 +243,7 @@ def evaluate(
         predictor = Predictor.load([head], model, device_of(device))
         corpus = _corpus(data, songs, part, 1.0, workers)
         corpus = corpus.as_one_test() if split == "all" else corpus
-        found = evaluate_head(predictor, corpus, num_workers=workers, progress=True)
+        found = evaluate_head(predictor, corpus.tests, num_workers=workers, progress=True)
     (loaded,) = predictor.heads
     print(to_text(loaded.task, found.tests))
     if out is not None:
@@ -259,7 +258,7 @@ def evaluate(
 
 @app.command()
 def predict(
-    head: Annotated[Path, typer.Argument(help="Folder of a head.")],
+    head: Annotated[Path, typer.Argument(help="Folder of a head, or such as nano/beat.")],
     paths: Annotated[list[Path], typer.Argument(help="Recordings, and folders of them.")],
     out: Annotated[
         Path, typer.Option(help="Folder for the results; the same one continues a run.")

@@ -3,17 +3,17 @@
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from musicfm.datasets.labelled import LabelledTrack
 from musicfm.tasks.base import Task, json_number, json_scores
-from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.features import extract
 from musicfm.tasks.intervals import Estimate, estimate
 from musicfm.tasks.predict import Predictor
-from musicfm.tasks.probe import Evaluation, Recording, evaluate
+from musicfm.tasks.probe import Evaluation, Recording, evaluate, paired
 from musicfm.tasks.trials import Tested
 
 
@@ -26,14 +26,33 @@ class Evaluated:
     """Recordings that could not be used, and why."""
 
 
+def listen(
+    predictor: Predictor,
+    tracks: Sequence[LabelledTrack],
+    cache: Path,
+    *,
+    num_workers: int | None = None,
+    progress: bool = False,
+) -> tuple[tuple[Recording, ...], list[str]]:
+    """The hidden states of some recordings, in a folder; and why those of others are not there."""
+    features, failures = extract(
+        predictor.encoder, tracks, cache, num_workers=num_workers, progress=progress
+    )
+    return paired(tracks, features), failures
+
+
 def evaluate_head(
-    predictor: Predictor, corpus: Corpus, *, num_workers: int | None = None, progress: bool = False
+    predictor: Predictor,
+    tests: Mapping[str, Sequence[LabelledTrack]],
+    *,
+    num_workers: int | None = None,
+    progress: bool = False,
 ) -> Evaluated:
-    """Scores a head on the test sets of a collection.
+    """Scores a head on test sets.
 
     Args:
         predictor: with that head alone.
-        corpus: the collection.
+        tests: by name.
         num_workers: processes that decode; None leaves one core for the encoder.
         progress: show a bar on standard error.
 
@@ -41,16 +60,11 @@ def evaluate_head(
     """
     (head,) = predictor.heads
     found, failures = {}, []
-    for name, items in corpus.tests.items():
+    for name, tracks in tests.items():
         with tempfile.TemporaryDirectory() as cache:
-            features, failed = extract(
-                predictor.encoder, items, Path(cache), num_workers=num_workers, progress=progress
+            recordings, failed = listen(
+                predictor, tracks, Path(cache), num_workers=num_workers, progress=progress
             )
-            recordings = [
-                Recording(item, features[item.track.sha256])
-                for item in items
-                if item.track.sha256 in features
-            ]
             found[name] = evaluate(head, recordings)
             failures += failed
     return Evaluated(found, tuple(failures))

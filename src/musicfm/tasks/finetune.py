@@ -49,9 +49,10 @@ from musicfm.progress import Steps
 from musicfm.seeds import derive_seed
 from musicfm.tasks import heads
 from musicfm.tasks.base import Task
-from musicfm.tasks.features import extract
+from musicfm.tasks.evaluation import listen
 from musicfm.tasks.heads import MODEL, Head, HeadConfig, TaskName, build_task
-from musicfm.tasks.probe import Evaluation, Recording, choose_decoding, evaluate, labelled
+from musicfm.tasks.predict import Predictor
+from musicfm.tasks.probe import choose_decoding, labelled
 from musicfm.tasks.trials import FIT, write_fit
 from musicfm.training import AtomicCheckpointIO, quiet
 
@@ -323,13 +324,10 @@ def finetune(
         head, tuned = module.head.eval(), module.model.eval()
         head.config = config.replace(fingerprint=checkpoint.fingerprint(tuned))
         with tempfile.TemporaryDirectory(dir=out) as cache:
-            recordings = listen(
-                head,
-                tuned.to(device),
-                valid,
-                Path(cache),
-                num_workers=num_workers,
-                progress=progress,
+            embedder = Embedder(tuned.to(device), config.layers, context_seconds=task.clip_seconds)
+            predictor = Predictor((head,), embedder, model_name)
+            recordings, _ = listen(
+                predictor, valid, Path(cache), num_workers=num_workers, progress=progress
             )
             validation = choose_decoding(head, labelled(task, recordings, "validation"))
         checkpoint.save(tuned, out / MODEL)
@@ -344,44 +342,6 @@ def finetune(
             time.monotonic() - begin,
         )
         shutil.rmtree(out / "checkpoints")
-
-
-def listen(
-    head: Head,
-    model: MusicFM,
-    tracks: Sequence[LabelledTrack],
-    cache: Path,
-    *,
-    num_workers: int | None = None,
-    progress: bool = False,
-) -> list[Recording]:
-    """The hidden states that a head wants of some recordings; those that fail are left out."""
-    clip = head.task.clip_seconds if head.config.context == "paper" else None
-    embedder = Embedder(model, head.config.layers, context_seconds=clip)
-    found, _ = extract(embedder, tracks, cache, num_workers=num_workers, progress=progress)
-    return [
-        Recording(item, found[item.track.sha256]) for item in tracks if item.track.sha256 in found
-    ]
-
-
-def evaluate_run(
-    folder: Path,
-    tests: Mapping[str, Sequence[LabelledTrack]],
-    *,
-    device: str = "cpu",
-    num_workers: int | None = None,
-    progress: bool = False,
-) -> dict[str, Evaluation]:
-    """Scores a fine-tuned model on test sets, by name."""
-    head, model = heads.load(folder), MusicFM.from_pretrained(folder / MODEL).to(device)
-    found = {}
-    for name, tracks in tests.items():
-        with tempfile.TemporaryDirectory(dir=folder) as cache:
-            recordings = listen(
-                head, model, tracks, Path(cache), num_workers=num_workers, progress=progress
-            )
-            found[name] = evaluate(head, recordings)
-    return found
 
 
 def _train(

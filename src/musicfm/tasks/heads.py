@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -29,6 +29,9 @@ from musicfm.tasks.tagging import Tagging
 WEIGHTS, CONFIG = "head.safetensors", "head.json"
 MODEL = "model"
 """A folder of this name beside a head holds the model that was trained together with it."""
+
+HEADS = "heads"
+"""The folder of a model that holds heads for it, each under its task's name."""
 
 TaskName = Literal["beat", "chord", "structure", "key", "tagging"]
 
@@ -118,6 +121,19 @@ def _parts(config: HeadConfig, task: Task[Any]) -> int:
     """How many times the hidden states' width a head sees."""
     sizes = {"frames": 1, "stacked": len(stack_offsets(task.output_rate)), "statistics": 2}
     return sizes[config.inputs]
+
+
+def shipped(model: str | Path) -> dict[str, Path]:
+    """The folders of the heads that come with a model, by task."""
+    folder = checkpoint.folder_of(model)
+    found = {} if folder is None else {task: folder / HEADS / task for task in get_args(TaskName)}
+    return {task: path for task, path in found.items() if path.is_dir()}
+
+
+def locate(name: str | Path) -> Path:
+    """The folder of a head: itself, or what a name such as "nano/beat" stands for."""
+    path = Path(name)
+    return path if path.exists() else shipped(path.parent).get(path.name, path)
 
 
 def save(head: Head, folder: str | Path) -> None:

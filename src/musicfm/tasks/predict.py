@@ -45,14 +45,15 @@ class Predictor:
         """Loads heads and their model.
 
         Args:
-            folders: of the heads, at least one; if there are several, then of one model and of one
-                context.
+            folders: of the heads, at least one, or names such as "nano/beat"; if there are several,
+                then of one model and of one context.
             model: where the model is now; None: beside the first head, or where it was.
             device: to compute on.
 
         Raises CheckpointError if any is not there, if the model is another one, or if the heads do
         not go together.
         """
+        folders = [heads.locate(folder) for folder in folders]
         loaded = tuple(heads.load(folder) for folder in folders)
         configs = [head.config for head in loaded]
         clips = {_clip_seconds(head) for head in loaded}
@@ -62,8 +63,9 @@ class Predictor:
                 "lengths; use heads of the context 'model'"
             )
         encoder, name = _encoder(folders[0], configs, model, clips.pop(), device)
+        fingerprint = encoder.fingerprint()
         for head in loaded:
-            check_model(head, encoder.fingerprint(), name)
+            check_model(head, fingerprint, name)
             if set(head.config.layers) - set(encoder.layers):
                 raise CheckpointError(
                     f"'{name}' gives other layers than the {head.config.task} head wants"

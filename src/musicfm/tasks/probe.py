@@ -60,6 +60,17 @@ class Recording:
         return self.item.annotations
 
 
+def paired(
+    tracks: Sequence[LabelledTrack], features: Mapping[str, Features]
+) -> tuple[Recording, ...]:
+    """Those recordings whose hidden states are there, by their SHA-256."""
+    return tuple(
+        Recording(item, features[item.track.sha256])
+        for item in tracks
+        if item.track.sha256 in features
+    )
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """How a head does on some recordings."""

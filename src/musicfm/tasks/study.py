@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from musicfm.datasets.labelled import LabelledTrack, digest
+from musicfm.datasets.labelled import digest
 from musicfm.errors import ConfigError, DataError
 from musicfm.files import atomic_write, exclusive
 from musicfm.tasks.corpus import Corpus
+from musicfm.tasks.evaluation import evaluate_head
 from musicfm.tasks.features import Features, extract
 from musicfm.tasks.heads import HeadConfig, TaskName, build_task
-from musicfm.tasks.probe import Evaluation, ProbeSettings, Recording, labelled
+from musicfm.tasks.predict import Predictor
+from musicfm.tasks.probe import Evaluation, ProbeSettings, labelled, paired
 from musicfm.tasks.rows import Row
 from musicfm.tasks.trials import (
     TESTS,
@@ -93,16 +95,9 @@ class _Heard:
 
     def recordings(self, corpus: Corpus) -> Recordings:
         """Those of a corpus, but for what failed."""
-
-        def those(items: Sequence[LabelledTrack]) -> tuple[Recording, ...]:
-            return tuple(
-                Recording(item, self.features[item.track.sha256])
-                for item in items
-                if item.track.sha256 in self.features
-            )
-
-        tests = {name: those(items) for name, items in corpus.tests.items()}
-        return Recordings(those(corpus.train), those(corpus.valid), tests)
+        tests = {name: paired(items, self.features) for name, items in corpus.tests.items()}
+        train, valid = (paired(items, self.features) for items in (corpus.train, corpus.valid))
+        return Recordings(train, valid, tests)
 
 
 def run_study(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> list[Result]:
@@ -325,16 +320,12 @@ def _finetune(
     )
 
 
-def _evaluate(study: Study, corpus: Corpus, folder: Path) -> dict[str, Evaluation]:
-    from musicfm.tasks.finetune import evaluate_run
-
-    return evaluate_run(
-        folder,
-        corpus.tests,
-        device=study.device,
-        num_workers=study.num_workers,
-        progress=study.progress,
+def _evaluate(study: Study, corpus: Corpus, folder: Path) -> Mapping[str, Evaluation]:
+    predictor = Predictor.load([folder], device=study.device)
+    found = evaluate_head(
+        predictor, corpus.tests, num_workers=study.num_workers, progress=study.progress
     )
+    return found.tests
 
 
 def _check_folder(study: Study, corpus: Corpus) -> None:
