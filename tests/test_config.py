@@ -144,7 +144,7 @@ CHANGES: dict[str, Any] = {  # where doubling the number is not possible
     "conv_kernel": 5,
     "dropout": 0.3,
     "seed": 7,
-    "contrast_codebooks": 1,
+    "pitch_codebooks": 1,
 }
 
 

@@ -157,9 +157,8 @@ class TransformerConfig(_EncoderConfig):
 class RandomProjectionConfig(Config):
     """Frozen random projections and codebooks (BEST-RQ, Chiu et al., 2022).
 
-    Codebook ``i`` is drawn from ``seed + i``. The last ``contrast_codebooks`` see how far a mel
-    band stands out of its neighbours instead of its level: where the partials of notes lie, which
-    a random projection of levels hardly tells.
+    Codebook ``i`` is drawn from ``seed + i``. The last ``pitch_codebooks`` hear pitch classes
+    instead of levels: which notes sound, which a random projection of levels hardly tells.
     """
 
     kind: Literal["random_projection"] = "random_projection"
@@ -167,13 +166,13 @@ class RandomProjectionConfig(Config):
     codebook_size: Positive = 4_096
     codebook_dim: Positive = 16
     seed: Annotated[int, Field(ge=0)] = 142
-    contrast_codebooks: Annotated[int, Field(ge=0)] = 0
+    pitch_codebooks: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _check_contrast(self) -> Self:
-        if self.contrast_codebooks > self.num_codebooks:
+    def _check_pitch(self) -> Self:
+        if self.pitch_codebooks > self.num_codebooks:
             raise ValueError(
-                f"contrast_codebooks is {self.contrast_codebooks} of {self.num_codebooks} "
+                f"pitch_codebooks is {self.pitch_codebooks} of {self.num_codebooks} "
                 "codebooks; choose no more than there are"
             )
         return self
@@ -272,8 +271,8 @@ PRESETS: Mapping[str, ModelConfig] = {
         mel=MelConfig(mean=0.03, std=16.9),
         front_end=FrontEndConfig(conv_dim=16),
         encoder=ConformerConfig(dim=192, depth=4, num_heads=4, ffn_dim=704, dropout=0.0),
-        quantizer=RandomProjectionConfig(num_codebooks=8, codebook_size=256),
-        context_seconds=10.0,
+        quantizer=RandomProjectionConfig(num_codebooks=8, codebook_size=256, pitch_codebooks=4),
+        context_seconds=20.0,
     ),
     "fm1": _BERT.replace(quantizer=KMeansConfig(), context_seconds=5.0),
     "fm2": _BERT.replace(context_seconds=5.0),

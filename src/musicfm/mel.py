@@ -128,14 +128,19 @@ def mel_filters(config: MelConfig) -> Tensor:
     """
     top = config.sample_rate // 2
     frequencies = torch.linspace(0, top, config.n_fft // 2 + 1, device="cpu")
-    mel_top = 2595.0 * math.log10(1.0 + top / 700.0)
-    mels = torch.linspace(0.0, mel_top, config.n_mels + 2, device="cpu")
-    corners = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    corners = mel_corners(config)
     widths = corners.diff()
     slopes = corners[None] - frequencies[:, None]
     rising = -slopes[:, :-2] / widths[:-1]
     falling = slopes[:, 2:] / widths[1:]
     return torch.minimum(rising, falling).clamp(min=0.0)
+
+
+def mel_corners(config: MelConfig) -> Tensor:
+    """(n_mels + 2,) Hz: band i begins at corner i, peaks at the next and ends at the one after."""
+    mel_top = 2595.0 * math.log10(1.0 + config.sample_rate // 2 / 700.0)
+    mels = torch.linspace(0.0, mel_top, config.n_mels + 2, device="cpu")
+    return 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
 
 
 def check_waveform(waveform: Tensor, lengths: Tensor | None, config: MelConfig) -> None:

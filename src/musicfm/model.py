@@ -123,7 +123,7 @@ class MusicFM(nn.Module):
         self.mel = LogMel(config.mel)
         self.front_end = FrontEnd(config.front_end, config.mel.n_mels, dim)
         self.encoder = Encoder(config.encoder)
-        self.quantizer = build_quantizer(config.quantizer, config.token_stack, config.mel.n_mels)
+        self.quantizer = build_quantizer(config.quantizer, config.token_stack, config.mel)
         self.head = nn.Linear(dim, config.quantizer.num_codebooks * config.quantizer.codebook_size)
 
     @property

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicfm.config import KMeansConfig, RandomProjectionConfig
-from musicfm.mel import Float32Buffers
+from musicfm.config import KMeansConfig, MelConfig, RandomProjectionConfig
+from musicfm.mel import Float32Buffers, mel_corners
 
 FRAMES_AT_ONCE = 4_096
 """Frames whose scores against one codebook are held at once: 64 MB for 4096 codes."""
 
-CONTRAST_NEIGHBOURS = 2
-"""Mel bands on either side that a band is compared with, where a codebook hears contrast."""
+PITCH_NEIGHBOURS = 2
+"""Mel bands on either side that a band is compared with, where a codebook hears pitch."""
+PITCH_HERTZ = (120.0, 2_300.0)
+PITCH_WIDTH = 0.6  # semitones
 
 
 class Quantizer(nn.Module, ABC):
@@ -42,30 +44,44 @@ class Quantizer(nn.Module, ABC):
         return torch.stack(tokens, dim=-1).unflatten(0, frames.shape[:2])
 
 
-def contrast(n_mels: int) -> Tensor:
-    """The (n_mels, n_mels) matrix that keeps of a log-mel frame where its partials lie.
+def pitch_classes(mel: MelConfig) -> Tensor:
+    """The (n_mels, 12) matrix from a log-mel frame to how much stands out at each pitch class.
 
-    Each band of the lower half (below 2.3 kHz at 24 kHz) less the mean of itself and its
-    neighbours; nothing of the upper half. What is alike in adjacent bands, level and timbre, goes.
+    Each band less the mean of itself and its neighbours, which takes away what is alike in adjacent
+    bands, level and timbre; then summed over octaves, from A on, as far as bands are narrow enough
+    to tell semitones and high enough to have partials.
     """
-    band = torch.arange(n_mels)
-    near = ((band[:, None] - band).abs() <= CONTRAST_NEIGHBOURS).float()
-    kept = torch.eye(n_mels) - near / near.sum(dim=1, keepdim=True)
-    return kept * (band < n_mels // 2)[:, None]
+    band = torch.arange(mel.n_mels, device="cpu")
+    near = ((band[:, None] - band).abs() <= PITCH_NEIGHBOURS).float()
+    standing_out = torch.eye(mel.n_mels, device="cpu") - near / near.sum(dim=1, keepdim=True)
+    hertz = mel_corners(mel)[1:-1]
+    semitones = 12.0 * (hertz / 440.0).log2()[:, None] - torch.arange(12, device="cpu")
+    distance = torch.remainder(semitones + 6.0, 12.0) - 6.0
+    heard = (hertz >= PITCH_HERTZ[0]) & (hertz <= PITCH_HERTZ[1])
+    return standing_out.T @ ((-0.5 * (distance / PITCH_WIDTH).square()).exp() * heard[:, None])
 
 
 class RandomCodebook(Float32Buffers):
-    """One random projection and its random codes."""
+    """One random projection and its random codes.
+
+    Args:
+        heard: (features, kept) what is projected of the features; None: all.
+    """
 
     random_projection: Tensor
     codebook: Tensor
 
-    def __init__(self, features: int, size: int, dim: int, seed: int) -> None:
+    def __init__(
+        self, features: int, size: int, dim: int, seed: int, heard: Tensor | None = None
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
+        kept = features if heard is None else heard.shape[1]
         projection = nn.init.xavier_normal_(
-            torch.empty(features, dim, device="cpu"), generator=generator
+            torch.empty(kept, dim, device="cpu"), generator=generator
         )
+        if heard is not None:
+            projection = heard @ projection
         codebook = nn.init.normal_(torch.empty(size, dim, device="cpu"), generator=generator)
         self.register_buffer("random_projection", projection)
         self.register_buffer("codebook", codebook)
@@ -78,23 +94,22 @@ class RandomProjectionQuantizer(Quantizer):
     inner product, and the length of the projected frame does not matter.
     """
 
-    def __init__(self, config: RandomProjectionConfig, stack: int, n_mels: int) -> None:
+    def __init__(self, config: RandomProjectionConfig, stack: int, mel: MelConfig) -> None:
         super().__init__()
         self.num_codebooks = config.num_codebooks
         self.codebook_size = config.codebook_size
+        num_levels = config.num_codebooks - config.pitch_codebooks
+        pitch = pitch_classes(mel).repeat(stack, 1)  # alike in all of the stacked frames
         self.codebooks = nn.ModuleList(
             RandomCodebook(
-                stack * n_mels, config.codebook_size, config.codebook_dim, config.seed + i
+                stack * mel.n_mels,
+                config.codebook_size,
+                config.codebook_dim,
+                config.seed + i,
+                None if i < num_levels else pitch,
             )
             for i in range(config.num_codebooks)
         )
-        # To project a frame's contrast is to project the frame, by another matrix.
-        for book in self.codebooks[config.num_codebooks - config.contrast_codebooks :]:
-            projection = book.get_buffer("random_projection")
-            with torch.no_grad():
-                projection.view(stack, n_mels, -1).copy_(
-                    contrast(n_mels).T @ projection.view(stack, n_mels, -1)
-                )
 
     def scores(self, frames: Tensor, codebook: int) -> Tensor:
         book = self.codebooks[codebook]
@@ -125,9 +140,9 @@ class KMeansQuantizer(Float32Buffers, Quantizer):
 
 
 def build_quantizer(
-    config: RandomProjectionConfig | KMeansConfig, stack: int, n_mels: int
+    config: RandomProjectionConfig | KMeansConfig, stack: int, mel: MelConfig
 ) -> Quantizer:
     """The quantizer that a configuration describes, for ``stack`` mel frames in a row."""
     if isinstance(config, RandomProjectionConfig):
-        return RandomProjectionQuantizer(config, stack, n_mels)
-    return KMeansQuantizer(config, stack * n_mels)
+        return RandomProjectionQuantizer(config, stack, mel)
+    return KMeansQuantizer(config, stack * mel.n_mels)
