@@ -78,9 +78,8 @@ def config(name: TaskName, **changes: Any) -> HeadConfig:
 def fitted_on(
     config: HeadConfig, settings: ProbeSettings, train: list[Recording], valid: list[Recording]
 ) -> Fitted:
-    task = build_task(config.task, config.vocabulary)
     examples = [
-        Examples(task, some, config.layers, config.inputs, purpose)
+        Examples(config, some, purpose)
         for some, purpose in ((train, "training"), (valid, "validation"))
     ]
     return fit(config, settings, *examples)
@@ -146,14 +145,14 @@ def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("inputs", ["stacked", "statistics"])
+@pytest.mark.parametrize("inputs", ["frames", "stacked", "statistics"])
 def test_what_heads_see_is_the_same_in_training_and_in_running(
     tmp_path: Path, inputs: Inputs
 ) -> None:
     found = recordings(tmp_path, "structure")
-    chosen = config("structure", inputs=inputs, layers=(0, 1))
+    chosen = config("structure", inputs=inputs, layers=(0, 1), relative=True)
     head = fitted_on(chosen, SETTINGS.replace(max_epochs=1), found[:2], found[2:3]).head
-    examples = Examples(head.task, found[:1], (0, 1), inputs, "testing")
+    examples = Examples(chosen, found[:1], "testing")
     frames, _, _ = examples.clip(0, range(examples.counts[0]))
     with torch.inference_mode():
         whole = head(frames[None])[0].numpy()
@@ -177,3 +176,18 @@ def test_neighbours_help_where_one_frame_does_not_say_it(tmp_path: Path) -> None
         for inputs in ("frames", "stacked")
     }
     assert losses["stacked"] < 0.8 * losses["frames"]
+
+
+def test_the_whole_recording_helps_where_levels_differ_from_one_to_the_next(tmp_path: Path) -> None:
+    found = recordings(tmp_path, "structure")
+    rng = np.random.default_rng(0)
+    for recording in found:
+        path = recording.features.paths[1]
+        frames = np.load(path)
+        np.save(path, (frames + rng.normal(0.0, 5.0, frames.shape[1])).astype(np.float16))
+    few = SETTINGS.replace(max_epochs=8)
+    losses = [
+        fitted_on(config("structure", relative=relative), few, found[:6], found[6:9]).losses[-1][1]
+        for relative in (False, True)
+    ]
+    assert losses[1] < 0.8 * losses[0]

@@ -13,13 +13,12 @@ import musicfm
 from musicfm.datasets.annotations import Annotations, Beats
 from musicfm.datasets.jams import document, observation, observations
 from musicfm.errors import CheckpointError
-from musicfm.tasks.features import Features
+from musicfm.tasks.features import Features, mean_frame
 from musicfm.tasks.heads import shipped
 from musicfm.tasks.predict import Predictor
 
 SIMILARITY_SIZE = 240
 """Stretches at most that are compared with each other."""
-FRAMES_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,15 +119,9 @@ def self_similarity(
         size: stretches at most.
     """
     bounds = np.linspace(0, len(frames), min(size, len(frames)) + 1).round().astype(int)
-    means = np.stack([_mean(frames[start:stop]) for start, stop in itertools.pairwise(bounds)])
+    parts = [frames[start:stop] for start, stop in itertools.pairwise(bounds)]
+    means = np.stack([mean_frame(part) for part in parts])
     means -= means.mean(axis=0)
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
     found: npt.NDArray[np.float32] = (means @ means.T).astype(np.float32)
     return found
-
-
-def _mean(frames: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
-    total = np.zeros(frames.shape[1])
-    for first in range(0, len(frames), FRAMES_AT_ONCE):
-        total += frames[first : first + FRAMES_AT_ONCE].sum(axis=0, dtype=np.float64)
-    return total / len(frames)

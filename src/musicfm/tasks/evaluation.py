@@ -14,7 +14,6 @@ from musicfm.tasks.features import extract
 from musicfm.tasks.intervals import Estimate, estimate
 from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import Evaluation, Recording, evaluate, paired
-from musicfm.tasks.trials import Tested
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def evaluate_head(
     return Evaluated(found, tuple(failures))
 
 
-def to_text(task: Task[Any], tests: Mapping[str, Evaluation | Tested]) -> str:
+def to_text(task: Task[Any], tests: Mapping[str, Evaluation]) -> str:
     """A table in Markdown: a line for each test set, with 95 % intervals over the recordings."""
     lines = []
     for name, evaluation in tests.items():
@@ -103,5 +102,5 @@ def to_json(task: Task[Any], evaluated: Evaluated) -> str:
     return json.dumps({"tests": content, "failures": evaluated.failures}, indent=1) + "\n"
 
 
-def _estimates(task: Task[Any], evaluation: Evaluation | Tested) -> dict[str, Estimate]:
+def _estimates(task: Task[Any], evaluation: Evaluation) -> dict[str, Estimate]:
     return {metric: estimate(task, [evaluation.tracks], metric) for metric in task.metrics}

@@ -36,6 +36,8 @@ or their means with their deviations."""
 STACKED_SECONDS = (0.0, 0.04, 0.12, 0.4, 1.0)
 """How far the outputs lie, to either side, that are stacked."""
 
+FRAMES_AT_ONCE = 4_096
+
 
 @dataclass(frozen=True)
 class Features:
@@ -66,6 +68,8 @@ class Features:
         rate: float,
         inputs: Inputs = "frames",
         outputs: range | None = None,
+        *,
+        relative: bool = False,
     ) -> Tensor:
         """What a head sees, but for stacking.
 
@@ -74,9 +78,10 @@ class Features:
             rate: of the outputs, in Hz.
             inputs: "statistics" gives deviations after the means.
             outputs: consecutive ones that are wanted; None: all.
+            relative: also how each differs from the mean of the recording.
 
         Returns:
-            (layers, outputs, dim) float32, or twice as wide.
+            (layers, outputs, dim) float32, or twice as wide for either.
         """
         maps = [self.frames(layer) for layer in layers]
 
@@ -91,7 +96,28 @@ class Features:
             mean, square = found.chunk(2, dim=2)
             deviation = (square - mean.square()).clamp(min=0.0).sqrt()
             found = torch.cat([mean, deviation], dim=2)
+        if relative:
+            mean = torch.stack([self._mean(layer) for layer in layers])[:, None]
+            found = torch.cat([found, found[..., : mean.shape[2]] - mean], dim=2)
         return found
+
+    def _mean(self, layer: int) -> Tensor:
+        """(dim,) of all frames."""
+        if layer not in self._means:
+            self._means[layer] = torch.from_numpy(mean_frame(self.frames(layer))).float()
+        return self._means[layer]
+
+    @cached_property
+    def _means(self) -> dict[int, Tensor]:
+        return {}
+
+
+def mean_frame(frames: npt.NDArray[np.float16]) -> Array:
+    """(dim,) the mean of (time, dim) frames, of which little is read at once."""
+    total = np.zeros(frames.shape[1])
+    for first in range(0, len(frames), FRAMES_AT_ONCE):
+        total += frames[first : first + FRAMES_AT_ONCE].sum(axis=0, dtype=np.float64)
+    return total / len(frames)
 
 
 def stack_offsets(rate: float) -> list[int]:

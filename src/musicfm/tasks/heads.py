@@ -65,6 +65,8 @@ class HeadConfig(Config):
     """Of the hidden states."""
     inputs: Inputs = "frames"
     """What it sees of them."""
+    relative: bool = False
+    """Whether it also sees how they differ from the mean of the whole recording."""
     context: Literal["paper", "model"] = "model"
     """What the model hears at once: clips of the task's length, or its own context."""
     hidden: Positive = 512
@@ -119,8 +121,9 @@ class Head(nn.Module):
 
 def _parts(config: HeadConfig, task: Task[Any]) -> int:
     """How many times the hidden states' width a head sees."""
-    sizes = {"frames": 1, "stacked": len(stack_offsets(task.output_rate)), "statistics": 2}
-    return sizes[config.inputs]
+    if config.inputs == "stacked":
+        return len(stack_offsets(task.output_rate)) * (1 + config.relative)
+    return (2 if config.inputs == "statistics" else 1) + config.relative
 
 
 def shipped(model: str | Path) -> dict[str, Path]:

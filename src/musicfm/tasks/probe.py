@@ -8,7 +8,7 @@ MARBLE's (Yuan et al., NeurIPS 2023): Adam at 1e-3, a plateau schedule and early
 import copy
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, TypeVar
@@ -22,11 +22,12 @@ from torch.nn import functional as F
 from musicfm.config import Config, Positive
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
+from musicfm.datasets.tracks import Track
 from musicfm.errors import DataError
 from musicfm.seeds import derive_seed
 from musicfm.tasks.base import Array, Decoding, Scores, Task
-from musicfm.tasks.features import Features, Inputs, stacked
-from musicfm.tasks.heads import Head, HeadConfig
+from musicfm.tasks.features import Features, stacked
+from musicfm.tasks.heads import Head, HeadConfig, build_task
 
 Labelled = TypeVar("Labelled", "Recording", LabelledTrack)
 
@@ -55,6 +56,11 @@ class Recording:
     features: Features
 
     @property
+    def track(self) -> Track:
+        """The recording."""
+        return self.item.track
+
+    @property
     def annotations(self) -> Annotations:
         """What is known about it."""
         return self.item.annotations
@@ -73,12 +79,25 @@ def paired(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a head does on some recordings."""
+    """How well some recordings are annotated."""
 
-    summary: Mapping[str, float]
+    summary: Scores
     tracks: Mapping[str, Scores]
     """By the path of the recording."""
-    estimates: Mapping[str, Annotations]
+
+    @classmethod
+    def of(
+        cls,
+        task: Task[Any],
+        recordings: Iterable[Labelled],
+        annotate: Callable[[Labelled], Annotations],
+    ) -> "Evaluation":
+        """Scores annotations of recordings, one recording after another."""
+        tracks = {
+            recording.track.path: task.score(recording.annotations, annotate(recording))
+            for recording in recordings
+        }
+        return cls(task.summarise(list(tracks.values())), tracks)
 
 
 @dataclass(frozen=True)
@@ -98,29 +117,21 @@ class Examples:
     can be learnt from. Several heads may, one after another.
 
     Args:
-        task: whose rate and targets.
-        recordings: those that are labelled for it count.
-        layers: of the hidden states.
-        inputs: what heads see of them.
+        config: of the heads: their task, its rate and targets, and what they see.
+        recordings: those that are labelled for the task count.
         purpose: of the recordings, for messages.
 
     Raises DataError if no recording is labelled for the task.
     """
 
-    def __init__(
-        self,
-        task: Task[Any],
-        recordings: Sequence[Recording],
-        layers: Sequence[int],
-        inputs: Inputs,
-        purpose: str,
-    ) -> None:
-        self.task, self._inputs = task, inputs
+    def __init__(self, config: HeadConfig, recordings: Sequence[Recording], purpose: str) -> None:
+        task = build_task(config.task, config.vocabulary)
+        self.task, self._inputs = task, config.inputs
         self.recordings = labelled(task, recordings, purpose)
         # Above their own rate frames are repeated: each is kept, and seen by the head, once.
         ratio = task.output_rate / self.recordings[0].features.rate
         is_whole = ratio >= 1.0 and task.outputs_per_clip % ratio == 0 and ratio.is_integer()
-        self.repeats = int(ratio) if is_whole and inputs == "frames" else 1
+        self.repeats = int(ratio) if is_whole and config.inputs == "frames" else 1
         values, known = [], []
         starts = [0]
         with tempfile.TemporaryFile() as file:
@@ -132,11 +143,13 @@ class Examples:
                 rate, count = task.output_rate / self.repeats, len(times) // self.repeats
                 for first in range(0, count, OUTPUTS_AT_ONCE):
                     part = range(first, min(first + OUTPUTS_AT_ONCE, count))
-                    frames = recording.features.pooled(layers, rate, inputs, part)
+                    frames = recording.features.pooled(
+                        config.layers, rate, config.inputs, part, relative=config.relative
+                    )
                     file.write(frames.transpose(0, 1).half().numpy().tobytes())
                 starts.append(starts[-1] + len(times))
             file.flush()
-            shape = (starts[-1] // self.repeats, len(layers), frames.shape[2])
+            shape = (starts[-1] // self.repeats, len(config.layers), frames.shape[2])
             self._frames = np.memmap(file, np.float16, "r", shape=shape)
         self._bounds = list(pairwise(starts))
         self._values, self._known = torch.cat(values), torch.cat(known)
@@ -214,12 +227,17 @@ def choose_decoding(head: Head, valid: Sequence[Recording]) -> Evaluation:
         How the head does there.
     """
     task = head.task
-    logits = {recording.item.track.path: run(head, recording.features) for recording in valid}
-    best = task.choose(
-        lambda decoding: _comparable(task.objective(_decode(task, valid, logits, decoding).summary))
-    )
+    logits = {recording.track.path: run(head, recording.features) for recording in valid}
+
+    def score(decoding: Decoding) -> Evaluation:
+        def annotate(recording: Recording) -> Annotations:
+            return _decode(task, recording, logits[recording.track.path], decoding)
+
+        return Evaluation.of(task, valid, annotate)
+
+    best = task.choose(lambda decoding: _comparable(task.objective(score(decoding).summary)))
     head.config = head.config.replace(decoding=best.to_dict())
-    return _decode(task, valid, logits, best)
+    return score(best)
 
 
 def evaluate(head: Head, recordings: Sequence[Recording]) -> Evaluation:
@@ -227,9 +245,11 @@ def evaluate(head: Head, recordings: Sequence[Recording]) -> Evaluation:
 
     Raises DataError if none is.
     """
-    recordings = labelled(head.task, recordings, "testing")
-    logits = {r.item.track.path: run(head, r.features) for r in recordings}
-    return _decode(head.task, recordings, logits, head.decoding)
+
+    def annotate(recording: Recording) -> Annotations:
+        return _decode(head.task, recording, run(head, recording.features), head.decoding)
+
+    return Evaluation.of(head.task, labelled(head.task, recordings, "testing"), annotate)
 
 
 @torch.inference_mode()
@@ -239,7 +259,9 @@ def run(head: Head, features: Features) -> Array:
     count = len(features.times(rate))
 
     def read(start: int, stop: int) -> Tensor:
-        return features.pooled(config.layers, rate, config.inputs, range(start, stop))
+        return features.pooled(
+            config.layers, rate, config.inputs, range(start, stop), relative=config.relative
+        )
 
     parts = []
     for first in range(0, count, OUTPUTS_AT_ONCE):
@@ -263,19 +285,10 @@ def labelled(task: Task[Any], recordings: Sequence[Labelled], purpose: str) -> l
 
 
 def _decode(
-    task: Task[Any],
-    recordings: Sequence[Recording],
-    logits: Mapping[str, Array],
-    decoding: Decoding,
-) -> Evaluation:
-    estimates, tracks = {}, {}
-    for recording in recordings:
-        path, truth = recording.item.track.path, recording.annotations
-        times = recording.features.times(task.output_rate)
-        duration = recording.item.track.duration
-        estimates[path] = task.decode(logits[path], times, duration, decoding)
-        tracks[path] = task.score(truth, estimates[path])
-    return Evaluation(task.summarise(list(tracks.values())), tracks, estimates)
+    task: Task[Any], recording: Recording, logits: Array, decoding: Decoding
+) -> Annotations:
+    times = recording.features.times(task.output_rate)
+    return task.decode(logits, times, recording.track.duration, decoding)
 
 
 def _comparable(value: float) -> float:

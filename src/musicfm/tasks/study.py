@@ -30,7 +30,6 @@ from musicfm.tasks.rows import Row
 from musicfm.tasks.trials import (
     TESTS,
     Recordings,
-    Tested,
     Trial,
     objective_of,
     run_trials,
@@ -74,7 +73,7 @@ class Result:
     """That were chosen; none if there are none to choose from."""
     curve: Mapping[tuple[int, ...], float]
     """By layers, the score on validation."""
-    runs: tuple[Mapping[str, Tested], ...]
+    runs: tuple[Mapping[str, Evaluation], ...]
     """Of each seed, by test set."""
     failures: tuple[str, ...] = ()
     """Recordings that could not be used, and why."""
@@ -248,6 +247,8 @@ def _configs(
         layers=heard.layers,
         dim=heard.dim,
         inputs=row.inputs(name),
+        # A chorus is one by what the rest of the song is like.
+        relative=name == "structure",
         context=study.context,
     )
     if study.layers == "mixed":
@@ -276,16 +277,10 @@ def _other(study: Study, corpus: Corpus, row: Row, name: TaskName) -> Result:
 def _without_sound(corpus: Corpus, row: Row, name: TaskName) -> dict[str, Evaluation]:
     task = build_task(name, _vocabulary(corpus, name))
     predict = oracle(task) if row.kind == "oracle" else trivial(task, corpus.train, corpus.valid)
-    found = {}
-    for test, items in corpus.tests.items():
-        estimates = {item.track.path: predict(item) for item in labelled(task, items, test)}
-        tracks = {
-            item.track.path: task.score(item.annotations, estimates[item.track.path])
-            for item in items
-            if item.track.path in estimates
-        }
-        found[test] = Evaluation(task.summarise(list(tracks.values())), tracks, estimates)
-    return found
+    return {
+        test: Evaluation.of(task, labelled(task, items, test), predict)
+        for test, items in corpus.tests.items()
+    }
 
 
 def _vocabulary(corpus: Corpus, name: TaskName) -> tuple[str, ...]:

@@ -70,15 +70,6 @@ class Trial:
         return (self.folder / (TESTS if self.tested else FIT)).is_file()
 
 
-@dataclass(frozen=True)
-class Tested:
-    """The scores on a test set."""
-
-    summary: Scores
-    tracks: Mapping[str, Scores]
-    """By the path of the recording."""
-
-
 def run_trials(
     trials: Sequence[Trial],
     recordings: Mapping[str, Recordings],
@@ -122,12 +113,12 @@ def objective_of(folder: Path) -> float:
     return -math.inf if value is None else float(value)
 
 
-def tests_of(folder: Path) -> dict[str, Tested]:
+def tests_of(folder: Path) -> dict[str, Evaluation]:
     """The scores of a tested head, by test set."""
     found = {}
     for name, entry in _read(folder / TESTS).items():
         tracks = {path: _numbers(scores) for path, scores in entry["tracks"].items()}
-        found[name] = Tested(_numbers(entry["summary"]), tracks)
+        found[name] = Evaluation(_numbers(entry["summary"]), tracks)
     return found
 
 
@@ -203,7 +194,7 @@ def _fit(trial: Trial, recordings: Recordings) -> heads.Head:
     config, begin = trial.config, time.monotonic()
     task = build_task(config.task, config.vocabulary)
     train, valid = (
-        Examples(task, some, config.layers, config.inputs, purpose)
+        Examples(config, some, purpose)
         for some, purpose in ((recordings.train, "training"), (recordings.valid, "validation"))
     )
     fitted = fit(config, trial.settings, train, valid)
