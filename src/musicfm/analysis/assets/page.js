@@ -160,19 +160,17 @@
     });
     return best;
   }
-  /** Beats of most bars; 0 if there is no whole bar. */
-  function metre() {
-    const counts = new Map();
-    for (let i = 1; i < downbeats.length; i++) {
-      const length = downbeats[i] - downbeats[i - 1];
-      counts.set(length, (counts.get(length) ?? 0) + 1);
-    }
-    return [...counts].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 0;
+  // Beats of most bars; 0 if there is no whole bar.
+  const lengths = new Map();
+  for (let i = 1; i < downbeats.length; i++) {
+    const length = downbeats[i] - downbeats[i - 1];
+    lengths.set(length, (lengths.get(length) ?? 0) + 1);
   }
+  const metre = [...lengths].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 0;
   if (song.tempo) {
     fact("Tempo", `${song.tempo[0].toFixed(1)} bpm`, `${percent(song.tempo[1])} of beats steady`);
   }
-  if (metre()) fact("Metre", metre() === 1 ? "1 beat" : `${metre()} beats`, "in most bars");
+  if (metre) fact("Metre", metre === 1 ? "1 beat" : `${metre} beats`, "in most bars");
   if (keys?.labels.length) {
     const main = longest(keys);
     fact("Key", keys.names[main], sure(confidence(keys, main)));
@@ -332,7 +330,7 @@
   function drawBeats(context, width, height) {
     const spacing = song.tempo ? (60 / song.tempo[0]) * view.scale : 100;
     const first = Math.max(0, countUpTo(beats.times, timeAt(-40)) - 1);
-    const perBar = metre() || 4;
+    const perBar = metre || 4;
     // Every so many bars has its number: 1, 2, 4, 8, ...
     const every = 2 ** Math.max(0, Math.ceil(Math.log2(44 / (spacing * perBar))));
     for (let i = first; i < beats.times.length && x(beats.times[i]) < width; i++) {
