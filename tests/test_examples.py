@@ -104,7 +104,7 @@ def test_the_readme_names_every_option_of_embed_and_no_other() -> None:
         option
         for verb in COMMANDS.commands.values()
         for parameter in verb.params
-        for option in parameter.opts
+        for option in (*parameter.opts, *parameter.secondary_opts)
     }
     assert set(re.findall(r"`(--[a-z-]+)[` ]", PAGES)) <= options
 
