@@ -14,6 +14,7 @@ import musicfm
 from musicfm.cli import analysis, data, embedding, tasks, training  # they add their commands
 from musicfm.cli.app import app, say
 from musicfm.errors import MusicFMError
+from musicfm.memory import keep_freed_memory
 
 __all__ = ["analysis", "app", "data", "embedding", "main", "tasks", "training"]
 
@@ -21,6 +22,7 @@ __all__ = ["analysis", "app", "data", "embedding", "main", "tasks", "training"]
 def main() -> NoReturn:
     """Runs the command line; bad input ends in one sentence on standard error and status 1."""
     warnings.showwarning = _show_warning
+    keep_freed_memory()
     try:
         app()
     except MusicFMError as error:

@@ -1,0 +1,27 @@
+"""Memory that is freed and soon taken again."""
+
+import ctypes
+import os
+from contextlib import suppress
+
+# Of glibc's malloc.h and mallopt(3): parameter, environment variable, value in bytes.
+_OPTIONS = (
+    (-3, "MALLOC_MMAP_THRESHOLD_", 1 << 25),  # the largest that glibc takes
+    (-1, "MALLOC_TRIM_THRESHOLD_", (1 << 31) - 1),
+    (-2, "MALLOC_TOP_PAD_", 1 << 26),
+)
+
+
+def keep_freed_memory() -> None:
+    """Has this process, and those that it starts, keep what is freed for what is taken next.
+
+    glibc gives large blocks back to the system, which clears their pages before it hands them out
+    again: of a training step of nano that was a fifth of the time on an idle CPU, and a third on a
+    busy one. Changes nothing where the C library is another one.
+    """
+    with suppress(OSError, TypeError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, _, value in _OPTIONS:
+            mallopt(parameter, value)
+    for _, variable, value in _OPTIONS:
+        os.environ.setdefault(variable, str(value))
