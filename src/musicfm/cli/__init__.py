@@ -11,11 +11,11 @@ from typing import Annotated, NoReturn
 import typer
 
 import musicfm
-from musicfm.cli import data, embedding, tasks, training  # they add their commands
+from musicfm.cli import data, embedding, serving, tasks, training  # they add their commands
 from musicfm.cli.app import app, say
 from musicfm.errors import MusicFMError
 
-__all__ = ["app", "data", "embedding", "main", "tasks", "training"]
+__all__ = ["app", "data", "embedding", "main", "serving", "tasks", "training"]
 
 
 def main() -> NoReturn:
