@@ -11,11 +11,11 @@ from typing import Annotated, NoReturn
 import typer
 
 import musicfm
-from musicfm.cli import data, embedding, serving, tasks, training  # they add their commands
+from musicfm.cli import analysis, data, embedding, serving, tasks, training  # add verbs
 from musicfm.cli.app import app, say
 from musicfm.errors import MusicFMError
 
-__all__ = ["app", "data", "embedding", "main", "serving", "tasks", "training"]
+__all__ = ["analysis", "app", "data", "embedding", "main", "serving", "tasks", "training"]
 
 
 def main() -> NoReturn:

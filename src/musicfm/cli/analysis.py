@@ -1,0 +1,62 @@
+"""``musicfm analyze``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from musicfm.cli.app import Decoders, Device, Timeout, app, conclude, device_of, interruptible, need
+
+
+@app.command()
+def analyze(
+    paths: Annotated[list[Path], typer.Argument(help="Recordings, and folders of them.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; the same one continues a run.")
+    ] = Path("analyses"),
+    model: Annotated[
+        str, typer.Option(help="nano, or the folder of a model with heads in it; see also --head.")
+    ] = "nano",
+    head: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a head; again for more. [default: those of the model]"),
+    ] = None,
+    export: Annotated[
+        str,
+        typer.Option(
+            help="Also write, separated by commas: csv (a table), labels (for Audacity), midi "
+            "(tempo and clicks), click (the recording with clicks)."
+        ),
+    ] = "",
+    page: Annotated[
+        bool, typer.Option("--page/--no-page", help="An HTML page to look at and listen to.")
+    ] = True,
+    device: Device = "auto",
+    workers: Decoders = None,
+    timeout: Timeout = 60.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Analyse again what is done already.")
+    ] = False,
+) -> None:
+    """Find beats, chords, sections, key and tags: as JAMS, and as a page to look at.
+
+    Pages hold all they need, the sound too, and open without a network. A bad file is reported and
+    skipped; a run that was interrupted continues where it stopped.
+    """
+    need("tasks", "mido", "mir_eval", "scipy", "sklearn")
+    from musicfm.analysis.analyzer import load_predictor
+    from musicfm.analysis.songs import analyse_collection
+
+    with interruptible(f"what is done is in {out}, and the same command continues"):
+        summary = analyse_collection(
+            load_predictor(model, head or (), device_of(device)),
+            paths,
+            out,
+            page=page,
+            exports=[kind.strip() for kind in export.split(",") if kind.strip()],
+            num_workers=workers,
+            timeout_seconds=timeout,
+            overwrite=overwrite,
+            progress=True,
+        )
+    conclude(summary, "analysed", out)

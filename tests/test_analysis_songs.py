@@ -1,0 +1,88 @@
+"""Many songs, analysed into a folder, by Python and by the command line."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tones
+from command_line import Run
+from heads_of import write_heads
+from musicfm.analysis.analyzer import load_predictor
+from musicfm.analysis.exports import EXPORTS
+from musicfm.analysis.songs import analyse_collection
+from musicfm.datasets.annotations import read_jams
+from musicfm.errors import ConfigError, OutputError
+from musicfm.tasks.predict import Predictor
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_heads(tmp_path_factory.mktemp("heads"))
+
+
+@pytest.fixture(scope="module")
+def predictor(heads: list[Path]) -> Predictor:
+    return load_predictor("nano", heads)
+
+
+@pytest.fixture
+def music(tmp_path: Path) -> Path:
+    """Two songs in folders, and a file that is none."""
+    tones.write_tones(tmp_path / "tones", 2)
+    album = tmp_path / "music" / "album"
+    album.mkdir(parents=True)
+    shutil.copy(tmp_path / "tones" / "tone_0.wav", album / "a.b.wav")
+    shutil.copy(tmp_path / "tones" / "tone_1.wav", tmp_path / "music" / "c.wav")
+    (tmp_path / "music" / "bad.mp3").write_bytes(b"no sound" * 100)
+    return tmp_path / "music"
+
+
+def test_every_song_gets_its_files_and_bad_ones_are_passed_over(
+    predictor: Predictor, music: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options: dict[str, Any] = {"exports": list(EXPORTS), "num_workers": 1}
+    summary = analyse_collection(predictor, [music], out, **options)
+    assert (summary.done, [Path(path).name for path, _ in summary.failures]) == (2, ["bad.mp3"])
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    suffixes = (".jams", ".html", *(export.suffix for export in EXPORTS.values()))
+    expected = {f"{name}{suffix}" for name in ("album/a.b", "c") for suffix in suffixes}
+    assert {name for name in files if not name.startswith(".")} == {*expected, "journal.jsonl"}
+    read = read_jams(out / "album" / "a.b.jams")
+    assert read.duration == tones.SECONDS
+    assert read.annotations.segments is not None
+    assert json.loads((out / "c.jams").read_bytes())["sandbox"]["model"] == "nano"
+
+    before = (out / "c.html").stat().st_mtime_ns
+    again = analyse_collection(predictor, [music], out, **options)
+    assert (again.done, again.skipped) == (0, 2)
+    assert (out / "c.html").stat().st_mtime_ns == before
+    (out / "c.jams").unlink()
+    assert analyse_collection(predictor, [music], out, **options).done == 1
+    with pytest.raises(OutputError, match=r"other settings \(exports, page differ\)"):
+        analyse_collection(predictor, [music], out, page=False)
+
+
+def test_what_cannot_be_exported_is_said_before_anything_is_done(
+    predictor: Predictor, music: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"no export 'xml'; choose from csv, labels, midi, click"):
+        analyse_collection(predictor, [music], tmp_path / "out", exports=["xml"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_from_the_command_line(run: Run, heads: list[Path], music: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    named = [part for head in heads[:2] for part in ("--head", str(head))]
+    status, _, said = run("analyze", str(music), "--out", str(out), "--no-page", *named)
+    assert status == 1
+    assert "2 analysed" in said
+    assert "1 failed" in said
+    assert said.count("bad.mp3") == 1
+    assert not list(out.rglob("*.html"))
+    found = read_jams(out / "c.jams").annotations
+    assert found.beats is not None
+    assert found.keys is None
