@@ -4,8 +4,7 @@ import io
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from musicfm.embedding import Embedder
 from musicfm.model import MusicFM
 from musicfm.serving.limits import Limits
 from musicfm.serving.service import Service, load
-from served import Answer, Client, serving
+from served import Answer, Client, eventually, serving
 
 SECONDS = 4.0
 
@@ -267,13 +266,6 @@ def gate() -> Iterator[Gate]:
 
 def gated(gate: Gate, **limits: Any) -> Service:
     return Service(gate.embedder, None, Limits(**limits), num_workers=1, timeout_seconds=60.0)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.02)
-    return condition()
 
 
 class Later(threading.Thread):

@@ -1,5 +1,6 @@
 """The page to drop recordings on, in a browser."""
 
+import base64
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +75,6 @@ def test_a_file_that_is_chosen_becomes_a_page(page: Any, song: Path, client: Cli
     frame.locator("html[data-ready]").wait_for()
     assert frame.locator("h1").inner_text() == "<i>tone<i>"
     frame.locator("#play").wait_for()
-    assert page.evaluate("[...window.states]") >= ["Sending", "Listening"]
     assert {"Sending", "Listening", "Done."} <= set(page.evaluate("[...window.states]"))
     with page.expect_download() as download:
         page.click("#viewer-save")
@@ -105,12 +105,10 @@ def test_files_that_are_dropped_are_done_one_after_the_other(page: Any, song: Pa
           data.items.add(new File(["no sound"], "bad.mp3"));
           data.items.add(new File([new Uint8Array(size)], "large.wav"));
           data.items.add(new File([bytes], "good.wav"));
-          const over = new DragEvent("dragover", { dataTransfer: data, cancelable: true });
-          document.body.dispatchEvent(over);
-          const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
-          document.body.dispatchEvent(drop);
+          const options = { dataTransfer: data, bubbles: true, cancelable: true };
+          document.body.dispatchEvent(new DragEvent("drop", options));
         }""",
-        [__import__("base64").b64encode(song.read_bytes()).decode(), 2 * 2**20 + 1],
+        [base64.b64encode(song.read_bytes()).decode(), 2 * 2**20 + 1],
     )
     page.frame_locator("#frame iframe").locator("html[data-ready]").wait_for()
     states = dict(
