@@ -2,7 +2,10 @@
 
 import io
 import json
+import re
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,7 @@ from musicfm.serving.service import Service, load
 from served import Answer, Client, eventually, serving
 
 SECONDS = 4.0
+DOCUMENTATION = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
 
 
 def wav(seconds: float = SECONDS, seed: int = 3) -> bytes:
@@ -36,7 +40,7 @@ def wav(seconds: float = SECONDS, seed: int = 3) -> bytes:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
-    limits = Limits(max_bytes=2 * 2**20, max_seconds=10.0)
+    limits = Limits(max_bytes=2_000_000, max_seconds=10.0)
     loaded = load("nano", write_heads(tmp_path_factory.mktemp("heads")))
     return Service(*loaded, limits, num_workers=2, timeout_seconds=60.0)
 
@@ -122,8 +126,8 @@ def test_what_goes_wrong_on_the_way_is_the_last_line(client: Client) -> None:
         ("/v1/embed?name=x.mp3", b"<html>", 422, "x.mp3 is not audio in a known format"),
         ("/v1/embed?name=x.wav", wav()[:-9_000], 422, "x.wav is damaged"),
         ("/v1/embed?name=x.wav", wav(0.01), 422, "x.wav is too short: 0.010 s"),
-        ("/v1/embed?name=x.wav", wav(11.0), 413, "the recording is longer than 0.166667 min"),
-        ("/v1/embed?name=x.wav", bytes(2**21 + 1), 413, "the upload is larger than 2 MiB"),
+        ("/v1/embed?name=x.wav", wav(11.0), 413, "the recording is longer than 0.167 min"),
+        ("/v1/embed?name=x.wav", bytes(2_000_001), 413, "the upload is larger than 2 MB"),
         ("/v1/embed?layer=5", wav(), 422, "there is no layer 5 here; choose from 0, 1, 2, 3, 4"),
         ("/v1/embed?layer=x", wav(), 422, "layer: Input should be a valid integer"),
         ("/v1/embed?pool=x", wav(), 422, "pool: Input should be 'none' or 'mean', or "),
@@ -146,7 +150,7 @@ def test_bad_input_is_refused_in_one_sentence(
 
 def test_a_body_of_unknown_length_is_cut_off_too(client: Client) -> None:
     answer = client.post("/v1/embed", iter([bytes(2**19)] * 5))  # in chunks, without a length
-    assert (answer.status, answer.error.split(";")[0]) == (413, "the upload is larger than 2 MiB")
+    assert (answer.status, answer.error.split(";")[0]) == (413, "the upload is larger than 2 MB")
     assert client.post("/v1/embed", iter([wav()[:99], wav()[99:]])).status == 200
 
 
@@ -235,6 +239,27 @@ def test_the_interface_describes_itself(client: Client) -> None:
     assert {"200", "408", "413", "415", "422", "503", "504"} <= set(embed["responses"])
     for path in ("/docs", "/redoc"):  # they would load scripts of other hosts
         assert client.ask("GET", path).status == 404
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_commands_in_the_documentation_work(client: Client, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "song.mp3", 0.5 * recipe.waveform(0, 1, 48_000)[0], 24_000)
+    lines = re.findall(r"^curl .*", DOCUMENTATION, re.M)
+    assert len(lines) == 7
+    for line in lines:
+        command = line.replace("http://127.0.0.1:8000", client.url)
+        subprocess.run(command, shell=True, check=True, cwd=tmp_path, capture_output=True)
+    with np.load(tmp_path / "mean.npz") as found:
+        assert found["mean"].shape == (2, 192)
+    assert json.loads((tmp_path / "song.jams").read_text())["file_metadata"]["title"] == "song"
+    assert "<title>song</title>" in (tmp_path / "song.html").read_text()
+
+
+def test_the_documentation_lists_every_status(client: Client) -> None:
+    found = client.ask("GET", "/openapi.json").json()["paths"]
+    ways = [way for path in found.values() for way in path.values()]
+    known = {status for way in ways for status in way["responses"]}
+    assert set(re.findall(r"^\| (\d+) \|", DOCUMENTATION, re.M)) == known - {"200"} | {"421"}
 
 
 class Gate:

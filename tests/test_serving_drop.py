@@ -32,7 +32,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     loaded = load("nano", write_heads(tmp_path_factory.mktemp("heads")))
-    limits = Limits(max_bytes=2 * 2**20)
+    limits = Limits(max_bytes=2_000_000)
     with serving(Service(*loaded, limits, num_workers=1, timeout_seconds=60.0)) as (client, _):
         yield client
 
@@ -108,7 +108,7 @@ def test_files_that_are_dropped_are_done_one_after_the_other(page: Any, song: Pa
           const options = { dataTransfer: data, bubbles: true, cancelable: true };
           document.body.dispatchEvent(new DragEvent("drop", options));
         }""",
-        [base64.b64encode(song.read_bytes()).decode(), 2 * 2**20 + 1],
+        [base64.b64encode(song.read_bytes()).decode(), 2_000_001],
     )
     page.frame_locator("#frame iframe").locator("html[data-ready]").wait_for()
     states = dict(
@@ -121,6 +121,15 @@ def test_files_that_are_dropped_are_done_one_after_the_other(page: Any, song: Pa
     assert states["bad.mp3"].startswith("bad.mp3 is not audio in a known format")
     assert states["large.wav"] == "The file is larger than 2 MB."
     assert states["good.wav"] == "Done."
+
+
+def test_a_song_can_be_cancelled(page: Any, song: Path) -> None:
+    page.set_input_files("#file", [song, song, song])
+    states = page.locator(".song-state")
+    for number in (0, 2):  # one that is on its way, and one that waits
+        page.locator(".song .cancel").nth(number).click()
+    page.frame_locator("#frame iframe").locator("html[data-ready]").wait_for()
+    assert states.all_text_contents() == ["Cancelled.", "Done.", "Cancelled."]
 
 
 @pytest.mark.parametrize("width", [400, 1280])

@@ -72,7 +72,7 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         limits = Limits(
-            max_bytes=max_megabytes * 2**20,
+            max_bytes=max_megabytes * 1_000_000,
             max_seconds=60.0 * max_minutes,
             upload_seconds=upload_timeout,
             work_seconds=work_timeout,

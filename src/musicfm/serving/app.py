@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import anyio
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -27,6 +28,7 @@ from musicfm.serving.protection import Protection
 from musicfm.serving.service import Place, Service
 
 _TICK_SECONDS = 0.25
+_PART = 2**18  # characters
 _MEDIA = {
     ".npz": "application/octet-stream",
     ".jams": "application/json",
@@ -250,14 +252,22 @@ async def _lines(request: Request, service: Service, place: Place) -> AsyncItera
             if progress != before:
                 yield json.dumps(asdict(progress)) + "\n"
             before = progress
-        result = _result(place)
-        content = await asyncio.to_thread(result.read_text, encoding="utf-8")
-        found = json.loads(content) if result.suffix == ".jams" else content
-        yield json.dumps({"stage": "done", "result": found}) + "\n"
+        async for part in _last_line(_result(place)):
+            yield part
     except Refusal as refusal:
         yield (
             json.dumps({"stage": "failed", "status": refusal.status, "error": str(refusal)}) + "\n"
         )
+
+
+async def _last_line(result: Path) -> AsyncIterator[str]:
+    """A result as the last line of JSON, in parts: it may be large, and its reader slow."""
+    quote = "" if result.suffix == ".jams" else '"'
+    yield f'{{"stage": "done", "result": {quote}'
+    async with await anyio.open_file(result, encoding="utf-8", newline="") as file:
+        while part := await file.read(_PART):
+            yield json.dumps(part)[1:-1] if quote else part
+    yield f"{quote}}}\n"
 
 
 def _add_handlers(api: FastAPI) -> None:

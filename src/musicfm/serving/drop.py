@@ -5,7 +5,6 @@ are bound by their own content security policy and by this page's, which so has 
 pass. A frame has no rights of ours: it is sandboxed.
 """
 
-import html
 from importlib.resources import files
 from string import Template
 
@@ -25,9 +24,8 @@ def drop_page(limits: Limits, has_heads: bool) -> tuple[str, str]:
         style=page.asset("page.css") + _asset("drop.css"),
         script=script,
         max_bytes=limits.max_bytes,
-        limits=html.escape(
-            f"Up to {limits.max_bytes / 2**20:g} MB and {limits.max_seconds / 60:g} minutes each."
-        ),
+        megabytes=f"{limits.max_bytes / 1e6:g}",
+        minutes=f"{limits.max_seconds / 60:.3g}",
         drop_hidden="" if has_heads else "hidden",
         note_hidden="hidden" if has_heads else "",
     )

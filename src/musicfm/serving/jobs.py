@@ -225,7 +225,7 @@ def _check_length(seconds: float, limits: Limits) -> None:
     if seconds > limits.max_seconds:
         raise Refusal(
             413,
-            f"the recording is longer than {limits.max_seconds / 60:g} min; send a part of it",
+            f"the recording is longer than {limits.max_seconds / 60:.3g} min; send a part of it",
         )
 
 

@@ -9,7 +9,7 @@ from musicfm.errors import MusicFMError
 class Limits:
     """What one client, and all clients together, may ask for."""
 
-    max_bytes: int = 200 * 2**20
+    max_bytes: int = 200_000_000
     """Of an upload."""
     max_seconds: float = 1_800.0
     """Of sound in an upload."""

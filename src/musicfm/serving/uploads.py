@@ -81,5 +81,5 @@ def refusal_of(error: AudioError, upload: Path, name: str) -> Refusal:
 
 def _too_large(limits: Limits) -> Refusal:
     return Refusal(
-        413, f"the upload is larger than {limits.max_bytes / 2**20:g} MiB; send a smaller file"
+        413, f"the upload is larger than {limits.max_bytes / 1e6:g} MB; send a smaller file"
     )

@@ -56,8 +56,9 @@ function fail(song, reason) {
 }
 
 function cancel(song) {
-  if (song.request) song.request.abort();
+  const request = song.request;
   end(song, "Cancelled.");
+  if (request) request.abort();
   say(`${song.file.name} is cancelled.`);
   find("file").focus();
 }
@@ -139,7 +140,7 @@ async function work() {
 function take(list) {
   for (const file of list) {
     const song = addSong(file);
-    if (file.size > maxBytes) fail(song, `The file is larger than ${maxBytes / 2 ** 20} MB.`);
+    if (file.size > maxBytes) fail(song, `The file is larger than ${maxBytes / 1e6} MB.`);
     else {
       show(song, "Waiting…", null);
       waiting.push(song);
