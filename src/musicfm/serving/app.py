@@ -25,7 +25,7 @@ from musicfm.serving.drop import drop_page
 from musicfm.serving.jobs import Cancelled, Format, Progress
 from musicfm.serving.limits import Refusal
 from musicfm.serving.protection import Protection
-from musicfm.serving.service import Place, Service
+from musicfm.serving.service import Place, Service, closing
 
 _TICK_SECONDS = 0.25
 _PART = 2**18  # characters
@@ -191,7 +191,7 @@ async def _progress(request: Request, service: Service, place: Place) -> AsyncIt
     """How far a job is, until it has ended.
 
     Raises:
-        Refusal: it takes too long.
+        Refusal: it takes too long, or the server is to stop.
         ClientDisconnect: nobody waits any more.
     """
     assert place.job is not None
@@ -204,6 +204,8 @@ async def _progress(request: Request, service: Service, place: Place) -> AsyncIt
         pause = min(1.5 * pause, _TICK_SECONDS)
         if await request.is_disconnected():
             raise ClientDisconnect
+        if place.job.is_cancelled:
+            raise closing()
         if clock.time() > deadline:
             raise Refusal(
                 504,
@@ -219,7 +221,7 @@ def _result(place: Place) -> Path:
     try:
         return place.future.result(timeout=0.0)
     except (Cancelled, CancelledError):
-        raise Refusal(503, "the server is shutting down", 5) from None
+        raise closing() from None
     except AudioError as error:
         raise uploads.refusal_of(error, place.upload, place.job.name) from error
     except OutputError as error:

@@ -72,9 +72,14 @@ class Job(ABC):
         """Makes the job end soon."""
         self._is_cancelled.set()
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the job is to end, or has ended for that."""
+        return self._is_cancelled.is_set()
+
     def check(self) -> None:
         """Raises Cancelled if the job was."""
-        if self._is_cancelled.is_set():
+        if self.is_cancelled:
             raise Cancelled
 
     def run(self, hands: Hands, limits: Limits) -> Path:

@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
             http="h11",
             ws="none",
             lifespan="off",
-            log_level="warning",
+            log_level="error",  # not what any client can have it say,
             server_header=False,
             limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=math.ceil(grace_seconds + _ANSWER_SECONDS),

@@ -62,6 +62,11 @@ def load(
     return embedder, predictor
 
 
+def closing() -> Refusal:
+    """What clients are told when the server is to stop."""
+    return Refusal(503, "the server is shutting down", _RETRY_SECONDS)
+
+
 class Place:
     """What a client holds while it is served: a folder for its upload, and its job.
 
@@ -185,7 +190,7 @@ class Service:
 
     def _check_open(self) -> None:
         if self._is_closing:
-            raise Refusal(503, "the server is shutting down", _RETRY_SECONDS)
+            raise closing()
 
     def _run(self, job: Job) -> Path:
         hands = self._hands.get()
