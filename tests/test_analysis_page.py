@@ -13,7 +13,7 @@ import pytest
 import tones
 from musicfm.analysis.analyzer import Analysis
 from musicfm.analysis.page import render_page
-from musicfm.analysis.sound import Sound
+from musicfm.analysis.sound import BIT_RATE, FRAME_BYTES, PEAK_RATE, Sound, tag
 from musicfm.datasets.annotations import Annotations, Beats, Spans
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -118,7 +118,7 @@ def shared(browser: Any, song: Path) -> Iterator[Opened]:
 
 @pytest.fixture
 def opened(shared: Opened) -> Iterator[Opened]:
-    """The song's page, at its beginning. Whatever a test does, nothing may be fetched or go wrong."""
+    """The song's page, at its beginning. Nothing is fetched, and nothing goes wrong."""
     shared.page.keyboard.press("0")
     shared.page.locator("#position").fill("0")
     yield shared
@@ -171,16 +171,22 @@ def test_a_section_is_clicked(opened: Opened) -> None:
     }
     assert opened.page.locator("#sections [aria-current]").inner_text().startswith("Verse 1")
     lane = opened.page.get_by_role("img", name="Sections: Intro")
-    box = lane.bounding_box()
-    opened.page.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + 10)
+    lane.click(position={"x": 0.75 * lane.bounding_box()["width"], "y": 10})
     assert opened.reaches(tones.SECONDS * 0.75)
 
 
+def test_the_chart_has_the_chords_of_each_bar(opened: Opened) -> None:
+    bars = opened.page.locator("#chart button")
+    assert bars.all_inner_texts()[:4] == ["1\nC♯", "2\nC♯ B♭m7/♭3", "3\nB♭m7/♭3", "4\nB♭m7/♭3 N.C."]
+    bars.nth(2).click()
+    assert opened.reaches(4.25)
+    assert bars.nth(2).get_attribute("aria-current") == "true"
+
+
 def test_a_click_on_the_matrix_goes_there(opened: Opened) -> None:
-    opened.page.locator("#similarity").scroll_into_view_if_needed()
-    box = opened.page.locator("#similarity").bounding_box()
-    side = box["width"]
-    opened.page.mouse.click(box["x"] + 10 + (side - 10) * 0.5, box["y"] + 10 + (side - 10) * 0.25)
+    matrix = opened.page.locator("#similarity")
+    side = matrix.bounding_box()["width"] - 10  # besides the sections
+    matrix.click(position={"x": 10 + 0.5 * side, "y": 10 + 0.25 * side})
     assert opened.reaches(tones.SECONDS * 0.5)
     assert "0:08" in opened.page.locator("#pair").inner_text()
     opened.page.locator("#counterpart").click()
@@ -295,19 +301,26 @@ def test_the_shortest_song_opens(browser: Any, tmp_path: Path) -> None:
     opened.context.close()
 
 
-def test_an_hour_opens_and_stays_nimble(browser: Any, tmp_path: Path) -> None:
+def test_an_hour_opens_and_plays(browser: Any, sound: Sound, tmp_path: Path) -> None:
     duration = 3_600.0
     times = np.arange(0.25, duration, 0.5)
     bounds = np.arange(0.0, duration + 1, 2.0)
     chords = Spans(np.stack([bounds[:-1], bounds[1:]], axis=1), ("C:maj", "A:min") * 900)
     long = Annotations(beats=Beats(times, 1 + np.arange(len(times)) % 4), chords=chords)
     made = Analysis("hour", duration, long, np.eye(240, dtype=np.float32), {"model": "nano"})
-    frames = 150_000  # of silence; 192 bytes each
-    silence = Sound(b"", np.full(360_000, 0.5, np.float32))
+    frames = sound.mp3[FRAME_BYTES:]
+    frames *= round(duration * BIT_RATE / 8) // len(frames)
+    mp3 = tag(frames[:4], FRAME_BYTES + len(frames)) + frames
+    peaks = np.full(round(duration * PEAK_RATE), 0.5, np.float32)
     path = tmp_path / "hour.html"
-    path.write_text(render_page(made, replace(silence, mp3=bytes(192 * frames))), encoding="utf-8")
+    path.write_text(render_page(made, Sound(mp3, peaks)), encoding="utf-8")
     opened = Opened(browser, path)
-    for key in ("0", "+", "+", "+", "+"):
-        opened.page.keyboard.press(key)
-    assert opened.page.locator("#rows canvas").count() < 20
+    opened.page.locator("#position").fill("3000")
+    assert opened.reaches(3000.0)
+    assert opened.now() == {"Chord": "C", "Bar . beat": "1500.4"}
+    opened.page.get_by_role("button", name="Show the whole song").click()
+    opened.page.keyboard.press("+")
+    opened.page.get_by_role("button", name="Play").click()
+    opened.page.wait_for_function("() => document.querySelector('#position').value > 3000.2")
+    assert not opened.complaints
     opened.context.close()

@@ -56,7 +56,7 @@ class Sound:
         for packet in _packets(outline.through(audio.stream(recording, SAMPLE_RATE))):
             file.write(packet)
         with file.getbuffer() as content:
-            content[:FRAME_BYTES] = _tag(bytes(content[FRAME_BYTES:][:4]), len(content))
+            content[:FRAME_BYTES] = tag(bytes(content[FRAME_BYTES : FRAME_BYTES + 4]), len(content))
         return cls(file.getvalue(), outline.peaks())
 
 
@@ -104,7 +104,7 @@ def _frames(blocks: Iterable[_Samples]) -> Iterator[av.AudioFrame]:
         first += len(block)
 
 
-def _tag(header: bytes, num_bytes: int) -> bytes:
+def tag(header: bytes, num_bytes: int) -> bytes:
     """A silent frame that says how many frames and bytes there are, as Xing's encoder did.
 
     Without it, lengths are guessed from the bit rate. It names no encoder, so that nothing is cut

@@ -90,7 +90,8 @@
     sections.names = sections.labels.map((label) => {
       const count = (counts.get(label) ?? 0) + 1;
       counts.set(label, count);
-      return occurrences.get(label) > 1 ? `${capital(label)} ${count}` : capital(label);
+      const isOne = occurrences.get(label) === 1 || label === "silence";
+      return isOne ? capital(label) : `${capital(label)} ${count}`;
     });
   }
   if (chords) chords.names = chords.labels.map(chordName);
@@ -186,22 +187,25 @@
 
   // ---- the player ----
 
-  const peaks = Float32Array.from(takeBytes("peaks"), (byte) => byte / 255);
+  const peaks = new Float32Array(takeBytes("peaks")).map((byte) => byte / 255);
   const player = WaveSurfer.create({
     container: $("wave"),
-    height: 112,
+    height: matchMedia("(max-width: 40rem)").matches ? 72 : 112,
     cursorWidth: 0,
     autoCenter: true,
-    dragToSeek: false,
-    normalize: false,
+    interact: false, // below: of jumps in quick succession, wavesurfer loses some
   });
+  const media = player.getMediaElement();
   player.on("error", (error) => {
     $("trouble").textContent = `The sound cannot be played here: ${error.message}`;
     $("trouble").hidden = false;
   });
-  const now = () => Math.min(player.getCurrentTime(), duration);
+  const now = () => Math.min(media.currentTime, duration);
   /** Goes to a time; never quite to the end, where playing would begin again. */
-  const go = (time) => player.setTime(Math.min(Math.max(0, time), Math.max(0, duration - 0.01)));
+  function go(time) {
+    media.currentTime = Math.min(Math.max(0, time), Math.max(0, duration - 0.01));
+    place();
+  }
   const toggle = () => player.playPause();
 
   // ---- the time axis: pixels per second, and how far it is scrolled ----
@@ -306,10 +310,13 @@
           context.fillRect(start + 5, height - 5, (stop - start - 11) * share, 2);
           context.globalAlpha = 1;
         }
+        // A name that is too long is written smaller; if it were too small, not at all.
         const name = spans.names[i];
-        if (context.measureText(name).width <= room) {
-          context.fillText(name, from + 6, (height + top) / 2 - 1);
-        }
+        const shrunk = Math.min(1, room / context.measureText(name).width);
+        if (shrunk * size < 10) continue;
+        context.font = `600 ${shrunk * size}px ${FONT}`;
+        context.fillText(name, from + 6, (height + top) / 2 - 1);
+        context.font = `600 ${size}px ${FONT}`;
       }
     };
   }
@@ -399,6 +406,8 @@
     }
   }, { passive: false });
 
+  $("wave").addEventListener("click", (event) =>
+    go(timeAt(event.clientX - $("wave").getBoundingClientRect().left)));
   $("ruler").style.height = "24px";
   listen($("ruler"));
   lanes.push({ canvas: $("ruler"), draw: drawRuler });
@@ -458,18 +467,15 @@
     const at = x(time);
     $("playhead").style.transform = `translateX(${at}px)`;
     $("playhead").hidden = at < -1 || at > view.width + 1;
-    for (const cross of document.querySelectorAll(".cross")) {
-      const share = margin() + (1 - margin()) * (time / duration);
-      cross.style[cross.classList.contains("down") ? "left" : "top"] = `${100 * share}%`;
-    }
+    const share = margin() + (1 - margin()) * (time / duration);
+    $("across").style.top = $("down").style.left = `${100 * share}%`;
     for (const show of shows) show(time);
     $("clock").textContent = `${clock(time, 1)} / ${clock(duration)}`;
     $("position").value = time;
-    const words = [clock(time)];
-    const [section, chord] = [sections, chords].map((part) => (part ? part.names[spanAt(part, time)] : ""));
-    $("position").setAttribute("aria-valuetext", [...words, section, chord].filter(Boolean).join(", "));
+    const names = [sections, chords].map((spans) => spans?.names[spanAt(spans, time)]);
+    $("position").setAttribute("aria-valuetext", [clock(time), ...names].filter(Boolean).join(", "));
     current("sections", sections ? spanAt(sections, time) : -1);
-    if (beats) current("chart", bars[countUpTo(beats.times, time + 0.001) - 1] ?? -1);
+    current("chart", countUpTo(cellStarts, time + 0.001) - 1);
   }
 
   const marked = {};
@@ -522,6 +528,50 @@
         element("span", { textContent: tag, dir: "auto" }),
         element("span", { textContent: percent(probability) }), meter));
     }
+  }
+
+  // The chart: a cell for each bar, with its chords; or, without bars, for each chord.
+  const cells = [];
+  if (chords && downbeats.length) {
+    let before = -1;
+    beats.times.forEach((time, index) => {
+      if (index === 0 || bars[index] !== bars[index - 1]) {
+        cells.push({ start: time, number: bars[index], chords: [] });
+      }
+      // Chords change about beats, not always on them: that of a beat is what most of it has.
+      const chord = spanAt(chords, (time + (beats.times[index + 1] ?? time + 0.1)) / 2);
+      const cell = cells.at(-1);
+      if (chord >= 0 && (chord !== before || !cell.chords.length)) {
+        cell.chords.push({ name: chords.names[chord], isNew: chord !== before });
+      }
+      before = chord;
+    });
+  } else if (chords) {
+    chords.names.forEach((name, index) =>
+      cells.push({ start: chords.starts[index], chords: [{ name, isNew: true }] }));
+  }
+  const cellStarts = cells.map((cell) => cell.start);
+
+  if (cells.length) {
+    $("chart-card").hidden = false;
+    let group = null;
+    let section = null;
+    cells.forEach((cell, index) => {
+      const here = sections ? spanAt(sections, cell.start + 0.05) : -1;
+      if (!group || here !== section) {
+        section = here;
+        group = element("ol");
+        const heading = element("h3", { textContent: sections?.names[here] ?? "" });
+        if (here >= 0) heading.style.setProperty("--of", sectionColour(sections.labels[here]));
+        $("chart").append(element("div", { className: "part" }, ...(sections ? [heading] : []), group));
+      }
+      const button = jump(cell.start, {},
+        element("small", { textContent: cell.number ?? clock(cell.start) }),
+        element("span", {}, ...cell.chords.flatMap(({ name, isNew }) =>
+          [element("span", { textContent: name, className: isNew ? "" : "held" }), " "])));
+      button.dataset.index = index;
+      group.append(element("li", {}, button));
+    });
   }
 
   // ---- self-similarity ----
