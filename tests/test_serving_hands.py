@@ -45,6 +45,8 @@ def test_one_process_decodes_one_file_after_the_other(
     assert len(before) == 1
     *_, failure = hands.decode(tmp_path / "bad")
     assert isinstance(failure, Failure)
+    with contextlib.closing(hands.decode(tmp_path / "bad")) as bad:
+        assert isinstance(next(bad), Failure)
     events = list(hands.decode(song))
     assert sum(len(event.samples) for event in events if isinstance(event, Block)) == 24_000
     assert decoders() == before

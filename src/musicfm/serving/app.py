@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Collection
 from concurrent.futures import CancelledError
 from dataclasses import asdict
@@ -19,21 +20,24 @@ from starlette.types import ASGIApp
 
 import musicfm
 from musicfm.embedding import Embedder
-from musicfm.errors import AudioError, OutputError
+from musicfm.errors import AudioError
 from musicfm.serving import uploads
 from musicfm.serving.drop import drop_page
 from musicfm.serving.jobs import Cancelled, Format, Progress
 from musicfm.serving.limits import Refusal
 from musicfm.serving.protection import Protection
-from musicfm.serving.service import Place, Service, closing
+from musicfm.serving.service import Place, Service, shutting_down
 
 _TICK_SECONDS = 0.25
 _PART = 2**18  # characters
+_BROKEN = "something is wrong with the server; its log says what"
 _MEDIA = {
     ".npz": "application/octet-stream",
     ".jams": "application/json",
     ".html": "text/html; charset=utf-8",
 }
+
+_log = logging.getLogger(__name__)
 
 Name = Annotated[
     str, Query(max_length=1_000, description="What the recording is called: a title, no path.")
@@ -205,7 +209,7 @@ async def _progress(request: Request, service: Service, place: Place) -> AsyncIt
         if await request.is_disconnected():
             raise ClientDisconnect
         if place.job.is_cancelled:
-            raise closing()
+            raise shutting_down()
         if clock.time() > deadline:
             raise Refusal(
                 504,
@@ -221,11 +225,16 @@ def _result(place: Place) -> Path:
     try:
         return place.future.result(timeout=0.0)
     except (Cancelled, CancelledError):
-        raise closing() from None
+        raise shutting_down() from None
     except AudioError as error:
         raise uploads.refusal_of(error, place.upload, place.job.name) from error
-    except OutputError as error:
+    except Refusal:
+        raise
+    except OSError as error:
         raise Refusal(507, "the server has no room for the result; try later", 60) from error
+    except Exception as error:
+        _log.exception("a job has failed")
+        raise Refusal(500, _BROKEN) from error
 
 
 async def _file(request: Request, service: Service, place: Place) -> Response:
@@ -256,6 +265,8 @@ async def _lines(request: Request, service: Service, place: Place) -> AsyncItera
             before = progress
         async for part in _last_line(_result(place)):
             yield part
+    except ClientDisconnect:
+        return
     except Refusal as refusal:
         yield (
             json.dumps({"stage": "failed", "status": refusal.status, "error": str(refusal)}) + "\n"
@@ -277,17 +288,14 @@ def _add_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> Response:
-        headers = (
-            {} if refusal.retry_seconds is None else {"Retry-After": str(refusal.retry_seconds)}
-        )
+        seconds = refusal.retry_seconds
+        headers = {} if seconds is None else {"Retry-After": str(seconds)}
         return _error(refusal.status, str(refusal), headers)
 
     @api.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         found = error.errors()
-        name = found[0]["loc"][
-            1
-        ]  # the place before is "query"; those after are types that it may have
+        _, name, *_ = found[0]["loc"]  # in the query, what, and as which of the types it may have
         reasons = [str(part["msg"]) for part in found if part["loc"][1] == name]
         return _error(422, f"{name}: {', or '.join(reasons)}")
 
@@ -301,7 +309,7 @@ def _add_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
-        return _error(500, "something is wrong with the server; its log says what")
+        return _error(500, _BROKEN)
 
 
 def _error(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:

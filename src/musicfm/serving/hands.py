@@ -36,14 +36,16 @@ class _Process(Generic[_Event]):
         self._waiting.append((file, file))
         if self._running is None:
             self._running = self._start(self._jobs())
+        is_over = False
         try:
             for event in self._running:
+                is_over = isinstance(event, End | Failure)
                 yield event
-                if isinstance(event, End | Failure):
+                if is_over:
                     return
-        except BaseException:
-            self.close()
-            raise
+        finally:
+            if not is_over:
+                self.close()
 
     def close(self) -> None:
         """Ends the process."""

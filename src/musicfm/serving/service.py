@@ -62,7 +62,7 @@ def load(
     return embedder, predictor
 
 
-def closing() -> Refusal:
+def shutting_down() -> Refusal:
     """What clients are told when the server is to stop."""
     return Refusal(503, "the server is shutting down", _RETRY_SECONDS)
 
@@ -190,7 +190,7 @@ class Service:
 
     def _check_open(self) -> None:
         if self._is_closing:
-            raise closing()
+            raise shutting_down()
 
     def _run(self, job: Job) -> Path:
         hands = self._hands.get()
