@@ -57,6 +57,8 @@ function fail(song, reason) {
 
 function cancel(song) {
   const request = song.request;
+  const place = waiting.indexOf(song);
+  if (place >= 0) waiting.splice(place, 1);
   end(song, "Cancelled.");
   if (request) request.abort();
   say(`${song.file.name} is cancelled.`);
