@@ -37,7 +37,7 @@ def analysis() -> Analysis:
     beats = replace(known.beats, confidences=np.linspace(0.2, 0.9, len(known.beats.times)))
     sections = Spans(
         np.array([[0.0, 4.0], [4.0, 8.0], [8.0, 12.0], [12.0, tones.SECONDS]]),
-        ("intro", "verse", EVIL, "verse"),
+        ("constructor", "verse", EVIL, "verse"),
         np.array([0.9, 0.8, 0.7, 0.6]),
     )
     chords = Spans(
@@ -170,7 +170,7 @@ def test_a_section_is_clicked(opened: Opened) -> None:
         "Section": "Verse 1",
     }
     assert opened.page.locator("#sections [aria-current]").inner_text().startswith("Verse 1")
-    lane = opened.page.get_by_role("img", name="Sections: Intro")
+    lane = opened.page.get_by_role("img", name="Sections: Constructor")
     lane.click(position={"x": 0.75 * lane.bounding_box()["width"], "y": 10})
     assert opened.reaches(tones.SECONDS * 0.75)
 

@@ -66,6 +66,7 @@
   const capital = (text) => text.charAt(0).toLocaleUpperCase() + text.slice(1);
 
   const QUALITIES = {
+    __proto__: null,
     maj: "", min: "m", dim: "°", aug: "+", min7: "m7", maj7: "maj7", hdim7: "ø7", dim7: "°7",
     minmaj7: "m(maj7)", maj6: "6", min6: "m6", min9: "m9",
   };
@@ -99,14 +100,21 @@
 
   // ---- colours ----
 
+  const PALETTE = ["blue", "orange", "green", "purple", "sky", "red", "yellow", "grey"];
   const FUNCTIONS = {
+    __proto__: null, // a label may be "constructor"
     intro: "sky", verse: "blue", chorus: "orange", bridge: "purple", inst: "green",
     outro: "yellow", silence: "grey",
   };
-  const OTHERS = ["blue", "orange", "green", "purple", "sky", "red", "yellow", "grey"];
-  const others = [...occurrences.keys()].filter((label) => !(label in FUNCTIONS));
-  const sectionColour = (label) =>
-    `var(--${FUNCTIONS[label] ?? OTHERS[others.indexOf(label) % OTHERS.length]})`;
+  // Functions look the same in all songs; other labels take what these leave.
+  const labels = [...occurrences.keys()];
+  const taken = labels.map((label) => FUNCTIONS[label]);
+  const free = PALETTE.filter((colour) => !taken.includes(colour));
+  const others = labels.filter((label) => !(label in FUNCTIONS));
+  const sectionColour = (label) => {
+    const spare = free.length ? free : PALETTE;
+    return `var(--${FUNCTIONS[label] ?? spare[others.indexOf(label) % spare.length]})`;
+  };
 
   const FIFTHS = { C: 0, G: 1, D: 2, A: 3, E: 4, B: 5, F: 11 };
   /** Neighbours on the circle of fifths have neighbouring hues. */
@@ -152,19 +160,17 @@
     });
     return best;
   }
-  /** Beats of most bars; 0 if there is no whole bar. */
-  function metre() {
-    const counts = new Map();
-    for (let i = 1; i < downbeats.length; i++) {
-      const length = downbeats[i] - downbeats[i - 1];
-      counts.set(length, (counts.get(length) ?? 0) + 1);
-    }
-    return [...counts].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 0;
+  // Beats of most bars; 0 if there is no whole bar.
+  const lengths = new Map();
+  for (let i = 1; i < downbeats.length; i++) {
+    const length = downbeats[i] - downbeats[i - 1];
+    lengths.set(length, (lengths.get(length) ?? 0) + 1);
   }
+  const metre = [...lengths].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 0;
   if (song.tempo) {
     fact("Tempo", `${song.tempo[0].toFixed(1)} bpm`, `${percent(song.tempo[1])} of beats steady`);
   }
-  if (metre()) fact("Metre", `${metre()} beats`, "in most bars");
+  if (metre) fact("Metre", metre === 1 ? "1 beat" : `${metre} beats`, "in most bars");
   if (keys?.labels.length) {
     const main = longest(keys);
     fact("Key", keys.names[main], sure(confidence(keys, main)));
@@ -324,9 +330,9 @@
   function drawBeats(context, width, height) {
     const spacing = song.tempo ? (60 / song.tempo[0]) * view.scale : 100;
     const first = Math.max(0, countUpTo(beats.times, timeAt(-40)) - 1);
-    const perBar = metre() || 4;
+    const perBar = metre || 4;
     // Every so many bars has its number: 1, 2, 4, 8, ...
-    const every = 2 ** Math.max(0, Math.ceil(Math.log2(34 / (spacing * perBar))));
+    const every = 2 ** Math.max(0, Math.ceil(Math.log2(44 / (spacing * perBar))));
     for (let i = first; i < beats.times.length && x(beats.times[i]) < width; i++) {
       const at = x(beats.times[i]);
       const isDown = beats.positions[i] === 1;
@@ -479,13 +485,19 @@
   }
 
   const marked = {};
-  /** Marks the button of a list that is now. */
-  function current(list, index) {
-    if (marked[list]?.index === index) return;
-    marked[list]?.button?.removeAttribute("aria-current");
-    const button = $(list).querySelector(`[data-index="${index}"]`);
-    button?.setAttribute("aria-current", "true");
-    marked[list] = { index, button };
+  /** Marks the button of a list that is now, and scrolls the list there. */
+  function current(id, index) {
+    if (marked[id]?.index === index) return;
+    const list = $(id);
+    const button = list.querySelector(`[data-index="${index}"]`);
+    marked[id]?.button?.removeAttribute("aria-current");
+    marked[id] = { index, button };
+    if (!button) return;
+    button.setAttribute("aria-current", "true");
+    const top = button.getBoundingClientRect().top - list.getBoundingClientRect().top;
+    if (top < 0 || top + button.offsetHeight > list.clientHeight) {
+      list.scrollTop += top - list.clientHeight / 3;
+    }
   }
 
   // ---- sections, tags, chart ----
