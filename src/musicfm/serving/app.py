@@ -26,7 +26,7 @@ from musicfm.serving.drop import drop_page
 from musicfm.serving.jobs import Cancelled, Format, Progress
 from musicfm.serving.limits import Refusal
 from musicfm.serving.protection import Protection
-from musicfm.serving.service import Place, Service, shutting_down
+from musicfm.serving.service import Place, Running, Service, shutting_down
 
 _TICK_SECONDS = 0.25
 _PART = 2**18  # characters
@@ -137,8 +137,7 @@ def _add_routes(api: FastAPI, service: Service) -> None:
                 422, f"pool is {pool:g}; give none, mean, or up to {service.embedder.rate:g} Hz"
             )
         place = await _place(request, service)
-        service.embed(place, name, layers, pool)
-        return await _file(request, service, place)
+        return await _file(request, service, service.embed(place, name, layers, pool))
 
     @api.post(
         "/v1/analyze",
@@ -165,11 +164,11 @@ def _add_routes(api: FastAPI, service: Service) -> None:
         if service.predictor is None:
             raise Refusal(501, "this server has no heads; ask it for embeddings (/v1/embed)")
         place = await _place(request, service)
-        service.analyze(place, uploads.shown(name) or "recording", format)
+        running = service.analyze(place, uploads.shown(name) or "recording", format)
         if progress:
-            lines = _lines(request, service, place)
+            lines = _lines(request, service, running)
             return StreamingResponse(lines, media_type="application/x-ndjson")
-        return await _file(request, service, place)
+        return await _file(request, service, running)
 
 
 def _layers(embedder: Embedder, asked: list[int] | None) -> list[int]:
@@ -191,24 +190,24 @@ async def _place(request: Request, service: Service) -> Place:
     return place
 
 
-async def _progress(request: Request, service: Service, place: Place) -> AsyncIterator[Progress]:
+async def _progress(
+    request: Request, service: Service, running: Running
+) -> AsyncIterator[Progress]:
     """How far a job is, until it has ended.
 
     Raises:
         Refusal: it takes too long, or the server is to stop.
         ClientDisconnect: nobody waits any more.
     """
-    assert place.job is not None
-    assert place.future is not None
     clock = asyncio.get_running_loop()
     deadline, pause = clock.time() + service.limits.work_seconds, 0.01
-    while not place.future.done():
-        yield place.job.progress
+    while not running.future.done():
+        yield running.job.progress
         await asyncio.sleep(pause)
         pause = min(1.5 * pause, _TICK_SECONDS)
         if await request.is_disconnected():
             raise ClientDisconnect
-        if place.job.is_cancelled:
+        if running.job.is_cancelled:
             raise shutting_down()
         if clock.time() > deadline:
             raise Refusal(
@@ -218,16 +217,14 @@ async def _progress(request: Request, service: Service, place: Place) -> AsyncIt
             )
 
 
-def _result(place: Place) -> Path:
+def _result(running: Running) -> Path:
     """Where the result is. Raises Refusal if there is none."""
-    assert place.job is not None
-    assert place.future is not None
     try:
-        return place.future.result(timeout=0.0)
+        return running.future.result(timeout=0.0)
     except (Cancelled, CancelledError):
         raise shutting_down() from None
     except AudioError as error:
-        raise uploads.refusal_of(error, place.upload, place.job.name) from error
+        raise uploads.refusal_of(error, running.job.upload, running.job.name) from error
     except Refusal:
         raise
     except OSError as error:
@@ -237,12 +234,11 @@ def _result(place: Place) -> Path:
         raise Refusal(500, _BROKEN) from error
 
 
-async def _file(request: Request, service: Service, place: Place) -> Response:
+async def _file(request: Request, service: Service, running: Running) -> Response:
     """The result, once it is there."""
-    async for _ in _progress(request, service, place):
+    async for _ in _progress(request, service, running):
         pass
-    result = _result(place)
-    assert place.job is not None
+    result = _result(running)
     headers = {}
     if result.suffix == ".html":  # it is another's song: it gets no rights here
         headers["Content-Security-Policy"] = "sandbox allow-scripts allow-downloads"
@@ -250,20 +246,20 @@ async def _file(request: Request, service: Service, place: Place) -> Response:
         result,
         headers=headers,
         media_type=_MEDIA[result.suffix],
-        filename=Path(place.job.name).stem + result.suffix,
+        filename=Path(running.job.name).stem + result.suffix,
         content_disposition_type="inline" if result.suffix == ".html" else "attachment",
     )
 
 
-async def _lines(request: Request, service: Service, place: Place) -> AsyncIterator[str]:
+async def _lines(request: Request, service: Service, running: Running) -> AsyncIterator[str]:
     """Progress, then the result or an error, as lines of JSON."""
     before = None
     try:
-        async for progress in _progress(request, service, place):
+        async for progress in _progress(request, service, running):
             if progress != before:
                 yield json.dumps(asdict(progress)) + "\n"
             before = progress
-        async for part in _last_line(_result(place)):
+        async for part in _last_line(_result(running)):
             yield part
     except ClientDisconnect:
         return

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal, Self
@@ -67,6 +68,19 @@ def shutting_down() -> Refusal:
     return Refusal(503, "the server is shutting down", _RETRY_SECONDS)
 
 
+@dataclass(frozen=True)
+class Running:
+    """A job, and what will come of it."""
+
+    job: Job
+    future: Future[Path]
+
+    def cancel(self) -> None:
+        """Makes the job end soon."""
+        self.job.cancel()
+        self.future.cancel()
+
+
 class Place:
     """What a client holds while it is served: a folder for its upload, and its job.
 
@@ -75,25 +89,18 @@ class Place:
 
     def __init__(self, service: "Service", folder: Path) -> None:
         self.folder, self.upload = folder, folder / "upload"
-        self.job: Job | None = None
-        self.future: Future[Path] | None = None
+        self.running: Running | None = None
         self._service = service
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.future is None:
+        if self.running is None:
             self._service.free(self)
         else:
-            self.cancel()
-            self.future.add_done_callback(lambda _: self._service.free(self))
-
-    def cancel(self) -> None:
-        """Makes the job end soon, if there is one."""
-        if self.job is not None and self.future is not None:
-            self.job.cancel()
-            self.future.cancel()
+            self.running.cancel()
+            self.running.future.add_done_callback(lambda _: self._service.free(self))
 
 
 class Service:
@@ -138,7 +145,7 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.stop()
         with self._lock:
-            futures = [place.future for place in self._places if place.future]
+            futures = [place.running.future for place in self._places if place.running]
         self._pool.shutdown(wait=False, cancel_futures=True)
         wait(futures, _STOP_SECONDS)  # not for ever: one may wait for a decoder that hangs
         while not self._hands.empty():
@@ -166,27 +173,29 @@ class Service:
         with self._lock:
             self._places.discard(place)
 
-    def embed(self, place: Place, name: str, layers: Sequence[int], pooling: Pooling) -> None:
+    def embed(self, place: Place, name: str, layers: Sequence[int], pooling: Pooling) -> Running:
         """Embeds the upload in a place; see :class:`musicfm.serving.jobs.EmbedJob`."""
-        self._submit(place, EmbedJob(name, place.upload, self._encoder, layers, pooling))
+        return self._submit(place, EmbedJob(name, place.upload, self._encoder, layers, pooling))
 
-    def analyze(self, place: Place, name: str, format: Format) -> None:
+    def analyze(self, place: Place, name: str, format: Format) -> Running:
         """Analyses the upload in a place; see :class:`musicfm.serving.jobs.AnalyzeJob`."""
         assert self.predictor is not None
-        self._submit(place, AnalyzeJob(name, place.upload, self._encoder, self.predictor, format))
+        job = AnalyzeJob(name, place.upload, self._encoder, self.predictor, format)
+        return self._submit(place, job)
 
     def stop(self) -> None:
         """Admits nobody any more, and ends all jobs."""
         with self._lock:
             self._is_closing = True
-            places = list(self._places)
-        for place in places:
-            place.cancel()
+            running = [place.running for place in self._places if place.running]
+        for one in running:
+            one.cancel()
 
-    def _submit(self, place: Place, job: Job) -> None:
+    def _submit(self, place: Place, job: Job) -> Running:
         with self._lock:
             self._check_open()
-            place.job, place.future = job, self._pool.submit(self._run, job)
+            place.running = Running(job, self._pool.submit(self._run, job))
+            return place.running
 
     def _check_open(self) -> None:
         if self._is_closing:
