@@ -1,5 +1,5 @@
 # Everything is installed into .venv; nothing else on the machine is touched.
-#   make demo    embed a piece that ships with the repository, and draw what came out
+#   make demo    embed and analyse music, and look at what came out
 #   make test    lint, types and tests: what CI runs
 # Another interpreter: make setup PYTHON=python3.12
 # PyTorch without CUDA on Linux, a far smaller download:

@@ -1,7 +1,8 @@
 """Embed music with the model that comes with the package, and look at what comes out: `make demo`.
 
 A piece that ships with the repository, against itself: repetition shows. And some songs that are
-composed and rendered on the spot: segments of one song lie together. Nothing is downloaded.
+composed and rendered on the spot: segments of one song lie together, and one of them is analysed,
+on a page to look at and listen to. Nothing is downloaded.
 """
 
 import argparse
@@ -68,9 +69,7 @@ def run(out: Path) -> None:
 
     print("The same from the command line:\n")
     results = out / "embeddings"
-    command = ["embed", str(SONG), "--model", "nano", "--out", str(results), "--overwrite"]
-    print("$ musicfm", *command, flush=True)
-    subprocess.run([sys.executable, "-m", "musicfm", *command], check=True)
+    musicfm("embed", SONG, "--model", "nano", "--out", results, "--overwrite")
     print(f"\n{results / SONG.stem}.npz holds")
     with np.load(results / f"{SONG.stem}.npz") as file:
         for name, array in file.items():
@@ -78,8 +77,20 @@ def run(out: Path) -> None:
 
     program = Path(sys.executable).with_name("musicfm")
     program = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+    print("\nAnd what a song is made of, as nano hears it:\n")
+    song = out / "songs" / f"song_{FIRST_SEED}.flac"
+    musicfm("analyze", song, "--out", out / "analysis", "--overwrite")
+    page = (out / "analysis" / f"{song.stem}.html").resolve()
+    print(f"\npage       {page.as_uri()}: open it in a browser")
+
     print("\nNow your own music, with the authors' weights (1.3 GB, downloaded once):\n")
     print(f"  {program} embed ~/Music --model msd --out embeddings")
+
+
+def musicfm(*arguments: str | Path) -> None:
+    """Runs a command, and shows it."""
+    print("$ musicfm", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "musicfm", *map(str, arguments)], check=True)
 
 
 def read_sections(path: Path) -> list[Section]:

@@ -119,6 +119,21 @@ def test_mono_is_the_mean_of_the_channels(tmp_path: Path, channels: int) -> None
     np.testing.assert_allclose(decoded, samples.mean(axis=1), atol=1e-6)
 
 
+def test_memory_does_not_grow_with_channels_and_rates_that_a_header_claims(tmp_path: Path) -> None:
+    path, seconds = tmp_path / "many.wav", 0.125
+    samples = np.zeros((round(seconds * 4_000_000), 64), np.int16)
+    samples[:, 0] = 64 * 256
+    soundfile.write(path, samples, 4_000_000, subtype="PCM_U8")
+    del samples
+    tracemalloc.start()
+    heard = audio.load(path, 24_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(heard) == round(seconds * 24_000)
+    assert np.median(heard) == pytest.approx(0.5 / 64, rel=0.01)
+    assert peak < 80e6  # the whole is 128 MB of float32
+
+
 def test_video_with_sound_and_six_channels(tmp_path: Path) -> None:
     samples = tone(48000, 1.0, 6)
     encode(tmp_path / "x.mka", samples, 48000, "pcm_s16le", "matroska", {})

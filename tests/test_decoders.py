@@ -219,6 +219,13 @@ def test_jobs_are_taken_lazily() -> None:
     assert num_taken >= 200
 
 
+def test_jobs_may_come_later() -> None:
+    jobs = iter([("a", "ramp:1"), None, None, ("b", "ramp:2"), None])
+    with contextlib.closing(decode_files(jobs, RATE, num_workers=1, **OPTIONS)) as events:
+        assert [event.key for event in events if isinstance(event, End)] == ["a", "b"]
+        assert next(jobs, "none") == "none"
+
+
 def test_no_jobs_start_no_process() -> None:
     assert list(decode([])) == []
 

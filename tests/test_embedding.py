@@ -103,6 +103,25 @@ def test_recordings_share_batches_and_keep_apart(tiny: MusicFM, song: Samples) -
         torch.testing.assert_close(torch.cat(found[name]), alone, atol=1e-5, rtol=0)
 
 
+def test_a_pause_of_the_events_is_one_for_windows_to_be_computed(
+    tiny: MusicFM, song: Samples
+) -> None:
+    embedder = Embedder(tiny, batch_size=16)
+    paused = False
+
+    def events() -> Iterator[Event[str] | None]:
+        nonlocal paused
+        yield from blocks("song", song[:RATE], 1_000)
+        yield None
+        paused = True
+
+    tracks = embedder.tracks(events())
+    assert isinstance(next(tracks), Frames)
+    assert isinstance(next(tracks), Finished)
+    assert not paused
+    assert list(tracks) == []
+
+
 def test_a_failure_voids_one_recording_only(embedder: Embedder, song: Samples) -> None:
     events: list[Event[str]] = [
         Block("bad", song[:50_000]),

@@ -57,6 +57,8 @@ def test_the_demo_makes_pictures_and_an_npz(tmp_path: Path) -> None:
     for picture in ("self_similarity.png", "segments.png"):
         assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
     assert len(list((tmp_path / "demo" / "songs").glob("*.jams"))) == 6
+    (page,) = (tmp_path / "demo" / "analysis").glob("*.html")
+    assert page.as_uri() in done.stdout
     with np.load(tmp_path / "demo" / "embeddings" / "demo_song.npz") as result:
         assert result["frames"].shape == (2216, 192)
 

@@ -51,7 +51,7 @@ Event: TypeAlias = Start[Key] | Block[Key] | End[Key] | Failure[Key]
 
 
 def decode_files(
-    jobs: Iterable[tuple[Key, _Path]],
+    jobs: Iterable[tuple[Key, _Path] | None],
     sample_rate: int,
     *,
     num_workers: int,
@@ -68,7 +68,7 @@ def decode_files(
 
     Args:
         jobs: pairs of a key, which comes back in the events, and a path. Taken lazily: each worker
-            has at most one in hand and one waiting.
+            has at most one in hand and one waiting. None: see `musicfm.processes.run_workers`.
         sample_rate: of the samples returned, in Hz.
         num_workers: processes, each decoding one file at a time.
         timeout_seconds: a worker that delivers nothing for so long is killed and its file given up;
@@ -90,7 +90,7 @@ def decode_files(
     # A decoder rounds its blocks up to whole frames, a few hundredths of a second.
     shape = num_slots, math.ceil(1.05 * block_seconds * sample_rate)
     workers = [_Decoder[Key](decode, shape, timeout_seconds) for _ in range(num_workers)]
-    return run_workers(((key, os.fspath(path)) for key, path in jobs), workers)
+    return run_workers((job and (job[0], os.fspath(job[1])) for job in jobs), workers)
 
 
 class _Decoder(Worker[Key, Start[Key] | Block[Key] | End[Key]]):

@@ -161,11 +161,12 @@ class WindowEncoder(ABC):
     def fingerprint(self) -> str:
         """Of what it has learnt and how it computes: what tells it from other encoders."""
 
-    def tracks(self, events: Iterable[Event[Key]]) -> Iterator[TrackEvent[Key]]:
+    def tracks(self, events: Iterable[Event[Key] | None]) -> Iterator[TrackEvent[Key]]:
         """Embeds the recordings whose samples arrive in ``events``; windows share batches.
 
         Args:
-            events: as :func:`musicfm.decoders.decode_files` gives them.
+            events: as :func:`musicfm.decoders.decode_files` gives them. None among them says that
+                the next may be long in coming: windows then do not wait for a batch to be full.
 
         Yields:
             Of each recording Start if ``events`` have it, its frames in order and then Finished, or
@@ -174,6 +175,9 @@ class WindowEncoder(ABC):
         decoding: dict[Key, _Track[Key]] = {}
         queue: deque[tuple[_Track[Key], Window]] = deque()
         for event in events:
+            if event is None:
+                yield from self._embed_all(queue)
+                continue
             track = decoding.get(event.key) or _Track(event.key, self.windowing)
             decoding[event.key] = track
             match event:
@@ -196,6 +200,10 @@ class WindowEncoder(ABC):
                         yield event
             while len(queue) >= self.batch_size:
                 yield from self._embed([queue.popleft() for _ in range(self.batch_size)])
+        yield from self._embed_all(queue)
+
+    def _embed_all(self, queue: deque[tuple[_Track[Key], Window]]) -> Iterator[TrackEvent[Key]]:
+        """Computes all windows of a queue."""
         while queue:
             yield from self._embed(
                 [queue.popleft() for _ in range(min(len(queue), self.batch_size))]

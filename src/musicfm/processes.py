@@ -91,7 +91,7 @@ def num_cores(num_workers: int | None, spare: int = 0) -> int:
 
 def run_tasks(
     task: Task,
-    jobs: Iterable[tuple[Key, Any]],
+    jobs: Iterable[tuple[Key, Any] | None],
     *,
     num_workers: int,
     timeout_seconds: float = 60.0,
@@ -105,7 +105,7 @@ def run_tasks(
         task: takes a job and yields messages; a function of a module, or a `functools.partial` of
             one. A message should come now and then, were it None.
         jobs: pairs of a key, which comes back in the events, and what the task takes, whose
-            ``str`` is the name of its file. Taken lazily.
+            ``str`` is the name of its file. Taken lazily. None: see `run_workers`.
         num_workers: processes, each doing one job at a time.
         timeout_seconds: a worker that says nothing for so long is killed and its job given up.
 
@@ -118,9 +118,13 @@ def run_tasks(
 
 
 def run_workers(
-    jobs: Iterator[tuple[Key, Any]], workers: "Sequence[Worker[Key, Event]]"
+    jobs: Iterator[tuple[Key, Any] | None], workers: "Sequence[Worker[Key, Event]]"
 ) -> Generator[Event | Failure[Key], None, None]:
-    """Yield the events of all jobs, in order within each."""
+    """Yield the events of all jobs, in order within each.
+
+    ``jobs`` may give None: none for now. They are asked again after the next event, but not waited
+    for: when no job is left, this ends.
+    """
     try:
         while True:
             for depth in range(_JOBS_PER_WORKER):  # one for each before a second for any

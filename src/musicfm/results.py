@@ -9,7 +9,7 @@ kill can leave behind.
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -152,6 +152,26 @@ def write_npz(path: Path, arrays: Mapping[str, Pieces | npt.ArrayLike]) -> None:
                     np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
 
 
+def arrays_of(
+    collected: FrameSpool | RunningMean,
+    layers: Sequence[int],
+    single: bool,
+    duration: float,
+    source: str,
+) -> dict[str, Pieces | npt.ArrayLike]:
+    """All that the ``.npz`` of a recording holds.
+
+    Args:
+        collected: its frames.
+        layers: which they are of.
+        single: whether to leave out the axis of layers, of which there is one.
+        duration: of the recording, in seconds.
+        source: where it comes from.
+    """
+    facts: dict[str, npt.ArrayLike] = {"duration": duration, "layers": layers, "source": source}
+    return {**collected.arrays(single), **facts}
+
+
 class NpzWriter:
     """One ``.npz`` per recording."""
 
@@ -170,13 +190,9 @@ class NpzWriter:
     ) -> dict[str, Any]:
         """Writes one recording; returns what the journal must know to find it."""
         output = f"{name}.npz"
-        arrays = collected.arrays(self._embedder.single)
-        facts: dict[str, npt.ArrayLike] = {
-            "duration": duration,
-            "layers": self._embedder.layers,
-            "source": source,
-        }
-        write_npz(self._folder / output, {**arrays, **facts})
+        layers, single = self._embedder.layers, self._embedder.single
+        arrays = arrays_of(collected, layers, single, duration, source)
+        write_npz(self._folder / output, arrays)
         return {"output": output}
 
     def conclude(self, entries: Iterable[Mapping[str, Any]]) -> None:

@@ -21,6 +21,7 @@ from musicfm.analysis.analyzer import Analysis
 from musicfm.analysis.sound import PEAK_RATE, Sound
 from musicfm.datasets.annotations import Beats, Spans
 
+_SCRIPTS = ("wavesurfer.min.js", "page.js")
 _DIGITS = 3
 """Milliseconds, and thousandths of a confidence."""
 
@@ -32,21 +33,21 @@ def render_page(analysis: Analysis, sound: Sound) -> str:
         analysis: what is shown; kinds that are None are left out.
         sound: of the same recording.
     """
-    scripts = [_asset("wavesurfer.min.js"), _asset("page.js")]
-    return Template(_asset("page.html")).substitute(
+    scripts = [asset(name) for name in _SCRIPTS]
+    return Template(asset("page.html")).substitute(
         title=html.escape(analysis.title),
         policy="; ".join(
             [
                 "default-src 'none'",
-                f"script-src {' '.join(map(_hash, scripts))}",
+                f"script-src {' '.join(script_hashes())}",
                 "style-src 'unsafe-inline'",
                 "media-src blob:",
                 "base-uri 'none'",
                 "form-action 'none'",
             ]
         ),
-        style=_asset("page.css"),
-        licence=_asset("wavesurfer.LICENSE"),
+        style=asset("page.css"),
+        licence=asset("wavesurfer.LICENSE"),
         player=scripts[0],
         script=scripts[1],
         data=_json(_data(analysis)),
@@ -56,11 +57,17 @@ def render_page(analysis: Analysis, sound: Sound) -> str:
     )
 
 
-def _asset(name: str) -> str:
+def script_hashes() -> list[str]:
+    """The page's scripts, for a content security policy that lets them pass."""
+    return [hash_of(asset(name)) for name in _SCRIPTS]
+
+
+def asset(name: str) -> str:
+    """A file of ``assets``."""
     return (files("musicfm.analysis") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _hash(script: str) -> str:
+def hash_of(script: str) -> str:
     """As a content security policy names a script."""
     return f"'sha256-{_base64(hashlib.sha256(script.encode()).digest())}'"
 

@@ -11,12 +11,12 @@ from typing import Annotated, NoReturn
 import typer
 
 import musicfm
-from musicfm.cli import analysis, data, embedding, tasks, training  # they add their commands
+from musicfm.cli import analysis, data, embedding, serving, tasks, training  # add verbs
 from musicfm.cli.app import app, say
 from musicfm.errors import MusicFMError
 from musicfm.memory import keep_freed_memory
 
-__all__ = ["analysis", "app", "data", "embedding", "main", "tasks", "training"]
+__all__ = ["analysis", "app", "data", "embedding", "main", "serving", "tasks", "training"]
 
 
 def main() -> NoReturn:

@@ -232,7 +232,7 @@ def compute(
         timeout_seconds=timeout_seconds,
         on_damage="error",
     )
-    with contextlib.closing(decoded), _Writers() as writers:
+    with contextlib.closing(decoded), FeatureWriters() as writers:
         for event in encoder.tracks(decoded):
             match event:
                 case Start(key=path, duration_seconds=duration):
@@ -260,13 +260,13 @@ class _Writing:
     count: int = 0
 
 
-class _Writers:
+class FeatureWriters:
     """The recordings on their way to the disk; those that are not finished leave nothing."""
 
     def __init__(self) -> None:
         self._open: dict[Path, _Writing] = {}
 
-    def __enter__(self) -> "_Writers":
+    def __enter__(self) -> "FeatureWriters":
         return self
 
     def __exit__(self, *_: object) -> None:

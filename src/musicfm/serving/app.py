@@ -1,0 +1,312 @@
+"""The HTTP interface: routes, and what goes wrong in them."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Collection
+from concurrent.futures import CancelledError
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import anyio
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+import musicfm
+from musicfm.embedding import Embedder
+from musicfm.errors import AudioError
+from musicfm.serving import uploads
+from musicfm.serving.drop import drop_page
+from musicfm.serving.jobs import Cancelled, Format, Progress
+from musicfm.serving.limits import Refusal
+from musicfm.serving.protection import Protection
+from musicfm.serving.service import Place, Running, Service, shutting_down
+
+_TICK_SECONDS = 0.25
+_PART = 2**18  # characters
+_BROKEN = "something is wrong with the server; its log says what"
+_MEDIA = {
+    ".npz": "application/octet-stream",
+    ".jams": "application/json",
+    ".html": "text/html; charset=utf-8",
+}
+
+_log = logging.getLogger(__name__)
+
+Name = Annotated[
+    str, Query(max_length=1_000, description="What the recording is called: a title, no path.")
+]
+
+
+class Error(BaseModel):
+    """Why there is no result."""
+
+    error: str
+
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "The recording itself, in any format.",
+        "content": {
+            media: {"schema": {"type": "string", "format": "binary"}}
+            for media in ("audio/*", "video/*", "application/octet-stream")
+        },
+    }
+}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": description}
+    for status, description in {
+        408: "The upload took too long.",
+        413: "The upload is too large, or the recording too long.",
+        415: "The body has another content type than a recording.",
+        422: "The recording cannot be used, or a parameter has no sense.",
+        501: "The server has no heads, and gives embeddings alone.",
+        503: "The server is busy or shutting down; see Retry-After.",
+        504: "The result took too long.",
+        507: "The server's disk is full.",
+    }.items()
+}
+
+
+def create_app(service: Service, names: Collection[str] = ()) -> ASGIApp:
+    """The application.
+
+    Args:
+        service: does the work, and is opened already.
+        names: by which the server is called, besides localhost and its addresses.
+    """
+    api = FastAPI(
+        title="musicfm",
+        version=musicfm.__version__,
+        description="Embeddings and analyses of recordings.",
+        docs_url=None,  # they load scripts from other hosts
+        redoc_url=None,
+    )
+    _add_routes(api, service)
+    _add_handlers(api)
+    return Protection(api, names)
+
+
+def _add_routes(api: FastAPI, service: Service) -> None:
+    page, policy = drop_page(service.limits, service.predictor is not None)
+
+    @api.get("/", include_in_schema=False)
+    async def drop() -> Response:
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    @api.get("/healthz")
+    async def health() -> dict[str, Any]:
+        """Whether the server is up, and how many requests it has under way."""
+        return {"status": "ok", "version": musicfm.__version__, "requests": service.num_requests}
+
+    @api.post(
+        "/v1/embed",
+        openapi_extra=_BODY,
+        response_class=Response,
+        responses={
+            **_ERRORS,
+            200: {
+                "description": "An .npz, as `musicfm embed` writes it.",
+                "content": {_MEDIA[".npz"]: {"schema": {"type": "string", "format": "binary"}}},
+            },
+        },
+    )
+    async def embed(
+        request: Request,
+        name: Name = "recording",
+        layer: Annotated[
+            list[int] | None,
+            Query(description="A hidden state; again for more. Default: that of `musicfm embed`."),
+        ] = None,
+        pool: Annotated[
+            Literal["none", "mean"] | float,
+            Query(description="Over time: none, mean, or a rate in Hz up to the model's."),
+        ] = "none",
+    ) -> Response:
+        """Embed a recording."""
+        name, layers = uploads.shown(name) or "recording", _layers(service.embedder, layer)
+        if not isinstance(pool, str) and not 0.0 < pool <= service.embedder.rate:
+            raise Refusal(
+                422, f"pool is {pool:g}; give none, mean, or up to {service.embedder.rate:g} Hz"
+            )
+        place = await _place(request, service)
+        return await _file(request, service, service.embed(place, name, layers, pool))
+
+    @api.post(
+        "/v1/analyze",
+        openapi_extra=_BODY,
+        response_class=Response,
+        responses={
+            **_ERRORS,
+            200: {
+                "description": "JAMS or a page; or, with `progress`, a line of JSON now and then, "
+                "of which the last has the result or an error.",
+                "content": {"application/json": {}, "text/html": {}, "application/x-ndjson": {}},
+            },
+        },
+    )
+    async def analyze(
+        request: Request,
+        name: Name = "recording",
+        format: Annotated[
+            Format, Query(description="JAMS, or an HTML page that plays the recording.")
+        ] = "jams",
+        progress: Annotated[bool, Query(description="Tell how far it is, as it goes.")] = False,
+    ) -> Response:
+        """Find beats, chords, sections, key and tags."""
+        if service.predictor is None:
+            raise Refusal(501, "this server has no heads; ask it for embeddings (/v1/embed)")
+        place = await _place(request, service)
+        running = service.analyze(place, uploads.shown(name) or "recording", format)
+        if progress:
+            lines = _lines(request, service, running)
+            return StreamingResponse(lines, media_type="application/x-ndjson")
+        return await _file(request, service, running)
+
+
+def _layers(embedder: Embedder, asked: list[int] | None) -> list[int]:
+    """Those asked for, or the default. Raises Refusal for one that is not there."""
+    if not asked:
+        default = Embedder(embedder.model).layers[0]
+        return [default if default in embedder.layers else embedder.layers[-1]]
+    if missing := [layer for layer in asked if layer not in embedder.layers]:
+        there = ", ".join(map(str, embedder.layers))
+        raise Refusal(422, f"there is no layer {missing[0]} here; choose from {there}")
+    return sorted(set(asked))
+
+
+async def _place(request: Request, service: Service) -> Place:
+    """A place until the answer is out, with the upload in it."""
+    uploads.check(request.headers, service.limits)
+    place: Place = request.state.exit.enter_context(service.admit())
+    await uploads.receive(request.stream(), place.upload, service.limits)
+    return place
+
+
+async def _progress(
+    request: Request, service: Service, running: Running
+) -> AsyncIterator[Progress]:
+    """How far a job is, until it has ended.
+
+    Raises:
+        Refusal: it takes too long, or the server is to stop.
+        ClientDisconnect: nobody waits any more.
+    """
+    clock = asyncio.get_running_loop()
+    deadline, pause = clock.time() + service.limits.work_seconds, 0.01
+    while not running.future.done():
+        yield running.job.progress
+        await asyncio.sleep(pause)
+        pause = min(1.5 * pause, _TICK_SECONDS)
+        if await request.is_disconnected():
+            raise ClientDisconnect
+        if running.job.is_cancelled:
+            raise shutting_down()
+        if clock.time() > deadline:
+            raise Refusal(
+                504,
+                f"the result took longer than {service.limits.work_seconds:g} s; "
+                "send a shorter recording, or try later",
+            )
+
+
+def _result(running: Running) -> Path:
+    """Where the result is. Raises Refusal if there is none."""
+    try:
+        return running.future.result(timeout=0.0)
+    except (Cancelled, CancelledError):
+        raise shutting_down() from None
+    except AudioError as error:
+        raise uploads.refusal_of(error, running.job.upload, running.job.name) from error
+    except Refusal:
+        raise
+    except OSError as error:
+        raise Refusal(507, "the server has no room for the result; try later", 60) from error
+    except Exception as error:
+        _log.exception("a job has failed")
+        raise Refusal(500, _BROKEN) from error
+
+
+async def _file(request: Request, service: Service, running: Running) -> Response:
+    """The result, once it is there."""
+    async for _ in _progress(request, service, running):
+        pass
+    result = _result(running)
+    headers = {}
+    if result.suffix == ".html":  # it is another's song: it gets no rights here
+        headers["Content-Security-Policy"] = "sandbox allow-scripts allow-downloads"
+    return FileResponse(
+        result,
+        headers=headers,
+        media_type=_MEDIA[result.suffix],
+        filename=Path(running.job.name).stem + result.suffix,
+        content_disposition_type="inline" if result.suffix == ".html" else "attachment",
+    )
+
+
+async def _lines(request: Request, service: Service, running: Running) -> AsyncIterator[str]:
+    """Progress, then the result or an error, as lines of JSON."""
+    before = None
+    try:
+        async for progress in _progress(request, service, running):
+            if progress != before:
+                yield json.dumps(asdict(progress)) + "\n"
+            before = progress
+        async for part in _last_line(_result(running)):
+            yield part
+    except ClientDisconnect:
+        return
+    except Refusal as refusal:
+        yield (
+            json.dumps({"stage": "failed", "status": refusal.status, "error": str(refusal)}) + "\n"
+        )
+
+
+async def _last_line(result: Path) -> AsyncIterator[str]:
+    """A result as the last line of JSON, in parts: it may be large, and its reader slow."""
+    quote = "" if result.suffix == ".jams" else '"'
+    yield f'{{"stage": "done", "result": {quote}'
+    async with await anyio.open_file(result, encoding="utf-8", newline="") as file:
+        while part := await file.read(_PART):
+            yield json.dumps(part)[1:-1] if quote else part
+    yield f"{quote}}}\n"
+
+
+def _add_handlers(api: FastAPI) -> None:
+    """Every error is JSON with one sentence."""
+
+    @api.exception_handler(Refusal)
+    async def refused(request: Request, refusal: Refusal) -> Response:
+        seconds = refusal.retry_seconds
+        headers = {} if seconds is None else {"Retry-After": str(seconds)}
+        return _error(refusal.status, str(refusal), headers)
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        found = error.errors()
+        _, name, *_ = found[0]["loc"]  # in the query, what, and as which of the types it may have
+        reasons = [str(part["msg"]) for part in found if part["loc"][1] == name]
+        return _error(422, f"{name}: {', or '.join(reasons)}")
+
+    @api.exception_handler(HTTPException)
+    async def failed(request: Request, error: HTTPException) -> Response:
+        return _error(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    @api.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        return _error(400, "the upload broke off")  # which nobody reads
+
+    @api.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        return _error(500, _BROKEN)
+
+
+def _error(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": reason}, status, headers)

@@ -1,0 +1,244 @@
+"""What is done with an upload: embedding it, or analysing it."""
+
+import contextlib
+import json
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from musicfm.analysis.analyzer import analyse
+from musicfm.analysis.page import render_page
+from musicfm.decoders import Block, Event, Failure, Start
+from musicfm.embedding import Finished, Frames
+from musicfm.errors import AudioError
+from musicfm.results import FrameSpool, Pooling, RunningMean, arrays_of, write_npz
+from musicfm.serving.hands import Hands
+from musicfm.serving.limits import Limits, Refusal
+from musicfm.serving.sharing import SharedEncoder
+from musicfm.tasks.features import FeatureWriters
+from musicfm.tasks.predict import Predictor
+
+Format = Literal["jams", "html"]
+
+
+class Cancelled(Exception):
+    """Nobody waits for a job any more."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is."""
+
+    stage: Literal["waiting", "listening", "finishing"] = "waiting"
+    seconds: float = 0.0
+    """Of sound that are done."""
+    duration: float | None = None
+    """Of the recording in seconds, if it says so."""
+
+
+class Job(ABC):
+    """An upload, and what becomes of it. One thread runs it; others may look on, and cancel.
+
+    Args:
+        name: of the recording, by its client.
+        upload: its file, in a folder that is free for others.
+        encoder: gives the frames.
+    """
+
+    def __init__(self, name: str, upload: Path, encoder: SharedEncoder) -> None:
+        self.name, self.upload, self.folder = name, upload, upload.parent
+        self.progress = Progress()
+        self._encoder = encoder
+        self._is_cancelled = threading.Event()
+
+    @abstractmethod
+    def add(self, frames: Tensor) -> None:
+        """Takes the next frames, (layers, time, dim) of the encoder."""
+
+    @abstractmethod
+    def finish(self, duration: float, hands: Hands) -> Path:
+        """Makes the result of all frames; gives its file."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees what frames are kept in."""
+
+    def cancel(self) -> None:
+        """Makes the job end soon."""
+        self._is_cancelled.set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the job is to end, or has ended for that."""
+        return self._is_cancelled.is_set()
+
+    def check(self) -> None:
+        """Raises Cancelled if the job was."""
+        if self.is_cancelled:
+            raise Cancelled
+
+    def run(self, hands: Hands, limits: Limits) -> Path:
+        """Does it; gives the file of the result.
+
+        Raises:
+            AudioError: the recording cannot be used.
+            Refusal: it is too long.
+            Cancelled: nobody waits.
+        """
+        self.check()
+        self.progress = Progress("listening")
+        duration = 0.0
+        sample_rate = self._encoder.encoder.sample_rate
+        with (
+            contextlib.closing(self),
+            contextlib.closing(hands.decode(self.upload)) as decoded,
+            contextlib.closing(_within(limits, decoded, sample_rate)) as events,
+            contextlib.closing(self._encoder.tracks(events, self.name, self.check)) as tracks,
+        ):
+            for event in tracks:
+                match event:
+                    case Start(duration_seconds=declared):
+                        self.progress = Progress("listening", 0.0, declared)
+                    case Frames(frames=frames):
+                        self.add(frames)
+                        self._advance(frames.shape[1] / self._encoder.encoder.rate)
+                    case Finished(duration=duration):
+                        self.progress = Progress("finishing", duration, duration)
+                    case Failure(reason=reason):
+                        raise AudioError(reason)
+            return self.finish(duration, hands)
+
+    def _advance(self, seconds: float) -> None:
+        before = self.progress
+        self.progress = Progress("listening", before.seconds + seconds, before.duration)
+
+    def _pick(self, frames: Tensor, layers: Sequence[int]) -> Tensor:
+        """Those of some layers."""
+        return frames[[self._encoder.encoder.layers.index(layer) for layer in layers]]
+
+
+class EmbedJob(Job):
+    """An upload to an ``.npz``, as ``musicfm embed`` writes it.
+
+    Args:
+        name, upload, encoder: see :class:`Job`.
+        layers: to keep.
+        pooling: over time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        upload: Path,
+        encoder: SharedEncoder,
+        layers: Sequence[int],
+        pooling: Pooling,
+    ) -> None:
+        super().__init__(name, upload, encoder)
+        self._layers = layers
+        rate = None if isinstance(pooling, str) else pooling
+        self._collected: FrameSpool | RunningMean = (
+            RunningMean()
+            if pooling == "mean"
+            else FrameSpool(encoder.encoder.rate, rate, self.folder)
+        )
+
+    def add(self, frames: Tensor) -> None:
+        """Takes the next frames."""
+        self._collected.add(self._pick(frames, self._layers))
+
+    def finish(self, duration: float, hands: Hands) -> Path:
+        """The ``.npz``."""
+        is_single = len(self._layers) == 1
+        result = self.folder / "result.npz"
+        write_npz(result, arrays_of(self._collected, self._layers, is_single, duration, self.name))
+        return result
+
+    def close(self) -> None:
+        """Frees what frames are kept in."""
+        self._collected.close()
+
+
+class AnalyzeJob(Job):
+    """An upload to JAMS, or to a page, as ``musicfm analyze`` writes them.
+
+    Args:
+        name, upload, encoder: see :class:`Job`.
+        predictor: has the heads.
+        format: of the result.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        upload: Path,
+        encoder: SharedEncoder,
+        predictor: Predictor,
+        format: Format,
+    ) -> None:
+        super().__init__(name, upload, encoder)
+        self._predictor, self._format = predictor, format
+        self._files = predictor.files(self.folder, "states")
+        self._writers = FeatureWriters()
+
+    def add(self, frames: Tensor) -> None:
+        """Takes the next frames."""
+        picked = self._pick(frames, list(self._files))
+        self._writers.append(self.upload, list(self._files.values()), picked)
+
+    def finish(self, duration: float, hands: Hands) -> Path:
+        """The JAMS file or the page."""
+        self._writers.finish(self.upload)
+        features = self._predictor.features(self._files)
+        analysis = analyse(self._predictor, features, duration, Path(self.name).stem)
+        analysis = replace(analysis, provenance=_without_paths(analysis.provenance))
+        self.check()
+        if self._format == "jams":
+            content = json.dumps(analysis.to_jams())
+        else:
+            content = render_page(analysis, hands.sound_of(self.upload, self.check))
+        result = self.folder / f"result.{self._format}"
+        result.write_text(content, encoding="utf-8")
+        return result
+
+    def close(self) -> None:
+        """Frees what frames are kept in."""
+        self._writers.drop(self.upload)
+
+
+def _within(
+    limits: Limits, events: Iterator[Event[Any]], sample_rate: int
+) -> Generator[Event[Any], None, None]:
+    """The events of a recording; raises Refusal if it is too long, or says so."""
+    seconds = 0.0
+    for event in events:
+        match event:
+            case Start(duration_seconds=declared):
+                _check_length(declared, limits)
+            case Block(samples=samples):
+                seconds += len(samples) / sample_rate
+                _check_length(seconds, limits)
+        yield event
+
+
+def _check_length(seconds: float, limits: Limits) -> None:
+    if seconds > limits.max_seconds:
+        raise Refusal(
+            413,
+            f"the recording is longer than {limits.max_seconds / 60:.3g} min; send a part of it",
+        )
+
+
+def _without_paths(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Who found something, for others than those who run the server: models are folders here."""
+
+    def public(found: dict[str, Any]) -> dict[str, Any]:
+        model = Path(found["model"])
+        return {**found, "model": model.name} if model.exists() or model.is_absolute() else found
+
+    return {**public(provenance), "heads": [public(head) for head in provenance["heads"]]}

@@ -1,0 +1,35 @@
+"""What a server takes on, and how it says no."""
+
+from dataclasses import dataclass
+
+from musicfm.errors import MusicFMError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client, and all clients together, may ask for."""
+
+    max_bytes: int = 200_000_000
+    """Of an upload."""
+    max_seconds: float = 1_800.0
+    """Of sound in an upload."""
+    upload_seconds: float = 300.0
+    """For an upload to arrive."""
+    work_seconds: float = 600.0
+    """From an upload's arrival to its result, waiting included."""
+    max_requests: int = 32
+    """Under way at once: arriving, waiting or in hand."""
+
+
+class Refusal(MusicFMError):
+    """A request is not answered with a result.
+
+    Args:
+        status: of HTTP.
+        reason: one sentence, for the client.
+        retry_seconds: after which to try again, if that may help.
+    """
+
+    def __init__(self, status: int, reason: str, retry_seconds: int | None = None) -> None:
+        super().__init__(reason)
+        self.status, self.retry_seconds = status, retry_seconds

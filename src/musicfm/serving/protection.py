@@ -1,0 +1,83 @@
+"""What every request and every answer goes through."""
+
+import asyncio
+import ipaddress
+from collections.abc import Collection
+from contextlib import ExitStack, suppress
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_DRAIN_SECONDS, _DRAIN_BYTES = 5.0, 32 * 2**20
+
+
+class Protection:
+    """Adds headers, refuses hosts by names that are not ours, and cleans up after each request.
+
+    Before an error, it reads what is left of the body, within limits: many clients do not see an
+    answer before they have sent all. Those that wait for leave to send do not get it.
+
+    A page that another site's name leads to could be told that this name is now our address (DNS
+    rebinding), and would then be let at our answers. So names have to be known. Addresses need not.
+
+    Args:
+        app: the application. ``request.state.exit`` is an ExitStack, closed after the answer.
+        names: of the server, besides localhost.
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str] = ()) -> None:
+        self._app = app
+        self._names = {"localhost", *(name.lower() for name in names)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        headers, is_read = Headers(scope=scope), False
+
+        async def receive_noted() -> Message:
+            nonlocal is_read
+            message = await receive()
+            is_read = not message.get("more_body", False)
+            return message
+
+        async def drain() -> None:
+            left = 0 if "expect" in headers else _DRAIN_BYTES
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_SECONDS):
+                    while left > 0 and not is_read:
+                        left -= len((await receive_noted()).get("body", b""))
+
+        async def send_protected(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if message["status"] >= 400:
+                    await drain()
+                added = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    added.setdefault(name, value)
+            await send(message)
+
+        if not self._is_ours(headers.get("host", "")):
+            answer = {"error": "the server is not known by this name (see --allow-host)"}
+            await JSONResponse(answer, 421)(scope, receive, send_protected)
+            return
+        with ExitStack() as stack:
+            scope.setdefault("state", {})["exit"] = stack
+            await self._app(scope, receive_noted, send_protected)
+
+    def _is_ours(self, host: str) -> bool:
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return name.lower() in self._names
+        return True

@@ -1,0 +1,209 @@
+"""Jobs of many clients, done by one model with some threads, within limits."""
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Literal, Self
+
+from musicfm.analysis.analyzer import load_predictor
+from musicfm.embedding import Embedder
+from musicfm.errors import ConfigError
+from musicfm.model import MusicFM
+from musicfm.results import Pooling
+from musicfm.serving.hands import Hands
+from musicfm.serving.jobs import AnalyzeJob, EmbedJob, Format, Job
+from musicfm.serving.limits import Limits, Refusal
+from musicfm.serving.sharing import SharedEncoder
+from musicfm.tasks.heads import shipped
+from musicfm.tasks.predict import Predictor
+
+_STOP_SECONDS = 5.0
+_RETRY_SECONDS = 5
+
+
+def load(
+    model: str,
+    heads: Sequence[Path] = (),
+    layer: int | Sequence[int] | Literal["all"] | None = "all",
+    device: str = "cpu",
+) -> tuple[Embedder, Predictor | None]:
+    """What a :class:`Service` works with.
+
+    Args:
+        model: as --model of other commands takes it.
+        heads: folders of the heads to use; none: those that come with the model, if any do.
+        layer: those that embeddings may be asked of, as :class:`musicfm.embedding.Embedder` takes
+            them; those of the heads are added.
+        device: to compute on.
+
+    Returns:
+        The embedder, and the heads if there are any.
+
+    Raises CheckpointError or ConfigError.
+    """
+    if not heads and not shipped(model):
+        return Embedder(MusicFM.from_pretrained(model).to(device), layer), None
+    predictor = load_predictor(model, heads, device)
+    encoder = predictor.encoder
+    if not isinstance(encoder, Embedder):
+        raise ConfigError(f"'{model}' is no model to make embeddings with; choose one")
+    layers = {*Embedder(encoder.model, layer).layers, *encoder.layers}
+    embedder = Embedder(encoder.model, sorted(layers))
+    if embedder.windowing != encoder.windowing:
+        raise ConfigError(
+            "the heads hear other windows than embeddings are made of; use heads of the context "
+            "'model'"
+        )
+    return embedder, predictor
+
+
+def shutting_down() -> Refusal:
+    """What clients are told when the server is to stop."""
+    return Refusal(503, "the server is shutting down", _RETRY_SECONDS)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job, and what will come of it."""
+
+    job: Job
+    future: Future[Path]
+
+    def cancel(self) -> None:
+        """Makes the job end soon."""
+        self.job.cancel()
+        self.future.cancel()
+
+
+class Place:
+    """What a client holds while it is served: a folder for its upload, and its job.
+
+    Leaving the ``with`` block cancels the job; the place is free again once that has ended.
+    """
+
+    def __init__(self, service: "Service", folder: Path) -> None:
+        self.folder, self.upload = folder, folder / "upload"
+        self.running: Running | None = None
+        self._service = service
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.running is None:
+            self._service.free(self)
+        else:
+            self.running.cancel()
+            self.running.future.add_done_callback(lambda _: self._service.free(self))
+
+
+class Service:
+    """Does jobs, a few at a time, for as long as a ``with`` block lasts.
+
+    Args:
+        embedder: with all layers that may be asked for, those of the heads among them.
+        predictor: the heads, whose encoder cuts windows as the embedder does; None: there are none.
+        limits: for clients.
+        num_workers: jobs in hand at once, each with a process that decodes.
+        timeout_seconds: after which a decoder without progress is given up.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        predictor: Predictor | None,
+        limits: Limits,
+        *,
+        num_workers: int,
+        timeout_seconds: float = 20.0,
+    ) -> None:
+        self.embedder, self.predictor, self.limits = embedder, predictor, limits
+        self._encoder = SharedEncoder(embedder)
+        self._num_workers, self._timeout_seconds = num_workers, timeout_seconds
+        self._hands: SimpleQueue[Hands] = SimpleQueue()
+        self._places: set[Place] = set()
+        self._lock = threading.Lock()
+        self._is_closing = False
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._folder = Path(tempfile.mkdtemp(prefix="musicfm-serve-"))
+            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            stack.enter_context(self._encoder)
+            for _ in range(self._num_workers):
+                self._hands.put(Hands(self.embedder.sample_rate, self._timeout_seconds))
+            self._pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="job")
+            self._opened = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        with self._lock:
+            futures = [place.running.future for place in self._places if place.running]
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        wait(futures, _STOP_SECONDS)  # not for ever: one may wait for a decoder that hangs
+        while not self._hands.empty():
+            self._hands.get().close()
+        self._opened.close()
+
+    @property
+    def num_requests(self) -> int:
+        """How many are under way."""
+        return len(self._places)
+
+    def admit(self) -> Place:
+        """A place for a client. Raises Refusal if all are taken."""
+        with self._lock:
+            self._check_open()
+            if len(self._places) >= self.limits.max_requests:
+                raise Refusal(503, "the server is busy; try again in a moment", _RETRY_SECONDS)
+            place = Place(self, Path(tempfile.mkdtemp(dir=self._folder)))
+            self._places.add(place)
+            return place
+
+    def free(self, place: Place) -> None:
+        """Takes a place back, with all files that are there."""
+        shutil.rmtree(place.folder, ignore_errors=True)
+        with self._lock:
+            self._places.discard(place)
+
+    def embed(self, place: Place, name: str, layers: Sequence[int], pooling: Pooling) -> Running:
+        """Embeds the upload in a place; see :class:`musicfm.serving.jobs.EmbedJob`."""
+        return self._submit(place, EmbedJob(name, place.upload, self._encoder, layers, pooling))
+
+    def analyze(self, place: Place, name: str, format: Format) -> Running:
+        """Analyses the upload in a place; see :class:`musicfm.serving.jobs.AnalyzeJob`."""
+        assert self.predictor is not None
+        job = AnalyzeJob(name, place.upload, self._encoder, self.predictor, format)
+        return self._submit(place, job)
+
+    def stop(self) -> None:
+        """Admits nobody any more, and ends all jobs."""
+        with self._lock:
+            self._is_closing = True
+            running = [place.running for place in self._places if place.running]
+        for one in running:
+            one.cancel()
+
+    def _submit(self, place: Place, job: Job) -> Running:
+        with self._lock:
+            self._check_open()
+            place.running = Running(job, self._pool.submit(self._run, job))
+            return place.running
+
+    def _check_open(self) -> None:
+        if self._is_closing:
+            raise shutting_down()
+
+    def _run(self, job: Job) -> Path:
+        hands = self._hands.get()
+        try:
+            return job.run(hands, self.limits)
+        finally:
+            self._hands.put(hands)

@@ -1,0 +1,85 @@
+"""Uploads to files, and what may be said of them.
+
+A body goes to the disk as it arrives. Its content type has to be one that a web page of another
+site cannot send without asking (a "non-simple" one, of which the answer to that question is no):
+so no such page can have its visitors' servers work for it.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+from starlette.datastructures import Headers
+
+from musicfm.errors import AudioError
+from musicfm.serving.limits import Limits, Refusal
+
+MEDIA_TYPES = ("audio/", "video/", "application/octet-stream")
+
+_LONGEST_NAME = 120
+_ADVICE = re.compile(r"; replace it, or use what comes before \(.*\)\.$")
+
+
+def check(headers: Headers, limits: Limits) -> None:
+    """Raises Refusal if a request's headers tell already that its body is not wanted."""
+    media_type = headers.get("content-type", "none").lower()
+    if not media_type.startswith(MEDIA_TYPES):
+        raise Refusal(
+            415,
+            "send the recording itself as the body, with a content type of audio/*, video/* or "
+            f"application/octet-stream, not {media_type.split(';')[0][:_LONGEST_NAME]}",
+        )
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limits.max_bytes:
+        raise _too_large(limits)
+
+
+async def receive(body: AsyncIterator[bytes], path: Path, limits: Limits) -> None:
+    """Writes a body to a file.
+
+    Raises:
+        Refusal: it is empty, too large, or too slow; or the disk is full.
+        ClientDisconnect: the client left in the middle.
+    """
+    count = 0
+    try:
+        async with (
+            asyncio.timeout(limits.upload_seconds),
+            await anyio.open_file(path, "xb") as file,
+        ):
+            async for chunk in body:
+                count += len(chunk)
+                if count > limits.max_bytes:
+                    raise _too_large(limits)
+                await file.write(chunk)
+    except TimeoutError:
+        raise Refusal(
+            408, f"the upload did not arrive within {limits.upload_seconds:g} s; send less at once"
+        ) from None
+    except OSError as error:
+        raise Refusal(507, "the server has no room for the upload; try later", 60) from error
+    if not count:
+        raise Refusal(422, "the body is empty; send the recording as the body")
+
+
+def shown(name: str) -> str:
+    """A client's name for something, as one short line that is no path."""
+    last = re.split(r"[/\\]", name)[-1]
+    printable = "".join(char if char.isprintable() else " " for char in last)
+    return " ".join(printable.split())[:_LONGEST_NAME]
+
+
+def refusal_of(error: AudioError, upload: Path, name: str) -> Refusal:
+    """Why a recording cannot be used, for its client: by its name, and without our paths."""
+    reason = _ADVICE.sub("; replace it.", str(error).replace(str(upload), name))
+    if str(upload.parent) in reason or upload.parent.name in reason:
+        reason = f"{name} cannot be decoded; replace the file."
+    return Refusal(422, reason)
+
+
+def _too_large(limits: Limits) -> Refusal:
+    return Refusal(
+        413, f"the upload is larger than {limits.max_bytes / 1e6:g} MB; send a smaller file"
+    )

@@ -1,0 +1,112 @@
+"""One model for many threads."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+import recipe
+from musicfm.decoders import Block, End, Event, Failure
+from musicfm.embedding import Embedder, Finished, Frames
+from musicfm.errors import MusicFMError
+from musicfm.model import MusicFM
+from musicfm.serving.sharing import SharedEncoder
+from musicfm.windows import Samples
+
+
+def nothing() -> None:
+    pass
+
+
+def clip(seed: int, seconds: float = 1.0) -> Samples:
+    return recipe.waveform(seed, 1, round(seconds * 24_000))[0]
+
+
+def blocks(samples: Samples) -> Iterator[Event[str]]:
+    yield Block("file", samples[:10_000])
+    yield Block("file", samples[10_000:])
+    yield End("file", ())
+
+
+def frames_of(shared: SharedEncoder, samples: Samples) -> Tensor:
+    events = list(shared.tracks(blocks(samples), "song", nothing))
+    assert isinstance(events[-1], Finished)
+    return torch.cat([event.frames for event in events if isinstance(event, Frames)], dim=1)
+
+
+def test_recordings_of_many_threads_share_batches(tiny: MusicFM) -> None:
+    embedder = Embedder(tiny, "all", batch_size=4)
+    clips = [clip(seed) for seed in range(5)]
+    expected = [embedder(samples).frames for samples in clips]
+    sizes, may_go, compute = [], threading.Event(), embedder.batch
+
+    def batch(windows: list[Samples]) -> list[Tensor]:
+        assert may_go.wait(60.0)
+        sizes.append(len(windows))
+        return compute(windows)
+
+    embedder.batch = batch  # type: ignore[method-assign, assignment]
+    with SharedEncoder(embedder) as shared, ThreadPoolExecutor(5) as pool:
+        futures = [pool.submit(frames_of, shared, samples) for samples in clips]
+        while shared._asked.qsize() < 8:  # the first is at the gate, the others queue up
+            may_go.wait(0.01)
+        may_go.set()
+        for future, frames in zip(futures, expected, strict=True):
+            torch.testing.assert_close(future.result(), frames, atol=1e-5, rtol=0)
+    assert sum(sizes) == 5
+    assert max(sizes) > 1
+
+
+def test_none_waits_for_others_to_fill_its_batch(tiny: MusicFM) -> None:
+    with SharedEncoder(Embedder(tiny, "all", batch_size=16)) as shared:
+        assert frames_of(shared, clip(0)).shape[1] == 25
+
+
+def test_a_recording_that_fails_is_told_by_its_name(tiny: MusicFM) -> None:
+    with SharedEncoder(Embedder(tiny)) as shared:
+        (short,) = shared.tracks([Block("f", clip(0, 0.01)), End("f", ())], "song", nothing)
+        assert isinstance(short, Failure)
+        assert short.reason.startswith("song is too short")
+        (broken,) = shared.tracks([Block("f", clip(0)), Failure("f", "broken")], "song", nothing)
+        assert isinstance(broken, Failure)
+        assert broken.reason == "broken"
+        assert frames_of(shared, clip(1)).shape[1] == 25
+
+
+def test_who_leaves_early_leaves_nothing_behind(tiny: MusicFM) -> None:
+    class LeftError(Exception):
+        pass
+
+    def leave() -> None:
+        raise LeftError
+
+    with SharedEncoder(Embedder(tiny)) as shared:
+        tracks = shared.tracks(blocks(clip(0)), "song", leave)
+        with pytest.raises(LeftError):
+            next(tracks)
+        events = (event for event in [*blocks(clip(0, 60.0))][:-1])
+        tracks = shared.tracks(events, "song", nothing)
+        assert isinstance(next(tracks), Frames)
+        tracks.close()
+        assert frames_of(shared, clip(1)).shape[1] == 25
+
+
+def test_an_encoder_that_fails_starts_again(
+    tiny: MusicFM, caplog: pytest.LogCaptureFixture
+) -> None:
+    embedder = Embedder(tiny)
+    compute = embedder.batch
+
+    def fail(windows: list[Samples]) -> list[Tensor]:
+        embedder.batch = compute  # type: ignore[method-assign]
+        raise RuntimeError("no memory")
+
+    embedder.batch = fail  # type: ignore[method-assign, assignment]
+    with SharedEncoder(embedder) as shared:
+        with pytest.raises(MusicFMError, match="the encoder has failed"):
+            frames_of(shared, clip(0))
+        assert frames_of(shared, clip(0)).shape[1] == 25
+    assert "no memory" in caplog.text
