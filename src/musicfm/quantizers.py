@@ -62,11 +62,14 @@ class RandomCodebook(Float32Buffers):
 
     def __init__(self, features: int, size: int, dim: int, seed: int) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        projection = nn.init.xavier_normal_(
-            torch.empty(features, dim, device="cpu"), generator=generator
-        )
-        codebook = nn.init.normal_(torch.empty(size, dim, device="cpu"), generator=generator)
+        # On the CPU, so that codes are the same everywhere; on the meta device nothing is drawn.
+        device = "meta" if torch.empty(0).is_meta else "cpu"
+        projection = torch.empty(features, dim, device=device)
+        codebook = torch.empty(size, dim, device=device)
+        if device != "meta":
+            generator = torch.Generator().manual_seed(seed)
+            nn.init.xavier_normal_(projection, generator=generator)
+            nn.init.normal_(codebook, generator=generator)
         self.register_buffer("random_projection", projection)
         self.register_buffer("codebook", codebook)
 
