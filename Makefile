@@ -1,6 +1,7 @@
 # Everything is installed into .venv; nothing else on the machine is touched.
 #   make demo    embed and analyse music, and look at what came out
 #   make test    lint, types and tests: what CI runs
+#   make soak    kills, faults and hostile input, for about 90 minutes; see docs/robustness.md
 # Another interpreter: make setup PYTHON=python3.12
 # PyTorch without CUDA on Linux, a far smaller download:
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -8,11 +9,12 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2
+SOAK_ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test soak lint clean
 
 setup: $(STAMP)
 
@@ -34,6 +36,9 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+soak: $(STAMP)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m soak $(SOAK_ARGS)
 
 clean:
 	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

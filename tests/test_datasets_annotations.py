@@ -173,6 +173,8 @@ def test_beats_and_spans_are_checked() -> None:
     for times, message in [([], "empty"), ([-1.0], "below zero"), ([float("nan")], "no number")]:
         with pytest.raises(DataError, match=message):
             make_beats(times)
+    with pytest.raises(DataError, match="a place in its bar beyond 10000"):
+        make_beats([0.0, 1.0], [1, 10**30])
     spans = make_spans([(1.0, 2.0, "b"), (0.0, 1.005, "a"), (2.0, 2.0, "c")])
     assert spans.labels == ("a", "b")
     assert spans.intervals.tolist() == [[0.0, 1.0], [1.0, 2.0]]
@@ -182,3 +184,19 @@ def test_beats_and_spans_are_checked() -> None:
         make_spans([(0.0, float("inf"), "a")])
     with pytest.raises(DataError, match="begins at -1 s, which is below zero"):
         make_spans([(-1.0, 1.0, "a")])
+
+
+def test_numbers_that_no_array_takes_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "song.jams"
+    for value in ("Infinity", "1e999", "NaN", "1e300", "-Infinity"):
+        beats = f'{{"namespace": "beat", "data": [{{"time": 0.5, "value": {value}}}]}}'
+        path.write_text(f'{{"annotations": [{beats}], "file_metadata": {{"duration": {value}}}}}')
+        read = read_jams(path)
+        if read.annotations.beats is None:
+            assert "place in its bar" in read.problems[0]
+        else:
+            assert read.annotations.beats.positions.tolist() == [0]
+    for text in ("[" * 100_000, '{"annotations": [' + "9" * 400 + "]}"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"song\.jams is not JSON"):
+            read_jams(path)

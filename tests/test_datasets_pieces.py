@@ -59,6 +59,7 @@ def test_what_cannot_be_used_is_reported(tmp_path: Path) -> None:
         Piece(trees.write_audio(tmp_path / "good.wav"), TAGGED),
         Piece(tmp_path / "good.wav", TAGGED),
         Piece(tmp_path / "absent.wav", TAGGED),
+        Piece(tmp_path / f"{'x' * 300}.wav", TAGGED),
         Piece(trees.write_text(tmp_path / "broken.wav", "no sound"), TAGGED),
         Piece(trees.write_audio(tmp_path / "refused.wav"), refuse),
         Piece(trees.write_audio(tmp_path / "bare.wav"), whole(Annotations())),
@@ -71,7 +72,7 @@ def test_what_cannot_be_used_is_reported(tmp_path: Path) -> None:
     assert str(tmp_path / "broken.wav") in problems
     assert "song.txt is damaged" in problems
     assert f"{tmp_path / 'bare.wav'} has no annotations that can be used" in problems
-    assert len(found.problems) == 5
+    assert len(found.problems) == 6
     with pytest.raises(DataError, match=r"no track .* first of 1 problems: .*absent\.wav is not"):
         read_pieces(Collected([pieces[2]]), None, num_workers=1)
 

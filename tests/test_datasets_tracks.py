@@ -15,7 +15,7 @@ from pyarrow import parquet
 import audio_files
 from musicfm import audio
 from musicfm.datasets.tracks import Manifest, Track
-from musicfm.errors import ConfigError, DataError
+from musicfm.errors import AudioError, ConfigError, DataError
 
 BARE = Track("a/b.mp3", 3.5, 44100, 2, 1000, 1_700_000_000_123_456_789, "0" * 64)
 FULL = Track(
@@ -143,7 +143,7 @@ def test_a_line_by_hand_is_read(tmp_path: Path) -> None:
         (GOOD.replace('"a"', "7"), "'path' is 7"),
         (GOOD.replace('"size": 1', '"size": true'), "'size' is True"),
         (GOOD.replace('"size": 1', '"size": 1, "genres": [3]'), r"'genres' is \[3\]"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "nests too deeply"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -241,4 +241,34 @@ def test_a_missing_shard_is_named(shard: tuple[Manifest, Path], tmp_path: Path) 
         pytest.raises(DataError, match=r"cannot read .*shard\.tar: No such file"),
         manifest.open(manifest[1]),
     ):
+        pass
+
+
+def test_values_that_no_track_has_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "music.parquet"
+    Manifest(tmp_path, [FULL]).save(path)
+    table = parquet.read_table(path)
+    at = table.schema.get_field_index("genres")
+    changed = table.set_column(at, table.schema.field(at), [[["Rock", None]]])
+    parquet.write_table(changed, path)
+    with pytest.raises(DataError, match=r"music\.parquet lacks values that every track has"):
+        Manifest.load(path)
+    lines = tmp_path / "music.jsonl"
+    Manifest(tmp_path, [BARE]).save(lines)
+    text = lines.read_text()
+    for old, new in (("a/b.mp3", "\\ud800"), ("44100", "9" * 30), ("1000", "1" + "[" * 50_000)):
+        lines.write_text(text.replace(old, new))
+        with pytest.raises(DataError, match=r"music\.jsonl, line 2 is no track"):
+            Manifest.load(lines)
+    for header in ('{"musicfm_manifest": 1, "root": 3}', '{"musicfm_manifest": 1e999, "root": ""}'):
+        lines.write_text(f"{header}\n")
+        with pytest.raises(DataError, match=r"is not a manifest of musicfm"):
+            Manifest.load(lines)
+
+
+def test_names_that_no_file_can_have_are_reported(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path, [replace(BARE, path="a\0b.mp3"), replace(FULL, shard="a\0.tar")])
+    with manifest.open(manifest[0]) as recording, pytest.raises(AudioError, match="no name of a"):
+        audio.probe(recording)
+    with pytest.raises(DataError, match="cannot read"), manifest.open(manifest[1]):
         pass

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from musicfm.errors import MusicFMError, OutputError
-from musicfm.files import atomic_write
+from musicfm.errors import DataError, MusicFMError, OutputError
+from musicfm.files import atomic_write, exclusive, parse_json, read_object, sweep
 
 
 @pytest.fixture
@@ -114,3 +114,44 @@ def test_a_name_as_long_as_names_may_be(name: str, tmp_path: Path) -> None:
     with atomic_write(tmp_path / name) as temporary:
         temporary.write_text("new")
     assert (tmp_path / name).read_text() == "new"
+
+
+def test_what_killed_runs_left_is_swept_up_but_not_what_others_write(tmp_path: Path) -> None:
+    names = [".a.npz.0123abcd.partial", "b/.c.npz.0123abcd.partial", "d/.e.npz.0123abcd.partial"]
+    kept = ["a.npz", ".hidden", "b/x.partial"]
+    for name in (*names, *kept):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with exclusive(tmp_path / "d", ".journal.jsonl.lock"):
+        sweep(tmp_path)
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == {*kept, names[2], "d/.journal.jsonl.lock"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nests too deeply"),
+        ('{"a": ' * 100_000, "nests too deeply"),
+        ("9223372036854775808", "more than 64 bits"),
+        ("9" * 10_000, "digits"),
+        (b"\xff", "decode"),
+        ("", "Expecting value"),
+    ],
+)
+def test_json_that_cannot_be_used_is_a_value_error(text: str | bytes, message: str) -> None:
+    assert parse_json('{"a": [1, -9223372036854775808, 0.5, null]}') == {
+        "a": [1, -(2**63), 0.5, None]
+    }
+    with pytest.raises(ValueError, match=message):
+        parse_json(text)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "{", "[" * 100_000])
+def test_a_damaged_file_of_ours_says_what_to_do(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "fit.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"fit\.json .*damaged; delete it"):
+        read_object(path, "delete it")
+    with pytest.raises(DataError, match=r"none\.json cannot be read"):
+        read_object(tmp_path / "none.json", "delete it")

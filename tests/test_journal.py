@@ -70,10 +70,21 @@ def test_only_one_run_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("content", ["not json\n", "[]\n", '{"settings": 1}\n{"no": "path"}\n'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "not json\n",
+        "[]\n",
+        '{"settings": 1}\n',
+        '{"settings": {}}\n{"no": "path"}\n',
+        '{"settings": {}}\n{"path": "/a", "name": "a", "size": 1, "modified": 2}\n',
+        '{"settings": {}}\n{"path": "/a", "name": 1, "size": 1, "modified": 2, "output": "a"}\n',
+        "[" * 100_000 + "\n",
+    ],
+)
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, content: str) -> None:
     (tmp_path / JOURNAL).write_text(content)
-    with pytest.raises(OutputError, match="is not a journal of musicfm"):
+    with pytest.raises(OutputError, match="no journal of musicfm"):
         journal(tmp_path).__enter__()
     assert (tmp_path / JOURNAL).read_text() == content
 
@@ -82,3 +93,9 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write .*file/out: "):
         journal(tmp_path / "file" / "out").__enter__()
+
+
+def test_what_a_killed_run_left_half_written_goes(tmp_path: Path) -> None:
+    (tmp_path / ".a.npz.0123abcd.partial").touch()
+    with journal(tmp_path):
+        assert not list(tmp_path.glob(".*.partial"))

@@ -1,10 +1,12 @@
+import ctypes
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
-from musicfm import memory
+from musicfm.memory import keep_freed_memory
 
 MAPPED = """
 import ctypes, subprocess, sys
@@ -47,8 +49,8 @@ def test_large_blocks_are_kept_in_this_process_and_in_those_it_starts() -> None:
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "5")
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())  # another C library
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())  # another C library
     for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"):
         monkeypatch.setenv(name, "7")
-    memory.keep_freed_memory()
-    assert memory.os.environ["MALLOC_TRIM_THRESHOLD_"] == "5"
+    keep_freed_memory()
+    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "5"

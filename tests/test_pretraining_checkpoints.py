@@ -75,3 +75,19 @@ def test_a_failed_save_leaves_the_old_one(tmp_path: Path) -> None:
         AtomicCheckpointIO().save_checkpoint({"code": lambda: 0}, path)
     assert path.read_bytes() == before
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+def test_names_that_are_no_text_are_damage(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2)
+    path = checkpoint_path(tmp_path, 2)
+    path.write_bytes(path.read_bytes().replace(b"step-00000002", b"step-000000\xff\xfe"))
+    step, damaged = latest_valid(tmp_path)
+    assert step == 1
+    assert len(damaged) == 1
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    path = checkpoint_path(tmp_path, 1)
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match=r"1\.ckpt is damaged; remove it"):
+        AtomicCheckpointIO().load_checkpoint(path)

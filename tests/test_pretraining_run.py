@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -20,7 +21,13 @@ from torch.distributed.tensor import DTensor
 
 from musicfm.config import ConformerConfig, FrontEndConfig, ModelConfig, RandomProjectionConfig
 from musicfm.datasets.tracks import Manifest
-from musicfm.errors import ConfigError, DataError, OutputError, TrainingError
+from musicfm.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutputError,
+    TrainingError,
+)
 from musicfm.masking import MaskingConfig
 from musicfm.model import MusicFM
 from musicfm.pretraining import checkpoints, run
@@ -443,6 +450,43 @@ def test_a_folder_holds_one_run(undisturbed: Path, songs: Path, tmp_path: Path) 
     other = MICRO.replace(steps=9, optimizer=MICRO.optimizer.replace(clip_norm=1.0))
     with pytest.raises(ConfigError, match=r"\(optimizer.clip_norm, steps differ\)"):
         pretrain(other, songs, undisturbed, resume=True)
+
+
+@pytest.mark.parametrize("what", ["another recipe", "another file"])
+def test_a_checkpoint_of_another_run_is_refused(
+    undisturbed: Path, songs: Path, tmp_path: Path, what: str
+) -> None:
+    out = shutil.copytree(undisturbed, tmp_path / "run")
+    path = checkpoints.checkpoint_path(out / "checkpoints", 8)
+    content = torch.load(path, weights_only=True)
+    if what == "another recipe":
+        content["musicfm"]["recipe"]["model"]["encoder"]["dim"] = 32
+        message = r"8\.ckpt is of another recipe \(model\.encoder\.dim differ\); remove it"
+    else:
+        content = {"state_dict": {}}
+        message = r"8\.ckpt is not a checkpoint of a pretraining run; remove it"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message):
+        pretrain(MICRO, songs, out, resume=True)
+    path.unlink()
+    pretrain(MICRO, songs, out, resume=True)
+    assert rows(out) == rows(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("recipe.json", r"recipe\.json .*damaged; begin again"),
+        ("metrics.jsonl", r"metrics\.jsonl, line 1 is damaged; delete that line"),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(
+    undisturbed: Path, songs: Path, tmp_path: Path, name: str, message: str
+) -> None:
+    out = shutil.copytree(undisturbed, tmp_path / "run")
+    (out / name).write_text("[1]\n" + (out / name).read_text())
+    with pytest.raises(DataError, match=message):
+        pretrain(MICRO, songs, out, resume=True)
 
 
 def test_another_run_in_the_folder_is_refused(songs: Path, tmp_path: Path) -> None:

@@ -8,9 +8,19 @@ import torch
 
 import npz
 from musicfm import results
+from musicfm.embedding import Embedder
 from musicfm.errors import OutputError
+from musicfm.model import MusicFM
 from musicfm.pooling import pool
-from musicfm.results import FrameSpool, Pieces, RunningMean, write_npz
+from musicfm.results import (
+    TABLE,
+    VECTORS,
+    FrameSpool,
+    Pieces,
+    RunningMean,
+    TableWriter,
+    write_npz,
+)
 
 
 @pytest.mark.parametrize("in_memory", [10**9, 100])
@@ -69,3 +79,14 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> N
         write_npz(path, {"x": full_disk()})
     assert npz.read(path)["x"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_a_table_that_lacks_vectors_is_refused(tmp_path: Path, tiny: MusicFM) -> None:
+    writer = TableWriter(tmp_path, Embedder(tiny, 1))
+    entry = {"path": "/a.wav", "duration": 1.0, "row": 0}
+    for row in (0, -1, 10**9, None):
+        with pytest.raises(OutputError, match=r"vectors\.f32 lacks what .* says of /a\.wav"):
+            writer.conclude([entry | {"row": row}])
+    (tmp_path / VECTORS).write_bytes(bytes(4 * tiny.config.encoder.dim))
+    writer.conclude([entry])
+    assert (tmp_path / TABLE).is_file()

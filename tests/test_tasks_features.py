@@ -11,8 +11,9 @@ import songs
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.embedding import Embedder, WindowEncoder
+from musicfm.errors import DataError
 from musicfm.model import MusicFM
-from musicfm.tasks.features import extract, stack_offsets, stacked
+from musicfm.tasks.features import Features, extract, stack_offsets, stacked
 from musicfm.windows import Samples, Windowing
 
 
@@ -143,3 +144,29 @@ def test_a_bad_file_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
 def test_an_impossible_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size is 0"):
         WindowEncoder.__init__(Loudness(), Windowing(50, 0, 960), 24_000, 960, 0)
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    tracks = collection(tmp_path / "music", 1)
+    found, _ = extract(Loudness(), tracks, tmp_path / "cache", num_workers=1)
+    (features,) = found.values()
+    path, data = features.paths[0], features.paths[0].read_bytes()
+    for damaged in (data[:-1], data[:20], b"", data.replace(b"<f2", b"<f8"), b"PK" + data[2:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"{path} is damaged; delete it, and it will be"):
+            features.frames(0)
+    path.write_bytes(data)
+    longer = tmp_path / "longer.npy"
+    np.save(longer, np.zeros((7, 2), np.float16))
+    with pytest.raises(DataError, match=r"longer\.npy has 7 frames, and other layers have 100"):
+        Features({0: path, 1: longer}, 25.0).pooled([0, 1], 5.0)
+
+
+def test_damage_that_shows_late_costs_one_recording(tmp_path: Path) -> None:
+    tracks = collection(tmp_path / "music", 2, 90.0)
+    cut = tracks[0].audio
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    found, (reason,) = extract(Loudness(), tracks, tmp_path / "cache", num_workers=1)
+    assert set(found) == {tracks[1].track.sha256}
+    assert f"{cut} is damaged" in reason
+    assert not list((tmp_path / "cache").rglob("*.partial"))

@@ -26,6 +26,8 @@ AudioFile = str | os.PathLike[str] | BinaryIO
 """A path, or a binary file that is open and can be sought in; it stays open."""
 
 MAX_SAMPLE_RATE = 4_000_000  # Hz; headers that say more are garbage
+# Of files; telephones had 8 kHz. A header that says 1 Hz makes hours of a second.
+_MIN_SAMPLE_RATE = 1_000
 
 # Decoders reach the state they would have had from the start well within this many samples.
 _PREROLL_SAMPLES = 1 << 17
@@ -263,7 +265,7 @@ def open_source(recording: AudioFile) -> Iterator[Source]:
     name, opened = _opened(recording)
     with opened as file, closing(_source(name, file)) as source:
         rate, channels = source.info.sample_rate, source.info.channels
-        if not (0 < rate <= MAX_SAMPLE_RATE and channels > 0):
+        if not (_MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE and channels > 0):
             raise AudioError(
                 f"{shown(name)} claims {rate} Hz and {channels} channels; replace the file."
             )
@@ -308,6 +310,8 @@ def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
         raise AudioError(
             f"{shown(name)} cannot be read ({error.strerror}); check its permissions and the disk."
         ) from error
+    except ValueError as error:
+        raise AudioError(f"{shown(name)} is no name of a file ({error}).") from error
 
 
 def _source(name: str, file: BinaryIO) -> Source:

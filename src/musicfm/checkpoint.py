@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from musicfm import hub, published
 from musicfm.config import Config, ModelConfig
 from musicfm.errors import CheckpointError, ConfigError, OutputError
-from musicfm.files import atomic_write
+from musicfm.files import atomic_write, parse_json
 from musicfm.published import Stats
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def read_pair(
         if not path.is_file():
             raise CheckpointError(f"{folder} is not a {what}: there is no {path.name} in it")
     try:
-        fields = json.loads(config.read_bytes())
+        fields = parse_json(config.read_bytes())
         read = kind.from_dict(fields)
     except (ValueError, OSError) as error:
         reason = error if isinstance(error, ConfigError) else "not readable as JSON"
@@ -222,7 +222,9 @@ def _read_run(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of a pretraining run") from error
-    return config, tensors
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return config, published.checked_tensors(tensors, path)
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from musicfm.errors import ConfigError
 
 Positive = Annotated[int, Field(gt=0)]
+# Beyond what any model has: a damaged file must not ask for all the memory, or build for ever.
+Width = Annotated[int, Field(gt=0, le=1 << 20)]
+Depth = Annotated[int, Field(gt=0, le=1_000)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -40,7 +43,7 @@ class Config(BaseModel):
             return cls.model_validate_json(json.dumps(fields))
         except ValidationError as error:
             raise ConfigError(_explain(cls, error)) from None
-        except TypeError as error:
+        except (TypeError, RecursionError) as error:
             raise ConfigError(f"{cls.__name__}: {error}; give plain JSON values") from None
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,9 +90,9 @@ class MelConfig(Config):
     """
 
     sample_rate: Positive = 24_000
-    n_fft: Positive = 2_048
+    n_fft: Annotated[int, Field(gt=0, le=1 << 16)] = 2_048
     hop_length: Positive = 240
-    n_mels: Positive = 128
+    n_mels: Annotated[int, Field(gt=0, le=1 << 10)] = 128
     mean: float = 6.768444971712967
     std: Annotated[float, Field(gt=0.0)] = 18.417922652295623
 
@@ -107,17 +110,17 @@ class MelConfig(Config):
 class FrontEndConfig(Config):
     """Two residual convolution blocks; both halve the frequency axis, ``time_strides`` is free."""
 
-    conv_dim: Positive = 512
+    conv_dim: Width = 512
     time_strides: tuple[Literal[1, 2], Literal[1, 2]] = (2, 2)
 
 
 class _EncoderConfig(Config):
     """What both encoders share."""
 
-    dim: Positive = 1_024
-    depth: Positive = 12
-    num_heads: Positive = 16
-    ffn_dim: Positive = 4_096
+    dim: Width = 1_024
+    depth: Depth = 12
+    num_heads: Width = 16
+    ffn_dim: Width = 4_096
     dropout: Probability = 0.1
 
     @model_validator(mode="after")
@@ -134,7 +137,7 @@ class ConformerConfig(_EncoderConfig):
     """Conformer blocks (Gulati et al., 2020) with rotary positions, as in MusicFM."""
 
     kind: Literal["conformer"] = "conformer"
-    conv_kernel: Positive = 31
+    conv_kernel: Width = 31
 
     @model_validator(mode="after")
     def _check_kernel(self) -> Self:
@@ -151,7 +154,7 @@ class TransformerConfig(_EncoderConfig):
     """
 
     kind: Literal["transformer"] = "transformer"
-    depth: Positive = 24
+    depth: Depth = 24
 
 
 class RandomProjectionConfig(Config):
@@ -162,9 +165,9 @@ class RandomProjectionConfig(Config):
     """
 
     kind: Literal["random_projection"] = "random_projection"
-    num_codebooks: Positive = 1
-    codebook_size: Positive = 4_096
-    codebook_dim: Positive = 16
+    num_codebooks: Depth = 1
+    codebook_size: Width = 4_096
+    codebook_dim: Width = 16
     seed: Annotated[int, Field(ge=0)] = 142
     pitch_codebooks: Annotated[int, Field(ge=0)] = 0
 
@@ -182,8 +185,8 @@ class KMeansConfig(Config):
     """Centroids fitted to stacked mel frames."""
 
     kind: Literal["kmeans"] = "kmeans"
-    num_codebooks: Positive = 1
-    codebook_size: Positive = 1_024
+    num_codebooks: Depth = 1
+    codebook_size: Width = 1_024
 
 
 class ModelConfig(Config):
@@ -197,7 +200,7 @@ class ModelConfig(Config):
     quantizer: Annotated[RandomProjectionConfig | KMeansConfig, Field(discriminator="kind")] = (
         RandomProjectionConfig()
     )
-    context_seconds: Annotated[float, Field(gt=0.0)] = 30.0
+    context_seconds: Annotated[float, Field(gt=0.0, le=86_400.0)] = 30.0
     """The longest clip seen in training, hence the window of the embedder."""
 
     @model_validator(mode="after")

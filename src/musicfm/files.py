@@ -1,14 +1,16 @@
-"""Writing files so that a reader finds either the whole of one or none."""
+"""Writing files so that a reader finds either the whole of one or none; reading JSON."""
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from musicfm.errors import OutputError
+from musicfm.errors import DataError, OutputError
 
 PARTIAL = ".partial"
 """Ending of files being written; one that is left over belongs to a run that was killed."""
@@ -57,6 +59,21 @@ def exclusive(folder: Path, lock: str) -> Iterator[None]:
         held.release()
 
 
+def sweep(folder: Path) -> None:
+    """Removes what killed runs left half-written in a folder, whose lock must be held.
+
+    Folders within it that have a lock of their own are passed over. Raises OutputError.
+    """
+    for parent, subfolders, names in os.walk(folder):
+        if parent != str(folder) and any(name.endswith(".lock") for name in names):
+            subfolders.clear()
+            continue
+        for name in names:
+            if name.startswith(".") and name.endswith(PARTIAL):
+                with writing(folder):
+                    Path(parent, name).unlink(missing_ok=True)
+
+
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
     """Turns the system's errors within the block into an OutputError that names ``target``."""
@@ -78,3 +95,33 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds.
+
+    Raises ValueError, also where Python's parser would give up in another way (a text that nests
+    too deeply) or give what no array takes (whole numbers of more than 64 bits).
+    """
+    try:
+        return json.loads(text, parse_int=_whole_number)
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
+
+
+def _whole_number(digits: str) -> int:
+    number = int(digits)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError("a whole number has more than 64 bits")
+    return number
+
+
+def read_object(path: Path, cure: str) -> dict[str, Any]:
+    """The object in a JSON file that we wrote. Raises DataError, which ends with ``cure``."""
+    try:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read, or is damaged; {cure}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged; {cure}")
+    return content

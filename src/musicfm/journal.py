@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from musicfm.errors import OutputError
-from musicfm.files import atomic_write, exclusive, writing
+from musicfm.files import atomic_write, exclusive, parse_json, sweep, writing
 
 JOURNAL = "journal.jsonl"
 
@@ -61,13 +61,15 @@ class Journal:
     def __enter__(self) -> Self:
         with self._open as stack, writing(self._path):
             stack.enter_context(exclusive(self._folder, f".{JOURNAL}.lock"))
+            sweep(self._folder)
             self._read()
             self._file = stack.enter_context(self._path.open("a", encoding="utf-8"))
             self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        with writing(self._path):  # a line that found the disk full is tried once more
+            self._open.close()
 
     def has(self, recording: Recording) -> bool:
         """Whether a recording is done, and has not changed since."""
@@ -98,12 +100,12 @@ class Journal:
         # What follows the last line's end was being written when a run was killed.
         whole = content[: content.rfind(b"\n") + 1]
         try:
-            header, *entries = [json.loads(line) for line in whole.splitlines()] or [None]
-            self.entries = {entry["path"]: entry for entry in entries}
-            there = None if header is None else header["settings"]
+            header, *entries = [parse_json(line) for line in whole.splitlines()] or [None]
+            self.entries = {entry["path"]: _checked(entry) for entry in entries}
+            there = None if header is None else dict(header["settings"])
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(
-                f"{self._path} is not a journal of musicfm; use another output folder"
+                f"{self._path} is damaged, or no journal of musicfm; use another output folder"
             ) from error
         if there is not None and there != self._settings:
             self._refuse_mixture(there)
@@ -126,3 +128,14 @@ class Journal:
                 f"{what}, and this run would not overwrite those of {len(kept)} recordings, such "
                 f"as {kept[0]}; use another folder"
             )
+
+
+def _checked(entry: dict[str, Any]) -> dict[str, Any]:
+    """A line of the journal. Raises ValueError, KeyError or TypeError for one that is none."""
+    texts, numbers = ("path", "name", "output"), ("size", "modified")
+    if not (
+        all(isinstance(entry[key], str) for key in texts)
+        and all(isinstance(entry[key], int) for key in numbers)
+    ):
+        raise TypeError("values of other types")
+    return entry

@@ -11,6 +11,7 @@ import math
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from musicfm.config import (
 )
 from musicfm.encoder import inverse_frequencies
 from musicfm.errors import CheckpointError, ConfigError, OutputError
-from musicfm.files import atomic_write
+from musicfm.files import atomic_write, parse_json
 from musicfm.mel import LogMel
 
 Stats = str | Path | tuple[float, float]
@@ -199,6 +200,10 @@ def _rename(name: str, source: Literal[0, 1], target: Literal[0, 1]) -> str:
 def unpickle(path: Path) -> Any:
     """What ``torch.save`` wrote, memory-mapped; no code is run. Raises CheckpointError."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            # torch.save compresses nothing, so what is said to be larger is there to fill memory.
+            if any(entry.file_size > entry.compress_size for entry in archive.infolist()):
+                raise zipfile.BadZipFile("compressed")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -211,15 +216,33 @@ def unpickle(path: Path) -> Any:
         ) from error
 
 
+def checked_tensors(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """Named tensors whose elements are all in the file.
+
+    Pickled tensors are views of stored numbers: one number can pose as terabytes of them. Raises
+    CheckpointError.
+    """
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path} holds something other than named tensors")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise CheckpointError(f"{path}: tensor '{name}' is sparse or quantized")
+        if math.prod(tensor.shape) * tensor.itemsize > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: tensor '{name}' claims {tuple(tensor.shape)} elements, more than the "
+                "file holds"
+            )
+    return dict(state)
+
+
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
     """The tensors by today's published names, no prefix, and whether the file is a legacy one."""
     content = unpickle(path)
     legacy = not (isinstance(content, dict) and isinstance(content.get("state_dict"), dict))
     state = content if legacy else content["state_dict"]
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
-    ):
+    if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds something other than named tensors")
+    state = checked_tensors(state, path)
     if not state or not all(name.startswith(PREFIX) for name in state):
         raise CheckpointError(
             f"{path} is not a MusicFM checkpoint: its keys do not all begin with '{PREFIX}'"
@@ -360,7 +383,7 @@ def read_stats(stats: Stats, legacy: bool = False) -> tuple[float, float]:
 
 def _read_stats_file(path: Path, legacy: bool) -> tuple[float, float]:
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_json(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"cannot read statistics {path}: {error.strerror}") from error
     except ValueError as error:

@@ -75,14 +75,17 @@ class RandomCodebook(Float32Buffers):
         self, features: int, size: int, dim: int, seed: int, heard: Tensor | None = None
     ) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
+        # On the CPU, so that codes are the same everywhere; on the meta device nothing is drawn.
+        device = "meta" if torch.empty(0).is_meta else "cpu"
         kept = features if heard is None else heard.shape[1]
-        projection = nn.init.xavier_normal_(
-            torch.empty(kept, dim, device="cpu"), generator=generator
-        )
+        projection = torch.empty(kept, dim, device=device)
+        codebook = torch.empty(size, dim, device=device)
+        if device != "meta":
+            generator = torch.Generator().manual_seed(seed)
+            nn.init.xavier_normal_(projection, generator=generator)
+            nn.init.normal_(codebook, generator=generator)
         if heard is not None:
-            projection = heard @ projection
-        codebook = nn.init.normal_(torch.empty(size, dim, device="cpu"), generator=generator)
+            projection = heard.to(device) @ projection
         self.register_buffer("random_projection", projection)
         self.register_buffer("codebook", codebook)
 

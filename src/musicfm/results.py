@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from musicfm.embedding import Embedder
+from musicfm.errors import OutputError
 from musicfm.files import atomic_write, writing
+from musicfm.journal import JOURNAL
 from musicfm.pooling import pool, pooled_times
 
 Pooling: TypeAlias = Literal["none", "mean"] | float
@@ -91,9 +93,10 @@ class FrameSpool:
                 for _ in frames
             ]
         self._count += frames.shape[1]
-        for file, layer in zip(self._files, frames, strict=True):
-            file.seek(0, os.SEEK_END)
-            file.write(layer.contiguous().numpy().data)
+        with writing(self._folder):
+            for file, layer in zip(self._files, frames, strict=True):
+                file.seek(0, os.SEEK_END)
+                file.write(layer.contiguous().numpy().data)
 
     def arrays(self, single: bool) -> dict[str, Pieces | npt.ArrayLike]:
         """The recording at the rate to be kept.
@@ -238,8 +241,7 @@ class TableWriter:
         done = sorted(entries, key=lambda entry: str(entry["path"]))
         if not done:
             return
-        shape = (1 + max(entry["row"] for entry in done), len(self._layers), self._dim)
-        vectors = np.memmap(self._folder / VECTORS, np.float32, "r", shape=shape)
+        vectors = self._vectors(done)
         vector = pa.list_(pa.float32(), self._dim)
         schema = pa.schema(
             [("path", pa.string()), ("duration", pa.float64())]
@@ -258,3 +260,18 @@ class TableWriter:
                     for index in range(len(self._layers))
                 ]
                 writer.write_table(pa.table(columns, schema=schema))
+
+    def _vectors(self, done: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
+        """What was appended, (rows, layers, dim), mapped. Raises OutputError if any is missing."""
+        path, width = self._folder / VECTORS, len(self._layers) * self._dim
+        size = path.stat().st_size if path.exists() else 0
+        for entry in done:
+            row, duration = entry.get("row"), entry.get("duration")
+            is_there = isinstance(row, int) and 0 <= row < size // (4 * width)
+            if not is_there or not isinstance(duration, int | float):
+                raise OutputError(
+                    f"{path} lacks what {JOURNAL} says of {entry['path']}; use another output "
+                    "folder"
+                )
+        shape = (size // (4 * width), len(self._layers), self._dim)
+        return np.memmap(path, np.float32, "r", shape=shape)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from musicfm.errors import OutputError
+from musicfm import published
+from musicfm.errors import CheckpointError, OutputError
 from musicfm.files import atomic_write
 
 
@@ -32,7 +33,13 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        try:
+            content: dict[str, Any] = published.unpickle(Path(path))
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{path} is damaged; remove it, and go on from the checkpoint before or begin again"
+            ) from error
+        return content
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from musicfm.errors import DataError
+from musicfm.files import parse_json
 
 Array = npt.NDArray[np.float64]
 
@@ -33,6 +34,8 @@ _OVERLAP = 0.01
 """Seconds that spans may overlap, as rounding makes them."""
 _BEYOND = 1.0
 """Seconds that annotations may reach beyond the end of the audio."""
+_LAST_PLACE = 10_000
+"""More beats than any bar has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +127,7 @@ def make_beats(times: Sequence[float] | Array, positions: Sequence[int] | None =
         positions: places in the bar from 1, 0 for unknown; None: none is known. Partly known is not
             known.
 
-    Raises DataError if there are none, or they are not in order.
+    Raises DataError if there are none, they are not in order, or a place is impossible.
     """
     beats = np.asarray(times, dtype=np.float64)
     if not len(beats):
@@ -137,6 +140,8 @@ def make_beats(times: Sequence[float] | Array, positions: Sequence[int] | None =
             f"its beats are not in order: {beats[falling[0] + 1]:.3f} s follows "
             f"{beats[falling[0]]:.3f} s"
         )
+    if positions is not None and max(positions) > _LAST_PLACE:
+        raise DataError(f"a beat has a place in its bar beyond {_LAST_PLACE}")
     places = np.zeros(len(beats), dtype=np.int64) if positions is None else np.array(positions)
     return Beats(beats, places if (places >= 1).all() else np.zeros_like(places))
 
@@ -183,7 +188,7 @@ def read_jams(path: str | os.PathLike[str]) -> Read:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"cannot read the annotations {path}: {error.strerror}") from error
     except ValueError as error:
@@ -308,7 +313,7 @@ def _position(value: object) -> int:
         value = value.get("position")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
-    return int(value) if value == int(value) and value >= 1 else 0
+    return int(value) if 1 <= value < math.inf and value == int(value) else 0
 
 
 def _spans(data: Sequence[Mapping[str, Any]]) -> Spans:

@@ -10,7 +10,6 @@ ISMIR 2017; https://github.com/mdeff/fma.
 
 import csv
 import functools
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Literal, TextIO, get_args
 from musicfm.datasets.scanning import Scan, update_manifest
 from musicfm.datasets.tracks import Manifest, Split, Track
 from musicfm.errors import ConfigError, DataError
+from musicfm.files import parse_json
 
 Subset = Literal["small", "medium", "large", "full"]
 SUBSETS: tuple[Subset, ...] = get_args(Subset)
@@ -149,7 +149,7 @@ def read_metadata(folder: Path) -> dict[int, Facts]:
                 if subset not in SUBSETS:
                     raise ValueError(f"subset '{subset}'")
                 # A genre that genres.csv lacks keeps its number.
-                names = [genres.get(number, str(number)) for number in json.loads(numbers)]
+                names = [genres.get(number, str(number)) for number in parse_json(numbers)]
                 facts[int(row[0])] = Facts(
                     subset,
                     _SPLITS[split],

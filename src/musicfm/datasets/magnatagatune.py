@@ -81,7 +81,7 @@ def _authors(folder: Path) -> Iterator[tuple[str, Split, list[str]]]:
         for entry in _load(path):
             try:
                 row, clip = str(entry).split("\t")
-                applies = binary[int(row)]
+                applies = binary[range(len(binary)).index(int(row))]
             except (ValueError, IndexError) as error:
                 raise DataError(
                     f"{path} has the entry {str(entry)!r}; download it again"
@@ -106,8 +106,13 @@ def _published(home: Path) -> Iterator[tuple[str, Split, list[str]]]:
 
 def _load(path: Path) -> npt.NDArray[Any]:
     try:
-        return np.load(path)  # no pickles, which could run anything
+        # Mapped: what the header says of the size is not trusted. No pickles, which could run
+        # anything.
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # of a damaged header NumPy raises nearly anything
         raise DataError(f"{path} is no array of numbers or texts ({error})") from error
+    if not isinstance(array, np.ndarray) or array.ndim == 0:
+        raise DataError(f"{path} is no array of numbers or texts")
+    return array

@@ -70,11 +70,11 @@ def read_pieces(
     names = cache(_by_stem)
     for piece in collected.pieces:
         audio = piece.audio.absolute()
-        if not audio.is_file():
+        if not _is_there(audio):
             audio = names(audio.parent).get(audio.stem, audio)
         if str(audio) in found:
             problems.append(f"{audio} is listed twice; the first entry is used")
-        elif audio.is_file():
+        elif _is_there(audio):
             found[str(audio)] = piece
         else:
             problems.append(f"{audio} is not there, and neither is it in another format")
@@ -196,6 +196,13 @@ def _described(track: Track, piece: Piece, is_split: bool) -> Track:
         title=track.title if piece.title is None else piece.title,
         split=piece.split if is_split else None,
     )
+
+
+def _is_there(audio: Path) -> bool:
+    try:
+        return audio.is_file()
+    except OSError:  # a name that is too long for a file
+        return False
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

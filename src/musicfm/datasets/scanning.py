@@ -29,7 +29,7 @@ from musicfm.datasets.tracks import (
     to_json,
 )
 from musicfm.errors import ConfigError, DataError
-from musicfm.files import atomic_write, exclusive, writing
+from musicfm.files import atomic_write, exclusive, parse_json, writing
 from musicfm.folders import common_folder, describe, recordings_in
 from musicfm.processes import End, Failure, Message, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
@@ -137,10 +137,10 @@ class _Rendered:
 def _rendered(labels: Path) -> _Rendered | None:
     """Of the song that lies beside some labels; None if it has none, or is another one."""
     try:
-        sandbox = json.loads(labels.read_bytes())["sandbox"]
+        sandbox = parse_json(labels.read_bytes())["sandbox"]
         is_ours = sandbox["generator"] == _GENERATOR
         return _Rendered(int(sandbox["seed"]), str(sandbox["split"])) if is_ours else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -350,6 +350,7 @@ def _notes(
             content = content[: content.rfind(b"\n") + 1]
             with atomic_write(path) as temporary:
                 temporary.write_bytes(content)
+            stack.enter_context(writing(path))
             file = stack.enter_context(path.open("a", encoding="utf-8"))
 
         def note(item: Track | Failed) -> None:
@@ -364,7 +365,7 @@ def _notes(
 
 def _from_note(line: bytes, path: Path) -> Track | Failed:
     try:
-        values = json.loads(line)
+        values = parse_json(line)
         return Failed(**values) if "reason" in values else from_json(line)
     except (ValueError, TypeError) as error:
         raise DataError(f"{path} is damaged; delete it and scan again") from error

@@ -37,7 +37,7 @@ import soundfile
 from musicfm import audio
 from musicfm.datasets.tracks import INDEX, Manifest, Track, open_track, to_json
 from musicfm.errors import AudioError, ConfigError, DataError, OutputError
-from musicfm.files import PARTIAL, atomic_write, writing
+from musicfm.files import atomic_write, writing
 from musicfm.journal import Journal, Recording
 from musicfm.processes import Failure, Message, Now, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
@@ -140,8 +140,6 @@ def prepare(
     task = functools.partial(_write_shard, stream=_stream)
     recordings = [_recording(shard) for shard in shards]
     with Journal(out, settings, recordings, overwrite) as journal:
-        for leftover in out.glob(f".shard-*{PARTIAL}"):
-            leftover.unlink()
         pending = [
             shard
             for shard, recording in zip(shards, recordings, strict=True)
@@ -154,12 +152,17 @@ def prepare(
                 failures = [(str(shard.tracks[at].path), reason) for at, reason in bad]
                 journal.add(_recording(shard), output=shard.path.name, failures=failures)
         entries = [journal.entries[str(recording)] for recording in recordings]
-    parts = (Manifest.load(shard.index) for shard in shards)
-    index = Manifest(out, itertools.chain.from_iterable(parts))
-    index.save(out / INDEX)
-    bad_tracks = [(path, reason) for entry in entries for path, reason in entry["failures"]]
-    prepared = Prepared(index, len(shards), len(shards) - len(pending), bad_tracks)
-    _write_report(out / REPORT, settings, prepared)
+        parts = (Manifest.load(shard.index) for shard in shards)
+        index = Manifest(out, itertools.chain.from_iterable(parts))
+        index.save(out / INDEX)
+        try:
+            bad_tracks = [(str(path), str(why)) for e in entries for path, why in e["failures"]]
+        except (KeyError, ValueError, TypeError) as error:
+            raise OutputError(
+                f"the journal in {out} is damaged; prepare into another folder, or overwrite"
+            ) from error
+        prepared = Prepared(index, len(shards), len(shards) - len(pending), bad_tracks)
+        _write_report(out / REPORT, settings, prepared)
     return prepared
 
 

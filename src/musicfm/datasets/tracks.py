@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from musicfm.errors import ConfigError, DataError
-from musicfm.files import atomic_write
+from musicfm.files import atomic_write, parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +37,8 @@ INDEX = "index.parquet"
 """The manifest in a folder of shards."""
 
 _HEADER = "musicfm_manifest"
+_LONGEST = 1e9
+"""Seconds, some thirty years; sums of those can still be counted in samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +216,9 @@ def open_track(track: Track, root: Path) -> Iterator[Path | BinaryIO]:
     shard = root / track.shard
     try:
         file = shard.open("rb")
-    except OSError as error:
-        raise DataError(f"cannot read {shard}: {error.strerror}; prepare it again") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", error)
+        raise DataError(f"cannot read {shard}: {reason}; prepare it again") from error
     with file:
         yield io.BufferedReader(_Part(file, track))
 
@@ -235,7 +238,7 @@ def to_json(track: Track) -> str:
 
 def from_json(line: str | bytes) -> Track:
     """The inverse of :func:`to_json`. Raises ValueError, whose text says what is wrong."""
-    values = json.loads(line)
+    values = parse_json(line)
     if not isinstance(values, dict):
         raise ValueError("it is not an object")
     if unknown := sorted(set(values) - set(_KINDS)):
@@ -259,7 +262,9 @@ _KINDS: Mapping[str, type] = {
 
 def _is_kind(value: object, kind: type) -> bool:
     if kind is list:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return isinstance(value, list) and all(_is_kind(item, str) for item in value)
+    if kind is str:  # JSON can spell halves of characters, which no file can hold
+        return isinstance(value, str) and value == value.encode("utf-8", "replace").decode()
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, kind) and not isinstance(value, bool)
@@ -301,6 +306,7 @@ def _read_parquet(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
     with path.open("rb") as file:
         try:
             table = parquet.read_table(file)
+            table.validate(full=True)
         except (pa.ArrowException, OSError) as error:  # OSError: a page that cannot be unpacked
             raise DataError(
                 f"{path} is damaged, or no Parquet file; delete it and scan again"
@@ -310,7 +316,12 @@ def _read_parquet(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
     table = table.replace_schema_metadata(None)
     if not table.schema.equals(schema):
         raise DataError(f"{path} has other columns than a manifest; delete it and make it anew")
-    return header, table.combine_chunks()
+    table = table.combine_chunks()
+    items = table["genres"].combine_chunks().flatten()
+    required = [table[field.name] for field in schema if not field.nullable]
+    if any(column.null_count for column in [*required, items]):
+        raise DataError(f"{path} lacks values that every track has; delete it and scan again")
+    return header, table
 
 
 def _read_jsonl(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
@@ -320,7 +331,7 @@ def _read_jsonl(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
         for number, line in enumerate(file, start=2):
             try:
                 tracks.append(from_json(line))
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise DataError(
                     f"{path}, line {number} is no track ({error}); mend it, or delete the file"
                 ) from error
@@ -329,8 +340,10 @@ def _read_jsonl(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
 
 def _header(text: bytes | None, path: Path) -> dict[str, Any]:
     try:
-        header = json.loads(text or b"null")
-        version, _ = int(header[_HEADER]), str(header["root"])
+        header = parse_json(text or b"null")
+        version = header[_HEADER]
+        if not (_is_kind(version, int) and _is_kind(header["root"], str)):
+            raise TypeError("values of other types")
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a manifest of musicfm; make one with scan") from error
     if version > VERSION:
@@ -345,8 +358,9 @@ def _check(table: "pa.Table", where: str) -> None:
     """Raises DataError for the first impossible track."""
     durations = table["duration"].to_numpy()
     impossible = {
-        "duration": ~(np.isfinite(durations) & (durations > 0)),
+        "duration": ~((durations > 0) & (durations < _LONGEST)),
         "sample_rate": table["sample_rate"].to_numpy() <= 0,
+        "channels": table["channels"].to_numpy() <= 0,
         "size": table["size"].to_numpy() <= 0,
         "offset": table["offset"].to_numpy() < 0,
     }

@@ -113,6 +113,14 @@ def load_centroids(model: MusicFM, path: Path) -> None:
             f"{path} was fitted for another model (mel, token rate, codebooks); fit it again for "
             "this one with musicfm kmeans"
         )
+    wanted = model.quantizer.get_buffer("centroids")
+    is_usable = centroids.shape == wanted.shape and centroids.is_floating_point()
+    if not is_usable or not centroids.isfinite().all():
+        raise CheckpointError(
+            f"{path} is damaged: its centroids are {centroids.dtype} of shape "
+            f"{tuple(centroids.shape)}, and finite floats of shape {tuple(wanted.shape)} are "
+            "expected; fit them again with musicfm kmeans"
+        )
     model.quantizer.load_state_dict({"centroids": centroids})
 
 

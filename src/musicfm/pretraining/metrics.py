@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from musicfm.files import atomic_write, writing
+from musicfm.errors import DataError
+from musicfm.files import atomic_write, parse_json, writing
 
 METRICS = "metrics.jsonl"
 
@@ -29,11 +30,21 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, without a last one that was cut off; none if there is none."""
+    """The lines of a metrics file, without a last one that was cut off; none if there is none.
+
+    Raises DataError, which names the first line that is damaged.
+    """
     if not path.exists():
         return []
-    whole = path.read_bytes().rpartition(b"\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
+    rows = []
+    for number, line in enumerate(path.read_bytes().rpartition(b"\n")[0].splitlines(), start=1):
+        try:
+            row = parse_json(line)
+            row["step"] + 1
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}, line {number} is damaged; delete that line") from error
+        rows.append(row)
+    return rows
 
 
 def draw_curves(rows: list[dict[str, Any]], target: Path) -> None:

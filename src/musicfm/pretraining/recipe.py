@@ -6,7 +6,6 @@ the gradient, which is PyTorch's AdamW.
 """
 
 import difflib
-import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from musicfm.config import (
     Positive,
 )
 from musicfm.errors import ConfigError
+from musicfm.files import parse_json
 from musicfm.masking import MaskingConfig
 
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -162,10 +162,10 @@ def _named(name: str) -> Recipe:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        fields = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        fields = parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         kind = path.suffix[1:].upper()
         raise ConfigError(f"{path} is not {kind}: {str(error).splitlines()[0]}") from error
     if not isinstance(fields, dict):
@@ -179,7 +179,7 @@ def _parse(override: str) -> dict[str, Any]:
     if not (path and equals):
         raise ConfigError(f"'{override}' sets nothing; give key=value, such as steps=1000")
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError:
         value = text
     for key in reversed(path.strip().split(".")):

@@ -33,8 +33,8 @@ from musicfm.config import RandomProjectionConfig
 from musicfm.datasets.crops import Crops, GlobalBatches
 from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import Manifest
-from musicfm.errors import ConfigError, DataError, OutputError, TrainingError
-from musicfm.files import atomic_write, exclusive, writing
+from musicfm.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
+from musicfm.files import atomic_write, exclusive, read_object, sweep, writing
 from musicfm.model import MusicFM
 from musicfm.pretraining.batches import Example, Examples, example_loader
 from musicfm.pretraining.checkpoints import (
@@ -122,8 +122,9 @@ def pretrain(
     with ExitStack() as stack:
         if is_first:
             stack.enter_context(exclusive(folder, ".lock"))
+            sweep(folder)
             _check_folder(folder, recipe, resume)
-        step = _last_step(folder) if resume else None
+        step = _last_step(folder, recipe) if resume else None
         stack.enter_context(quiet())
         accelerator, processes, num_nodes = _hardware(device, processes, num_nodes)
         world_size = processes * num_nodes
@@ -268,7 +269,8 @@ def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
         return
     if not resume:
         raise OutputError(f"{folder} holds a run; resume it (--resume), or use another folder")
-    there, given = json.loads(path.read_bytes()), recipe.to_dict()
+    there = read_object(path, "begin again in another folder")
+    given = recipe.to_dict()
     differing = sorted(_differing(there, given) - CHANGEABLE)
     if differing:
         raise ConfigError(
@@ -289,14 +291,31 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "
     return found
 
 
-def _last_step(folder: Path) -> int | None:
-    """The step to go on from, if there is one."""
+def _last_step(folder: Path, recipe: Recipe) -> int | None:
+    """The step to go on from, if there is one. Raises CheckpointError."""
     if not checkpoint_steps(folder / "checkpoints"):
         return None
     step, damaged = latest_valid(folder / "checkpoints")
     for message in damaged:
         warnings.warn(message, stacklevel=3)
+    _check_checkpoint(checkpoint_path(folder / "checkpoints", step), recipe)
     return step
+
+
+def _check_checkpoint(path: Path, recipe: Recipe) -> None:
+    """Raises CheckpointError unless a whole checkpoint is of this run."""
+    content = AtomicCheckpointIO().load_checkpoint(path)
+    try:
+        differing = _differing(content["musicfm"]["recipe"], recipe.to_dict()) - CHANGEABLE
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of a pretraining run; remove it, and resume"
+        ) from error
+    if differing:
+        raise CheckpointError(
+            f"{path} is of another recipe ({', '.join(sorted(differing))} differ); remove it, and "
+            "resume"
+        )
 
 
 def _check_tracks(manifest: Manifest) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from musicfm.errors import ConfigError, DataError
+from musicfm.files import read_object
 from musicfm.render.songs import render_songs
 
 NAME = "rendered-v1"
@@ -87,7 +88,12 @@ def render_set(
     )
     for seed, expected in zip(songs.seeds, songs.fingerprints, strict=True):
         path = folder / f"song_{seed}.jams"
-        if fingerprint(json.loads(path.read_bytes())) != expected:
+        cure = "delete it, and it will be rendered again"
+        try:
+            found = fingerprint(read_object(path, cure))
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged; {cure}") from error
+        if found != expected:
             raise DataError(
                 f"{path} has other labels than the song of {NAME}; remove {folder} if it was "
                 "changed, else this version composes other songs, and its scores belong to no "

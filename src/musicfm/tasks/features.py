@@ -23,6 +23,7 @@ from torch import Tensor
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.decoders import Failure, Start, decode_files
 from musicfm.embedding import Finished, Frames, WindowEncoder
+from musicfm.errors import DataError
 from musicfm.files import atomic_write, writing
 from musicfm.pooling import pool, pooled_times
 from musicfm.processes import num_cores
@@ -54,8 +55,16 @@ class Features:
         return len(self.frames(next(iter(self.paths))))
 
     def frames(self, layer: int) -> npt.NDArray[np.float16]:
-        """(time, dim), mapped into memory."""
-        array: npt.NDArray[np.float16] = np.load(self.paths[layer], mmap_mode="r")
+        """(time, dim), mapped into memory. Raises DataError if the file is damaged."""
+        path = self.paths[layer]
+        try:
+            array: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
+            if array.dtype != np.float16 or array.ndim != 2 or not array.size:
+                raise ValueError("no frames")
+        except Exception as error:  # of a damaged header NumPy raises nearly anything
+            raise DataError(
+                f"{path} is damaged; delete it, and it will be computed again"
+            ) from error
         return array
 
     def times(self, rate: float) -> Array:
@@ -84,6 +93,12 @@ class Features:
             (layers, outputs, dim) float32, or twice as wide for either.
         """
         maps = [self.frames(layer) for layer in layers]
+        for layer, frames in zip(layers, maps, strict=True):
+            if frames.shape != maps[0].shape:
+                raise DataError(
+                    f"{self.paths[layer]} has {len(frames)} frames, and other layers have "
+                    f"{len(maps[0])}; delete it, and it will be computed again"
+                )
 
         def read(start: int, stop: int) -> Tensor:
             frames = np.stack([layer[start:stop] for layer in maps]).astype(np.float32)
@@ -260,6 +275,10 @@ class _Writing:
     count: int = 0
 
 
+class _Dropped(Exception):
+    """A recording is given up; no OSError, which would be taken for the disk's."""
+
+
 class FeatureWriters:
     """The recordings on their way to the disk; those that are not finished leave nothing."""
 
@@ -304,8 +323,8 @@ class FeatureWriters:
         """Forgets a recording, if it had begun."""
         recording = self._open.pop(key, None)
         if recording is not None:
-            with contextlib.suppress(InterruptedError), recording.files:
-                raise InterruptedError  # so that no file gets its name
+            with contextlib.suppress(_Dropped), recording.files:
+                raise _Dropped  # so that no file gets its name
 
 
 def _write_header(stream: BinaryIO, count: int, dim: int) -> None:

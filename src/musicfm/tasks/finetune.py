@@ -41,7 +41,7 @@ from musicfm.datasets.crops import permuted
 from musicfm.datasets.labelled import LabelledTrack, digest
 from musicfm.embedding import Embedder
 from musicfm.errors import AudioError, AudioWarning, ConfigError
-from musicfm.files import atomic_write, exclusive
+from musicfm.files import atomic_write, exclusive, read_object, sweep
 from musicfm.model import MusicFM
 from musicfm.pooling import pooled_times
 from musicfm.processes import num_cores
@@ -311,6 +311,7 @@ def finetune(
         context="paper",
     )
     with exclusive(out, ".lock"), quiet():
+        sweep(out)
         _check_folder(out, config, settings, train, valid)
         if (out / FIT).is_file():
             return
@@ -441,7 +442,7 @@ def _check_folder(
     if not path.exists():
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    elif (there := json.loads(path.read_bytes())) != content:
+    elif (there := read_object(path, "choose another folder")) != content:
         differing = ", ".join(key for key in content if there.get(key) != content[key])
         raise ConfigError(
             f"{out} holds a run with another {differing}; go on with the same, or choose another "

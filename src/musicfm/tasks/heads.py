@@ -16,8 +16,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from musicfm import checkpoint
-from musicfm.config import Config, Positive, Probability
+from musicfm.config import Config, Probability, Width
 from musicfm.errors import CheckpointError
+from musicfm.files import parse_json
 from musicfm.tasks.base import Decoding, Task
 from musicfm.tasks.beat import Beat
 from musicfm.tasks.chord import Chord
@@ -61,7 +62,7 @@ class HeadConfig(Config):
     """Of the model, see :func:`musicfm.checkpoint.fingerprint`."""
     layers: tuple[Annotated[int, Field(ge=0)], ...]
     """The hidden state, or several that are averaged with learned weights."""
-    dim: Positive
+    dim: Width
     """Of the hidden states."""
     inputs: Inputs = "frames"
     """What it sees of them."""
@@ -69,7 +70,7 @@ class HeadConfig(Config):
     """Whether it also sees how they differ from the mean of the whole recording."""
     context: Literal["paper", "model"] = "model"
     """What the model hears at once: clips of the task's length, or its own context."""
-    hidden: Positive = 512
+    hidden: Width = 512
     dropout: Probability = 0.2
     decoding: Mapping[str, float | str] = Field(default_factory=dict)
     """Chosen on validation."""
@@ -149,7 +150,7 @@ def load_config(folder: str | Path) -> HeadConfig:
     """What a head is, without its weights. Raises CheckpointError."""
     path = Path(folder) / CONFIG
     try:
-        return HeadConfig.from_dict(json.loads(path.read_bytes()))
+        return HeadConfig.from_dict(parse_json(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read the head's configuration {path}: {error}") from error
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from musicfm.datasets.labelled import digest
 from musicfm.errors import ConfigError, DataError
-from musicfm.files import atomic_write, exclusive
+from musicfm.files import atomic_write, exclusive, read_object, sweep
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.evaluation import evaluate_head
 from musicfm.tasks.features import Features, extract
@@ -124,6 +124,7 @@ def run_study(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) ->
             labelled(task, items, f"the test set '{test}'")
     _check_rows(study, rows)
     with exclusive(study.out, ".lock"):
+        sweep(study.out)
         _check_folder(study, corpus)
         probes = [row for row in rows if row.kind == "probe"]
         results = list(_probe(study, corpus, probes, cache))
@@ -339,7 +340,7 @@ def _check_folder(study: Study, corpus: Corpus) -> None:
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         return
-    there = json.loads(path.read_bytes())
+    there = read_object(path, "choose another folder")
     differing = ", ".join(key for key in content if there.get(key) != content[key])
     if differing:
         raise ConfigError(

@@ -9,17 +9,17 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from musicfm.config import Config
-from musicfm.errors import ConfigError, MusicFMError
-from musicfm.files import atomic_write
+from musicfm.errors import ConfigError, DataError, MusicFMError
+from musicfm.files import atomic_write, read_object
 from musicfm.processes import Failure, Message, num_cores, run_tasks
 from musicfm.progress import Steps
 from musicfm.tasks import heads
@@ -33,6 +33,8 @@ from musicfm.tasks.probe import (
     evaluate,
     fit,
 )
+
+T = TypeVar("T")
 
 FIT, TESTS = "fit.json", "tests.json"
 
@@ -108,18 +110,21 @@ def run_trials(
 
 
 def objective_of(folder: Path) -> float:
-    """What a fitted head has on validation; less than anything if that is no number."""
-    value = _read(folder / FIT)["objective"]
-    return -math.inf if value is None else float(value)
+    """What a fitted head has on validation; less than anything if that is no number.
+
+    Raises DataError if its ``fit.json`` is damaged.
+    """
+    return _read(folder / FIT, lambda content: _number(content["objective"], -math.inf))
 
 
 def tests_of(folder: Path) -> dict[str, Evaluation]:
-    """The scores of a tested head, by test set."""
-    found = {}
-    for name, entry in _read(folder / TESTS).items():
+    """The scores of a tested head, by test set. Raises DataError."""
+
+    def tested(entry: Mapping[str, Any]) -> Evaluation:
         tracks = {path: _numbers(scores) for path, scores in entry["tracks"].items()}
-        found[name] = Evaluation(_numbers(entry["summary"]), tracks)
-    return found
+        return Evaluation(_numbers(entry["summary"]), tracks)
+
+    return _read(folder / TESTS, lambda content: {k: tested(v) for k, v in content.items()})
 
 
 def _check(trial: Trial) -> None:
@@ -213,7 +218,12 @@ def _fit(trial: Trial, recordings: Recordings) -> heads.Head:
 
 
 def _numbers(scores: Mapping[str, float | None]) -> Scores:
-    return {name: math.nan if value is None else value for name, value in scores.items()}
+    return {name: _number(value, math.nan) for name, value in scores.items()}
+
+
+def _number(value: float | None, missing: float) -> float:
+    """A score; JSON has no word for one that is no number."""
+    return missing if value is None else float(value)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
@@ -221,5 +231,11 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_bytes())
+def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
+    """What a file of results says. Raises DataError if it is damaged."""
+    cure = "delete it, and it will be computed again"
+    content = read_object(path, cure)
+    try:
+        return parse(content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged; {cure}") from error

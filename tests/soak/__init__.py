@@ -1,0 +1,1 @@
+"""Faults and hostile input, injected for real and often: ``make soak``."""
