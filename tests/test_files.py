@@ -118,7 +118,7 @@ def test_a_name_as_long_as_names_may_be(name: str, tmp_path: Path) -> None:
 
 def test_what_killed_runs_left_is_swept_up_but_not_what_others_write(tmp_path: Path) -> None:
     names = [".a.npz.0123abcd.partial", "b/.c.npz.0123abcd.partial", "d/.e.npz.0123abcd.partial"]
-    kept = ["a.npz", ".hidden", "b/x.partial"]
+    kept = ["a.npz", ".hidden", "b/x.partial", ".of.another.program.partial"]
     for name in (*names, *kept):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from musicfm.errors import DataError, OutputError
 
 PARTIAL = ".partial"
 """Ending of files being written; one that is left over belongs to a run that was killed."""
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(PARTIAL)}")
 
 
 @contextmanager
@@ -69,7 +71,7 @@ def sweep(folder: Path) -> None:
             subfolders.clear()
             continue
         for name in names:
-            if name.startswith(".") and name.endswith(PARTIAL):
+            if _TEMPORARY.fullmatch(name):
                 with writing(folder):
                     Path(parent, name).unlink(missing_ok=True)
 

@@ -31,9 +31,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--kills", type=int, default=20, help="for each command")
     parser.add_argument("--tries", type=int, default=3, help="of each fault, for each command")
-    parser.add_argument(
-        "--only", default="", help="readers, commands, faults that match this pattern"
-    )
+    parser.add_argument("--only", default="", help="what matches this pattern")
     parser.add_argument("--minutes", type=float, default=100.0, help="no new one is begun after")
     parser.add_argument("--table", type=Path, help="Markdown file that lines are appended to")
     options = parser.parse_args()

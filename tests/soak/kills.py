@@ -46,11 +46,8 @@ def run_in_fork(
 
 
 def _main(arguments: list[str], log: Path, jumping: bool) -> None:
-    import torch
-
     from musicfm import cli
 
-    torch.set_num_threads(1)
     os.environ.update(environment())
     if jumping:
         now, rng = time.time, random.Random(0)
