@@ -37,22 +37,28 @@ MEANS: dict[str, Any] = {"pooling": "mean", "file_format": "parquet"}
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """Four cores that may not be there, for two actors with a decoder each."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     import ray
 
     # Workers cannot import what is defined here, so it is sent to them.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    for attempt in range(10):  # on a busy machine, it may take longer than Ray's 30 s
-        try:
-            ray.init("local", num_cpus=4, **options)
-            break
-        except Exception as error:
-            if "timed out during startup" not in str(error) or attempt == 9:
-                raise
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
+        for attempt in range(10):  # on a busy machine, it may take longer than Ray's 30 s
+            try:
+                ray.init(
+                    "local",
+                    num_cpus=4,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                )
+                break
+            except Exception as error:
+                if "timed out during startup" not in str(error) or attempt == 9:
+                    raise
+        yield
+        ray.shutdown()
 
 
 class Deadly(Embedder):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from musicfm.collection import Source
     from musicfm.results import Pooling
 
+_USE_GPUS = {"auto": None, "cpu": False, "cuda": True}
+"""Of a cluster, by --device."""
+
 
 @app.command()
 def embed(
@@ -110,6 +113,8 @@ def embed(
     pooling, layers = _pooling(pool), layers_of(layer)
     if engine == "ray":
         need("scale", "ray", "pyarrow")
+        if device not in _USE_GPUS:
+            raise ConfigError(f"--device is '{device}'; with --engine ray: auto, cpu or cuda")
 
     import torch
 
@@ -136,10 +141,7 @@ def embed(
         if engine == "ray":
             from musicfm.scale.ray_embedding import embed_on_ray
 
-            use_gpus = {"auto": None, "cpu": False, "cuda": True}.get(device)
-            if device not in ("auto", "cpu", "cuda"):
-                raise ConfigError(f"--device is '{device}'; with --engine ray: auto, cpu or cuda")
-            how |= {"address": address, "actors": actors, "use_gpus": use_gpus}
+            how |= {"address": address, "actors": actors, "use_gpus": _USE_GPUS[device]}
             summary = embed_on_ray(embedder, given, out, **how)
         else:
             summary = embed_collection(embedder, given, out, **how)

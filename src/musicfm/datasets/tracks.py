@@ -23,7 +23,7 @@ import numpy.typing as npt
 from musicfm.errors import ConfigError, DataError
 from musicfm.files import atomic_write
 from musicfm.journal import Recording
-from musicfm.remote import Location, is_url, join, open_bytes, parent
+from musicfm.remote import Location, fetched, is_url, join, open_bytes, parent
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -237,6 +237,11 @@ def check_suffix(path: Location) -> None:
         raise ConfigError(f"{path} is no manifest; its name must end in .parquet or .jsonl")
 
 
+def _opened(path: Location) -> AbstractContextManager[BinaryIO]:
+    """A manifest, of which all will be read."""
+    return fetched(path) if isinstance(path, str) else path.open("rb")
+
+
 def _location(path: str | os.PathLike[str]) -> Location:
     return path if isinstance(path, str) and is_url(path) else Path(path)
 
@@ -331,7 +336,7 @@ def _read_parquet(path: Location) -> tuple[dict[str, Any], "pa.Table"]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    with open_bytes(path) as file:
+    with _opened(path) as file:
         try:
             table = parquet.read_table(file)
         except (pa.ArrowException, OSError) as error:  # OSError: a page that cannot be unpacked
@@ -347,7 +352,7 @@ def _read_parquet(path: Location) -> tuple[dict[str, Any], "pa.Table"]:
 
 
 def _read_jsonl(path: Location) -> tuple[dict[str, Any], "pa.Table"]:
-    with open_bytes(path) as file:
+    with _opened(path) as file:
         header = _header(file.readline(), path)
         tracks = []
         for number, line in enumerate(file, start=2):
