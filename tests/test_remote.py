@@ -34,6 +34,8 @@ def test_paths_are_no_urls() -> None:
     assert not remote.is_url("music/song.mp3")
     assert not remote.is_url(Path("music/song.mp3"))
     assert remote.join("s3://bucket/music", "a/b.mp3") == "s3://bucket/music/a/b.mp3"
+    assert remote.join("s3://bucket/music/", "a/b.mp3") == "s3://bucket/music/a/b.mp3"
+    assert remote.join("s3://bucket/music", ".") == "s3://bucket/music"
     assert remote.join(Path("music"), "a/b.mp3") == Path("music/a/b.mp3")
     assert remote.parent("s3://bucket/music/all.parquet") == "s3://bucket/music"
 

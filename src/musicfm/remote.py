@@ -53,8 +53,10 @@ def is_url(location: object) -> bool:
 
 
 def join(root: Location, name: str) -> Location:
-    """A file below a folder or URL."""
-    return posixpath.join(root, name) if isinstance(root, str) else root / name
+    """A file or folder below a folder, or below its URL; "." is the folder itself."""
+    if isinstance(root, str):  # to a store, a/./b is not a/b
+        return root if name == "." else posixpath.join(root, name)
+    return root / name
 
 
 def parent(location: Location) -> Location:

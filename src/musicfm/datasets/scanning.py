@@ -33,7 +33,7 @@ from musicfm.files import atomic_write, exclusive, writing
 from musicfm.folders import common_folder, describe, recordings_in
 from musicfm.processes import End, Failure, Message, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
-from musicfm.remote import is_url
+from musicfm.remote import is_url, join
 
 _READ_BYTES = 1 << 23
 _GENERATOR = "musicfm render"  # in the labels of rendered songs
@@ -427,7 +427,7 @@ def _collect(
     if urls and len(sources) > 1:
         raise ConfigError(f"{urls[0]} is a URL; give that of one manifest or of a folder of shards")
     if urls:
-        return Scan(Manifest.load(f"{urls[0]}/{INDEX}"))
+        return Scan(Manifest.load(join(str(urls[0]), INDEX)))
     if len(sources) == 1 and (index := Path(sources[0], INDEX)).is_file():
         return Scan(Manifest.load(index))
     scanned = scan(sources, num_workers=num_workers, progress=progress)
