@@ -88,6 +88,17 @@ def test_a_list_of_files(
     assert (tmp_path / "b" / "tone.npz").exists()
 
 
+def test_a_manifest_stands_for_its_recordings(
+    run: Run, song: Path, published_tiny: Path, tmp_path: Path
+) -> None:
+    manifest, options = tmp_path / "m.jsonl", ["--out", tmp_path / "out", "--model", published_tiny]
+    assert run("scan", song.parent, "--out", manifest, "--workers", 1)[0] == 0
+    status, _, errors = run("embed", manifest, *options)
+    assert (status, "1 embedded" in errors) == (0, True)
+    assert (tmp_path / "out" / "tone.npz").exists()
+    assert "1 done before" in run("embed", song.parent, *options)[2]
+
+
 def test_one_bad_file_is_status_1_and_the_rest_is_done(
     run: Run, song: Path, published_tiny: Path, tmp_path: Path
 ) -> None:
@@ -115,6 +126,9 @@ def test_one_bad_file_is_status_1_and_the_rest_is_done(
         (["x.wav", "--format", "parquet"], "pool to the mean"),
         (["x.wav", "--overlap", "20"], "overlap_seconds is 20.0; choose between 0 and 15"),
         (["x.wav", "--device", "abacus"], "cannot compute on 'abacus'"),
+        (["x.wav", "--actors", "2"], "--address and --actors are for --engine ray"),
+        (["x.wav", "--engine", "ray", "--device", "mps"], "with --engine ray: auto, cpu or cuda"),
+        (["gopher://x/y.wav"], "cannot read gopher://x/y.wav: Protocol not known"),
         (["x.wav", "--model", "no/such/model.pt"], "no model 'no/such/model.pt'"),
         (["--list", "no/such/list"], "cannot read the list no/such/list"),
         (["x.wav", "--out", "/dev/null/out"], "cannot write /dev/null/out"),

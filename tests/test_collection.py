@@ -88,6 +88,20 @@ def test_results_do_not_depend_on_workers_or_batches(
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_urls_give_what_paths_give(music: Path, embedder: Embedder, tmp_path: Path) -> None:
+    sources = [f"file://{music}", f"file://{music}/none.wav"]
+    summary = embed_collection(embedder, sources, tmp_path / "urls")
+    assert (summary.done, len(summary.failures)) == (6, 1)
+    assert "none.wav cannot be read: No such file or directory" in summary.failures[0][1]
+    embed_collection(embedder, [music], tmp_path / "paths")
+    assert set(outputs(tmp_path / "urls")) == set(outputs(tmp_path / "paths"))
+    for name in outputs(tmp_path / "urls"):
+        url, path = (npz.read(tmp_path / kind / name) for kind in ("urls", "paths"))
+        np.testing.assert_allclose(url["frames"], path["frames"], atol=1e-5)
+        assert str(url["source"]) == f"file://{path['source']}"
+    assert embed_collection(embedder, sources, tmp_path / "urls").skipped == 6
+
+
 def test_pooled_results(music: Path, embedder: Embedder, tmp_path: Path) -> None:
     embed_collection(embedder, [music / "top.WAV"], tmp_path / "mean", pooling="mean")
     embed_collection(embedder, [music / "top.WAV"], tmp_path / "8", pooling=8.0)

@@ -45,7 +45,7 @@ def test_a_crop_is_a_part_of_its_track(manifest: Manifest) -> None:
     crops = crops_of(manifest)
     for n in range(6):
         track, start = crops.place(n)
-        whole = audio.load(manifest.root / manifest[track].path, 24_000)
+        whole = audio.load(Path(manifest.root) / manifest[track].path, 24_000)
         begin = round(start * 24_000)
         np.testing.assert_array_equal(crops[n].samples, whole[begin : begin + 24_000])
 

@@ -13,13 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
+from fsspec.implementations.memory import MemoryFileSystem
 
 import audio_files
-from musicfm import audio
+from musicfm import audio, remote
 from musicfm.datasets.crops import Crops, GlobalBatches
 from musicfm.datasets.scanning import collect, scan
 from musicfm.datasets.shards import Prepared, prepare
@@ -55,7 +57,7 @@ def original(manifest: Manifest, prepared: Prepared) -> dict[str, npt.NDArray[np
     parts: dict[str, list[npt.NDArray[np.float32]]] = {}
     for track in prepared.index:
         assert track.shard is not None
-        with tarfile.open(prepared.index.root / track.shard) as archive:
+        with tarfile.open(Path(prepared.index.root) / track.shard) as archive:
             member = archive.extractfile(track.path.replace(".flac", ".json"))
             assert member is not None
             facts = json.load(member)
@@ -74,20 +76,20 @@ def test_the_shards_hold_all_recordings(manifest: Manifest, prepared: Prepared) 
     found = original(manifest, prepared)
     assert sorted(found) == [track.path for track in manifest]
     for track in manifest:
-        expected = audio.load(manifest.root / track.path, 24000)
+        expected = audio.load(Path(manifest.root) / track.path, 24000)
         np.testing.assert_allclose(found[track.path], expected, atol=1 / 32768)
 
 
 def test_the_index_is_a_manifest_of_bytes(prepared: Prepared) -> None:
     for track in prepared.index:
         assert track.shard is not None
-        data = (prepared.index.root / track.shard).read_bytes()[track.offset :][: track.size]
+        data = (Path(prepared.index.root) / track.shard).read_bytes()[track.offset :][: track.size]
         assert hashlib.sha256(data).hexdigest() == track.sha256
         assert data[:4] == b"fLaC"
         assert (track.sample_rate, track.channels, track.modified) == (24000, 1, 0)
         assert (track.artist, track.genres, track.split) == ("Björk", ("a", "b"), "valid")
         assert track.duration <= 2.5 + 0.1  # an AAC file is a little longer than it says
-    root = prepared.index.root
+    root = Path(prepared.index.root)
     loaded = Manifest.load(root / INDEX)
     assert list(loaded) == list(prepared.index) == list(collect([root]).manifest)
     shards = [list(Manifest.load(path)) for path in sorted(root.glob("shard-*.jsonl"))]
@@ -121,7 +123,7 @@ def test_processes_share_an_epoch_of_shards_without_loss_or_repetition(prepared:
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO")  # it closes no file
 def test_webdataset_reads_the_shards(prepared: Prepared) -> None:
     webdataset = pytest.importorskip("webdataset")
-    urls = [str(path) for path in sorted(prepared.index.root.glob("*.tar"))]
+    urls = [str(path) for path in sorted(Path(prepared.index.root).glob("*.tar"))]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert [f"{sample['__key__']}.flac" for sample in samples] == [t.path for t in prepared.index]
     for sample, track in zip(samples, prepared.index, strict=True):
@@ -136,8 +138,8 @@ def test_the_bytes_depend_on_nothing_but_the_tracks(
 ) -> None:
     turned = Manifest(manifest.root, sorted(manifest, key=lambda t: t.path, reverse=True))
     prepare(turned, tmp_path, **OPTIONS | {"num_workers": 2})
-    assert content(tmp_path) == content(prepared.index.root)
-    assert (tmp_path / INDEX).read_bytes() == (prepared.index.root / INDEX).read_bytes()
+    assert content(tmp_path) == content(Path(prepared.index.root))
+    assert (tmp_path / INDEX).read_bytes() == (Path(prepared.index.root) / INDEX).read_bytes()
 
 
 _calls = itertools.count()
@@ -179,7 +181,7 @@ def test_a_run_that_was_stopped_continues(
     (out / ".shard-000001.tar.0.partial").write_bytes(b"left by a kill")
     again = prepare(Manifest.load(source), out, **OPTIONS)
     assert again.num_done_before in (len(done), len(done) - 1)  # one may not be in the journal
-    assert content(out) == content(prepared.index.root)
+    assert content(out) == content(Path(prepared.index.root))
     assert list(again.index) == list(prepared.index)
     assert not list(out.glob("*.partial")) + list(out.glob(".*.partial"))
 
@@ -217,7 +219,7 @@ def hostile(source: Any, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
 def test_bad_tracks_are_left_out(manifest: Manifest, tmp_path: Path) -> None:
     good = [track for track in manifest if track.path in ("0.wav", "1.flac")]
     names = ["hang", "crash", "crash too", "unreadable", "gone", "damaged"]
-    (tmp_path / "damaged").write_bytes((manifest.root / "5.wav").read_bytes())
+    (tmp_path / "damaged").write_bytes((Path(manifest.root) / "5.wav").read_bytes())
     audio_files.truncate(tmp_path / "damaged")
     bad = [replace(good[0], path=str(tmp_path / name)) for name in names]
     mixed = Manifest(manifest.root, [*good, *bad])
@@ -273,3 +275,69 @@ def test_a_missing_shard_is_named(prepared: Prepared, tmp_path: Path) -> None:
         moved.open(moved[0]),
     ):
         pass
+
+
+# --------------------------------------------------------------------- object stores
+
+
+@pytest.fixture
+def stored(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of the shards in a store whose every second request fails."""
+    root = Path(prepared.index.root)
+    for path in [*root.glob("*.tar"), root / INDEX]:
+        with fsspec.open(f"memory://bucket/shards/{path.name}", "wb") as file:
+            file.write(path.read_bytes())
+    numbers = itertools.count()
+    cat = MemoryFileSystem.cat_file
+
+    def unsteady(self: MemoryFileSystem, path: str, start: int, stop: int) -> bytes:
+        if next(numbers) % 2 == 0:
+            raise OSError("503 Slow Down")
+        return bytes(cat(self, path, start, stop))
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", unsteady)
+    monkeypatch.setattr(remote, "WAIT_SECONDS", 0.001)
+    yield "memory://bucket/shards"
+    MemoryFileSystem.store.clear()
+
+
+def test_crops_of_a_store_are_those_of_the_disk(prepared: Prepared, stored: str) -> None:
+    manifest = collect([stored]).manifest
+    assert list(manifest) == list(prepared.index)
+    near, far = (Crops(m, 24_000, 0.7, 1_025, seed=0) for m in (prepared.index, manifest))
+    for n in range(near.per_epoch):
+        np.testing.assert_array_equal(near[n].samples, far[n].samples)
+        assert not far[n].broken
+
+
+def test_a_manifest_of_a_store_finds_it_from_anywhere(stored: str, tmp_path: Path) -> None:
+    collect([stored]).manifest.save(tmp_path / "train.parquet")
+    loaded = Manifest.load(tmp_path / "train.parquet")
+    assert loaded.root == stored
+    assert len(Crops(loaded, 24_000, 0.7, 1_025, seed=0)[0].samples) == 16_800
+
+
+def test_a_shard_that_cannot_be_had_is_replaced_and_named(
+    stored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = collect([stored]).manifest
+    gone = manifest[0].shard
+    cat = MemoryFileSystem.cat_file
+
+    def without(self: MemoryFileSystem, path: str, start: int, stop: int) -> bytes:
+        if path.endswith(str(gone)):
+            raise OSError("503 Slow Down")
+        return bytes(cat(self, path, start, stop))
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", without)
+    crops = Crops(manifest, 24_000, 0.7, 1_025, seed=0)
+    broken = [found for n in range(crops.per_epoch) for found in crops[n].broken]
+    assert {path for path, _ in broken} == {t.path for t in manifest if t.shard == gone}
+    assert all("7 attempts failed, the last with: 503 Slow Down" in why for _, why in broken)
+
+
+def test_urls_are_of_manifests_and_shards(stored: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read memory://nowhere/index\.parquet: No such"):
+        collect(["memory://nowhere"])
+    with pytest.raises(ConfigError, match="is a URL; give that of one manifest or of a folder of"):
+        collect([stored, str(tmp_path)])

@@ -63,7 +63,7 @@ def log_mel(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def whole(manifest: Manifest) -> list[npt.NDArray[np.float64]]:
-    return [log_mel(audio.load(manifest.root / track.path, 24000)) for track in manifest]
+    return [log_mel(audio.load(Path(manifest.root) / track.path, 24000)) for track in manifest]
 
 
 def test_the_moments_are_those_of_the_whole(manifest: Manifest) -> None:

@@ -14,8 +14,9 @@ from pyarrow import parquet
 
 import audio_files
 from musicfm import audio
-from musicfm.datasets.tracks import Manifest, Track
+from musicfm.datasets.tracks import Manifest, Track, recordings_of
 from musicfm.errors import AudioError, ConfigError, DataError
+from musicfm.journal import Recording
 
 BARE = Track("a/b.mp3", 3.5, 44100, 2, 1000, 1_700_000_000_123_456_789, "0" * 64)
 FULL = Track(
@@ -272,3 +273,22 @@ def test_names_that_no_file_can_have_are_reported(tmp_path: Path) -> None:
         audio.probe(recording)
     with pytest.raises(DataError, match="cannot read"), manifest.open(manifest[1]):
         pass
+
+
+def test_tracks_are_recordings_unless_they_are_pieces(tmp_path: Path) -> None:
+    (recording,) = recordings_of(Manifest(tmp_path, [BARE]))
+    assert recording == Recording(tmp_path / "a/b.mp3", "a/b", BARE.size, BARE.modified)
+    (remote,) = recordings_of(Manifest("s3://bucket/music", [BARE]))
+    assert remote.path == "s3://bucket/music/a/b.mp3"
+    with pytest.raises(ConfigError, match=r"is a piece in the shard shard-000000\.tar; give"):
+        recordings_of(Manifest(tmp_path, [BARE, FULL]))
+
+
+@FORMATS
+def test_a_root_may_be_a_url(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"music{suffix}"
+    Manifest("s3://bucket/music", [BARE]).save(path)
+    assert Manifest.load(path).root == "s3://bucket/music"
+    Manifest(tmp_path, [BARE]).save(path)
+    assert Manifest.load(f"file://{path}").root == f"file://{tmp_path}"
+    assert Manifest.load(path, root="s3://elsewhere").root == "s3://elsewhere"

@@ -33,7 +33,7 @@ def test_centroids_describe_the_music(manifest: Manifest, centroids: torch.Tenso
     assert centroids.shape == (2, 8, CONFIG.token_dim)
     assert not torch.equal(centroids[0], centroids[1])
     model = MusicFM(CONFIG)
-    songs = [audio.load(manifest.root / track.path, 24_000) for track in manifest]
+    songs = [audio.load(Path(manifest.root) / track.path, 24_000) for track in manifest]
     waveform = torch.from_numpy(np.stack(songs))
     frames = model.token_features(waveform).flatten(0, 1)
     for codebook in centroids:

@@ -8,10 +8,17 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
 import numpy as np
@@ -20,10 +27,11 @@ import soundfile
 
 from musicfm._framing import Framing, scan_mpeg, scan_ogg
 from musicfm.errors import AudioError
+from musicfm.remote import fetched, is_url
 
 Array = npt.NDArray[Any]
 AudioFile = str | os.PathLike[str] | BinaryIO
-"""A path, or a binary file that is open and can be sought in; it stays open."""
+"""A path or URL, or a binary file that is open and can be sought in; it stays open."""
 
 MAX_SAMPLE_RATE = 4_000_000  # Hz; headers that say more are garbage
 # Of files; telephones had 8 kHz. A header that says 1 Hz makes hours of a second.
@@ -292,6 +300,8 @@ def read_tags(recording: AudioFile) -> dict[str, str]:
 
 def _opened(recording: AudioFile) -> tuple[str, AbstractContextManager[BinaryIO]]:
     """A recording's name and its file, which stays open if it was."""
+    if isinstance(recording, str) and is_url(recording):
+        return recording, cast(AbstractContextManager[BinaryIO], at_hand(recording))
     if isinstance(recording, str | os.PathLike):
         return os.fsdecode(recording), _open_file(recording)
     recording.seek(0)
@@ -312,6 +322,26 @@ def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
         ) from error
     except ValueError as error:
         raise AudioError(f"{shown(name)} is no name of a file ({error}).") from error
+
+
+@contextmanager
+def at_hand(recording: AudioFile) -> Iterator[AudioFile]:
+    """Give a recording to be read more than once: one at a URL is fetched, once.
+
+    Raises:
+        AudioError: the URL cannot be read.
+    """
+    with ExitStack() as stack:
+        source = recording
+        if isinstance(recording, str) and is_url(recording):
+            try:
+                source = stack.enter_context(fetched(recording))
+            except OSError as error:
+                raise AudioError(
+                    f"{shown(recording)} cannot be read ({error.strerror}); check the URL and the "
+                    "network."
+                ) from error
+        yield source
 
 
 def _source(name: str, file: BinaryIO) -> Source:

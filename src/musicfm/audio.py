@@ -39,13 +39,14 @@ from musicfm._sources import (
     AudioFile,
     AudioInfo,
     Source,
+    at_hand,
     open_source,
     read_tags,
     shown,
 )
 from musicfm.errors import AudioError, AudioWarning
 
-__all__ = ["AudioFile", "AudioInfo", "load", "probe", "resample", "stream", "tags"]
+__all__ = ["AudioFile", "AudioInfo", "at_hand", "load", "probe", "resample", "stream", "tags"]
 
 _Samples = npt.NDArray[np.float32]
 
@@ -110,8 +111,8 @@ def stream(
     """Decode a recording or a crop of it in blocks, holding about one block in memory.
 
     Args:
-        recording: the path of any audio file, or of a video file with sound; or such a file that
-            is open for reading bytes and can be sought in. It stays open.
+        recording: the path or URL of any audio file, or of a video file with sound; or such a file
+            that is open for reading bytes and can be sought in. It stays open.
         sample_rate: of the result, in Hz.
         start_seconds: where to start; the first sample is ``round(start_seconds * sample_rate)``.
         duration_seconds: how much to decode; less where the recording ends earlier.

@@ -3,27 +3,33 @@
 import contextlib
 import errno
 import importlib.util
+import itertools
 import json
 import os
+import posixpath
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeAlias
 
 from musicfm import checkpoint
 from musicfm.decoders import Failure, Start, decode_files
 from musicfm.embedding import Embedder, Finished, Frames, TrackEvent
 from musicfm.errors import ConfigError, OutputError
 from musicfm.files import atomic_write
-from musicfm.folders import common_folder, describe, recordings_in
+from musicfm.folders import common_folder, describe, is_named_as_audio, recordings_in
 from musicfm.journal import Journal, Recording
 from musicfm.pooling import check_rate
 from musicfm.processes import num_cores
 from musicfm.progress import ListeningProgress
+from musicfm.remote import Location, RemoteFile, files_below, is_url
 from musicfm.results import NpzWriter, Pooling, TableWriter
 
 REPORT = "report.json"
+
+Source: TypeAlias = str | os.PathLike[str] | Recording
+"""A file or folder, at a path or URL; or a recording that is known already."""
 
 
 @dataclass
@@ -41,41 +47,72 @@ class Summary:
     wall_seconds: float = 0.0
 
 
-def find_recordings(
-    sources: Sequence[str | os.PathLike[str]], failures: list[tuple[str, str]]
-) -> list[Recording]:
+def find_recordings(sources: Sequence[Source], failures: list[tuple[str, str]]) -> list[Recording]:
     """All recordings in some files and folders, in a fixed order, each once.
 
     Folders are searched with all below them; hidden files and folders are passed over. Results are
-    named after the path below the folder that all sources have in common. What cannot be used is
-    appended to ``failures``, as path and reason.
+    named after the path below the folder that all sources have in common; URLs and paths apart.
+    What cannot be used is appended to ``failures``, as path and reason.
+
+    Args:
+        sources: paths and URLs of files and folders; or recordings, which stay as they are.
+        failures: is appended to.
+
+    Raises ConfigError for a URL that fsspec does not know how to read.
     """
-    paths = [Path(os.path.abspath(source)) for source in sources]
+    paths = [
+        Path(os.path.abspath(source))
+        for source in sources
+        if not isinstance(source, Recording) and not is_url(source)
+    ]
+    urls = [source for source in sources if isinstance(source, str) and is_url(source)]
+    given = [source for source in sources if isinstance(source, Recording)]
+    found: dict[Location, Recording] = {}
+    names: dict[str, Location] = {}
+    for recording in itertools.chain(_on_disk(paths, failures), _at_urls(urls, failures), given):
+        if recording.path in found:
+            continue
+        if recording.name in names:
+            failures.append((str(recording), _collision(recording.path, names[recording.name])))
+            continue
+        names[recording.name] = recording.path
+        found[recording.path] = recording
+    return list(found.values())
+
+
+def _on_disk(paths: list[Path], failures: list[tuple[str, str]]) -> Iterator[Recording]:
     base = common_folder(paths)
-    found: dict[Path, Recording] = {}
-    names: dict[str, Path] = {}
 
     def note(error: OSError) -> None:
         failures.append(describe(error))
 
-    for path in (file for source in paths for file in recordings_in(source, note)):
-        if path in found:
-            continue
-        name = os.path.relpath(path.with_suffix(""), base)
+    for path in dict.fromkeys(file for source in paths for file in recordings_in(source, note)):
         try:
             status = path.stat()
         except OSError as error:
             failures.append((str(path), f"{path} cannot be read: {error.strerror}"))
             continue
-        if name in names:
-            failures.append((str(path), _collision(path, names[name])))
+        name = os.path.relpath(path.with_suffix(""), base)
+        yield Recording(path, name, status.st_size, status.st_mtime_ns)
+
+
+def _at_urls(urls: list[str], failures: list[tuple[str, str]]) -> Iterator[Recording]:
+    files: list[RemoteFile] = []
+    for url in urls:
+        try:
+            below = list(files_below(url))
+        except OSError as error:
+            failures.append((url, f"{url} cannot be read: {error.strerror}; check the URL"))
             continue
-        names[name] = path
-        found[path] = Recording(path, name, status.st_size, status.st_mtime_ns)
-    return list(found.values())
+        is_folder = [file.url for file in below] != [url]
+        files += (file for file in below if not is_folder or is_named_as_audio(file.url))
+    base = posixpath.commonpath([posixpath.dirname(file.url) for file in files] or ["."])
+    for file in files:
+        name = posixpath.splitext(posixpath.relpath(file.url, base))[0]
+        yield Recording(file.url, name, file.size, file.version)
 
 
-def _collision(path: Path, other: str | Path) -> str:
+def _collision(path: Location, other: Location) -> str:
     return (
         f"{path}: its result would have the name of that of {other}; rename one of them, or use "
         "another output folder"
@@ -84,7 +121,7 @@ def _collision(path: Path, other: str | Path) -> str:
 
 def embed_collection(
     embedder: Embedder,
-    sources: Sequence[str | os.PathLike[str]],
+    sources: Sequence[Source],
     out: str | os.PathLike[str],
     *,
     pooling: Pooling = "none",
@@ -116,18 +153,51 @@ def embed_collection(
         ConfigError: settings that make no sense together.
         OutputError: the folder cannot be written, or holds results of other settings.
     """
+    check_results(pooling, file_format)
+    num_workers, folder = num_cores(num_workers, spare=1), Path(out)
+    settings = settings_of(embedder, pooling, file_format, on_damage)
+    writer: Writer = (
+        TableWriter(folder, embedder)
+        if file_format == "parquet"
+        else NpzWriter(folder, embedder, pooling)
+    )
+    with running(sources, folder, settings, writer.conclude, overwrite, progress) as run:
+        decoded = decode_files(
+            ((recording, recording.path) for recording in run.pending),
+            embedder.config.sample_rate,
+            num_workers=num_workers,
+            timeout_seconds=timeout_seconds,
+            on_damage=on_damage,
+        )
+        with contextlib.closing(decoded):
+            for event in written(embedder.tracks(decoded), writer):
+                match event:
+                    case Start(recording, duration):
+                        run.starts(recording, duration)
+                    case Frames(recording, frames):
+                        run.hears(recording, frames.shape[1] / embedder.rate)
+                    case Written():
+                        run.finishes(event)
+                    case Failure(recording, reason):
+                        run.fails(recording, reason)
+    return run.summary
+
+
+def check_results(pooling: Pooling, file_format: Literal["npz", "parquet"]) -> None:
+    """Raises ConfigError unless a format can hold what a pooling leaves."""
     if file_format == "parquet" and pooling != "mean":
         raise ConfigError("a Parquet table holds one vector per recording; pool to the mean")
     if file_format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError("Parquet needs pyarrow; pip install 'musicfm[parquet]'")
     if not isinstance(pooling, str):
         check_rate(pooling)
-    num_workers = num_cores(num_workers, spare=1)
-    begin, summary = time.monotonic(), Summary()
-    recordings = find_recordings(sources, summary.failures)
-    if not recordings and not summary.failures:
-        raise ConfigError(f"no recordings in {', '.join(map(str, sources))}")
-    settings = {
+
+
+def settings_of(
+    embedder: Embedder, pooling: Pooling, file_format: str, on_damage: str
+) -> dict[str, Any]:
+    """What defines a result."""
+    return {
         "model": checkpoint.fingerprint(embedder.model),
         "dtype": str(embedder.model.dtype).removeprefix("torch."),
         "layers": list(embedder.layers) if not embedder.single else embedder.layers[0],
@@ -137,37 +207,150 @@ def embed_collection(
         "format": file_format,
         "on_damage": on_damage,
     }
-    folder = Path(out)
+
+
+class Writer(Protocol):
+    """What becomes of the frames of a recording."""
+
+    def accumulator(self) -> Any:
+        """Takes the frames of one recording: has ``add`` and ``close``."""
+
+    def write(self, name: str, collected: Any, duration: float, source: str) -> dict[str, Any]:
+        """Writes one recording; returns what the journal must know to find it."""
+
+    def conclude(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Told what is done when a run ends, however it ends."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A recording is done."""
+
+    key: Recording
+    found: dict[str, Any]
+    """What the journal must know to find the result."""
+    duration: float
+    warnings: tuple[str, ...]
+
+
+def written(
+    events: Iterable[TrackEvent[Recording]], writer: Writer
+) -> Iterator[Start[Recording] | Frames[Recording] | Written | Failure[Recording]]:
+    """Writes the recordings whose frames arrive in ``events``; passes on all events but the last
+    of each, in whose place it says what was written, or why it could not be.
+
+    Raises OutputError if nothing can be written any more.
+    """
+    under_way: dict[Recording, Any] = {}
+    try:
+        for event in events:
+            recording = event.key
+            match event:
+                case Start():
+                    yield event
+                case Frames(frames=frames):
+                    if recording not in under_way:
+                        under_way[recording] = writer.accumulator()
+                    under_way[recording].add(frames)
+                    yield event
+                case Finished(duration=duration, warnings=warnings):
+                    try:
+                        with contextlib.closing(under_way.pop(recording)) as collected:
+                            found = writer.write(
+                                recording.name, collected, duration, str(recording)
+                            )
+                    except OutputError as error:
+                        if _hits_all(error):
+                            raise
+                        yield Failure(recording, str(error))
+                        continue
+                    yield Written(recording, found, duration, warnings)
+                case Failure():
+                    if collected := under_way.pop(recording, None):
+                        collected.close()
+                    yield event
+    finally:
+        for collected in under_way.values():
+            collected.close()
+
+
+class Run:
+    """Keeps account of one run over a collection: in the journal, the summary and the bar."""
+
+    def __init__(
+        self,
+        pending: list[Recording],
+        journal: Journal,
+        summary: Summary,
+        bar: ListeningProgress[Recording],
+    ) -> None:
+        self.pending, self.summary = pending, summary
+        self._journal, self._bar = journal, bar
+        for _, reason in summary.failures:
+            bar.say(f"failed: {reason}")
+
+    def starts(self, recording: Recording, duration: float) -> None:
+        """A recording says that it lasts so many seconds."""
+        self._bar.starts(recording, duration)
+
+    def hears(self, recording: Recording, seconds: float) -> None:
+        """So many more seconds of a recording are done."""
+        self._bar.hears(recording, seconds)
+
+    def finishes(self, done: Written) -> None:
+        """A recording is done. Raises OutputError if that cannot be noted."""
+        self._journal.add(done.key, **done.found, duration=done.duration, warnings=done.warnings)
+        self.summary.done += 1
+        self.summary.audio_seconds += done.duration
+        for warning in done.warnings:
+            self.summary.damaged.append((str(done.key), warning))
+            self._bar.say(f"warning: {warning}")
+        self._bar.ends(done.key)
+
+    def fails(self, recording: Recording, reason: str) -> None:
+        """A recording cannot be used."""
+        self.summary.failures.append((str(recording), reason))
+        self._bar.say(f"failed: {reason}")
+        self._bar.ends(recording)
+
+
+@contextlib.contextmanager
+def running(
+    sources: Sequence[Source],
+    folder: Path,
+    settings: Mapping[str, Any],
+    conclude: Callable[[Iterable[Mapping[str, Any]]], None],
+    overwrite: bool,
+    progress: bool,
+) -> Iterator[Run]:
+    """A run over a collection into a folder, which it has for itself; in the end, the report.
+
+    Args:
+        sources: as :func:`find_recordings` takes them.
+        folder: of the results.
+        settings: what defines a result.
+        conclude: told what is done, in this run and before, when the run ends.
+        overwrite: whether to do again what is done.
+        progress: whether to show a bar.
+
+    Raises:
+        ConfigError: no recordings.
+        OutputError: the folder cannot be written, or holds results of other settings.
+    """
+    begin, summary = time.monotonic(), Summary()
+    recordings = find_recordings(sources, summary.failures)
+    if not recordings and not summary.failures:
+        raise ConfigError(f"no recordings in {', '.join(map(str, sources))}")
     with Journal(folder, settings, recordings, overwrite) as journal:
         pending = _pending(recordings, journal, overwrite, summary)
-        writer = (
-            TableWriter(folder, embedder)
-            if file_format == "parquet"
-            else NpzWriter(folder, embedder, pooling)
-        )
-        sizes = {recording: recording.size for recording in pending}
-        decoded = decode_files(
-            ((recording, recording.path) for recording in pending),
-            embedder.config.sample_rate,
-            num_workers=num_workers,
-            timeout_seconds=timeout_seconds,
-            on_damage=on_damage,
-        )
         try:
-            with (
-                contextlib.closing(decoded),
-                ListeningProgress("Embedding", sizes, progress) as bar,
-                contextlib.closing(_Run(writer, journal, summary, bar, embedder.rate)) as run,
-            ):
-                for _, reason in summary.failures:
-                    bar.say(f"failed: {reason}")
-                for event in embedder.tracks(decoded):
-                    run.handle(event)
+            sizes = {recording: recording.size for recording in pending}
+            with ListeningProgress("Embedding", sizes, progress) as bar:
+                yield Run(pending, journal, summary, bar)
         finally:
             summary.wall_seconds = time.monotonic() - begin
-            writer.conclude(journal.entries.values())
+            conclude(journal.entries.values())
             _write_report(folder / REPORT, settings, summary)
-    return summary
 
 
 def _pending(
@@ -185,67 +368,6 @@ def _pending(
         else:
             pending.append(recording)
     return pending
-
-
-class _Run:
-    """Takes the events of one run to the disk, the summary and the bar."""
-
-    def __init__(
-        self,
-        writer: NpzWriter | TableWriter,
-        journal: Journal,
-        summary: Summary,
-        bar: ListeningProgress[Recording],
-        frame_rate: float,
-    ) -> None:
-        self._writer, self._journal, self._summary, self._bar = writer, journal, summary, bar
-        self._frame_rate = frame_rate
-        self._under_way: dict[Recording, Any] = {}
-
-    def handle(self, event: TrackEvent[Recording]) -> None:
-        """Takes one step of one recording."""
-        recording = event.key
-        match event:
-            case Start(duration_seconds=duration):
-                self._bar.starts(recording, duration)
-            case Frames(frames=frames):
-                if recording not in self._under_way:
-                    self._under_way[recording] = self._writer.accumulator()
-                self._under_way[recording].add(frames)
-                self._bar.hears(recording, frames.shape[1] / self._frame_rate)
-            case Finished(duration=duration, warnings=warnings):
-                self._finish(recording, duration, warnings)
-            case Failure(reason=reason):
-                self._fail(recording, reason)
-
-    def close(self) -> None:
-        """Forgets what is under way."""
-        for collected in self._under_way.values():
-            collected.close()
-
-    def _finish(self, recording: Recording, duration: float, warnings: Sequence[str]) -> None:
-        try:
-            with contextlib.closing(self._under_way.pop(recording)) as collected:
-                found = self._writer.write(recording.name, collected, duration, str(recording))
-        except OutputError as error:
-            if _hits_all(error):
-                raise
-            self._fail(recording, str(error))
-            return
-        self._journal.add(recording, **found, duration=duration, warnings=warnings)
-        self._summary.done += 1
-        self._summary.audio_seconds += duration
-        for warning in warnings:
-            self._summary.damaged.append((str(recording), warning))
-            self._bar.say(f"warning: {warning}")
-        self._bar.ends(recording)
-
-    def _fail(self, recording: Recording, reason: str) -> None:
-        if collected := self._under_way.pop(recording, None):
-            collected.close()
-        self._summary.failures.append((str(recording), reason))
-        self._bar.say(f"failed: {reason}")
-        self._bar.ends(recording)
 
 
 def _hits_all(error: OutputError) -> bool:

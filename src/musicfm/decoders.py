@@ -67,8 +67,9 @@ def decode_files(
     when leaving early (``with contextlib.closing(...)``): it ends the processes, frees the memory.
 
     Args:
-        jobs: pairs of a key, which comes back in the events, and a path. Taken lazily: each worker
-            has at most one in hand and one waiting. None: see `musicfm.processes.run_workers`.
+        jobs: pairs of a key, which comes back in the events, and a path or URL. Taken lazily: each
+            worker has at most one in hand and one waiting. None: see
+            `musicfm.processes.run_workers`.
         sample_rate: of the samples returned, in Hz.
         num_workers: processes, each decoding one file at a time.
         timeout_seconds: a worker that delivers nothing for so long is killed and its file given up;
@@ -97,7 +98,7 @@ class _Decoder(Worker[Key, Start[Key] | Block[Key] | End[Key]]):
     """A worker with a ring."""
 
     def __init__(
-        self, decode: Callable[[str], Iterator[_Samples]], shape: tuple[int, int], timeout: float
+        self, decode: Callable[..., Iterator[_Samples]], shape: tuple[int, int], timeout: float
     ) -> None:
         super().__init__(timeout)
         self._decode, self._shape = decode, shape
@@ -126,7 +127,7 @@ def _slots(ring: Any, shape: tuple[int, int]) -> _Samples:
 
 
 def _work(
-    pipe: Connection, ring: Any, shape: tuple[int, int], decode: Callable[[str], Iterator[_Samples]]
+    pipe: Connection, ring: Any, shape: tuple[int, int], decode: Callable[..., Iterator[_Samples]]
 ) -> None:
     """The worker: paths and free slots come in, samples go out, until nobody listens."""
     slots, free, paths = _slots(ring, shape), deque(range(shape[0])), deque[str]()
@@ -141,16 +142,17 @@ def _work(
         return paths.popleft()
 
     def deliver(path: str) -> None:
-        with suppress(AudioError):  # decoding will say the same
-            if duration := audio.probe(path).duration_seconds:
-                pipe.send(("start", duration))
-        for block in decode(path):
-            for start in range(0, len(block), shape[1]):
-                part = block[start : start + shape[1]]
-                while not free:
-                    receive()
-                slot = free.popleft()
-                slots[slot, : len(part)] = part
-                pipe.send((slot, len(part)))
+        with audio.at_hand(path) as source:
+            with suppress(AudioError):  # decoding will say the same
+                if duration := audio.probe(source).duration_seconds:
+                    pipe.send(("start", duration))
+            for block in decode(source):
+                for start in range(0, len(block), shape[1]):
+                    part = block[start : start + shape[1]]
+                    while not free:
+                        receive()
+                    slot = free.popleft()
+                    slots[slot, : len(part)] = part
+                    pipe.send((slot, len(part)))
 
     serve(pipe, deliver, next_path)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Generic, Literal, Self, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -237,6 +237,10 @@ class WindowEncoder(ABC):
         )
 
 
+def _usual_batch_size(model: MusicFM) -> int:
+    return 1 if model.device.type == "cpu" else 16
+
+
 class Embedder(WindowEncoder):
     """Embeds recordings of any length, format, rate and number of channels.
 
@@ -271,16 +275,22 @@ class Embedder(WindowEncoder):
         self.model = model.eval()
         self.config = model.config
         self.single = layer is None or isinstance(layer, int | np.integer)
-        if batch_size is None:
-            batch_size = 1 if model.device.type == "cpu" else 16
+        self._batch_size_asked = batch_size
         super().__init__(
             Windowing.of(self.config, overlap_seconds, context_seconds),
             self.config.sample_rate,
             self.config.mel.min_samples,
-            batch_size,
+            _usual_batch_size(model) if batch_size is None else batch_size,
             model.check_layers(self._wanted(layer)),
         )
         self.precision = str(model.dtype).removeprefix("torch.")
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the model to a device; the batch size is what suits it, unless one was given."""
+        self.model.to(device)
+        if self._batch_size_asked is None:
+            self.batch_size = _usual_batch_size(self.model)
+        return self
 
     def _wanted(self, layer: int | Sequence[int] | str | None) -> Sequence[int]:
         if layer is None:

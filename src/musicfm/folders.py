@@ -24,8 +24,13 @@ def recordings_in(source: Path, on_error: Callable[[OSError], None]) -> Iterator
     for folder, subfolders, files in os.walk(source, onerror=on_error):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
+            if not name.startswith(".") and is_named_as_audio(name):
                 yield Path(folder, name)
+
+
+def is_named_as_audio(name: str) -> bool:
+    """Whether a file of this name, path or URL counts as a recording."""
+    return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
 
 
 def describe(error: OSError) -> tuple[str, str]:

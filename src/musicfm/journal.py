@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from musicfm.errors import OutputError
 from musicfm.files import atomic_write, exclusive, parse_json, sweep, writing
+from musicfm.remote import Location
 
 JOURNAL = "journal.jsonl"
 
@@ -21,10 +22,11 @@ JOURNAL = "journal.jsonl"
 class Recording:
     """A recording and the name of its result, relative to the output folder, without suffix."""
 
-    path: Path
+    path: Location
     name: str
     size: int
     modified: int
+    """Changes with the file: nanoseconds since 1970, or what its store says."""
 
     def __str__(self) -> str:
         return str(self.path)

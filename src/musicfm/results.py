@@ -6,6 +6,7 @@ while they are few; then they wait in an unnamed temporary file beside their des
 kill can leave behind.
 """
 
+import contextlib
 import os
 import tempfile
 import zipfile
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,9 @@ from musicfm.errors import OutputError
 from musicfm.files import atomic_write, writing
 from musicfm.journal import JOURNAL
 from musicfm.pooling import pool, pooled_times
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Pooling: TypeAlias = Literal["none", "mean"] | float
 """Over time: not at all, to one vector, or to a rate in Hz."""
@@ -230,36 +234,27 @@ class TableWriter:
         return {"output": VECTORS, "row": row}
 
     def conclude(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Writes the table: ``path``, ``duration``, and ``layer_N`` with the vectors.
+        """Writes the table, as of :func:`table_of`.
 
         Raises:
             OutputError: not possible; the table of the run before is still there.
         """
-        import pyarrow as pa
         from pyarrow import parquet
 
         done = sorted(entries, key=lambda entry: str(entry["path"]))
         if not done:
             return
         vectors = self._vectors(done)
-        vector = pa.list_(pa.float32(), self._dim)
-        schema = pa.schema(
-            [("path", pa.string()), ("duration", pa.float64())]
-            + [(f"layer_{layer}", vector) for layer in self._layers]
-        )
-        with (
-            atomic_write(self._folder / TABLE) as temporary,
-            parquet.ParquetWriter(temporary, schema) as writer,
-        ):
+        with atomic_write(self._folder / TABLE) as temporary, contextlib.ExitStack() as stack:
+            file: Any = None
             for start in range(0, len(done), ROWS_AT_ONCE):
                 batch = done[start : start + ROWS_AT_ONCE]
                 some = vectors[[entry["row"] for entry in batch]]
-                columns = [[entry[name] for entry in batch] for name in ("path", "duration")]
-                columns += [
-                    pa.FixedSizeListArray.from_arrays(pa.array(some[:, index].ravel()), self._dim)
-                    for index in range(len(self._layers))
-                ]
-                writer.write_table(pa.table(columns, schema=schema))
+                paths = [entry["path"] for entry in batch]
+                durations = [entry["duration"] for entry in batch]
+                table = table_of(self._layers, paths, durations, some)
+                file = file or stack.enter_context(parquet.ParquetWriter(temporary, table.schema))
+                file.write_table(table)
 
     def _vectors(self, done: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
         """What was appended, (rows, layers, dim), mapped. Raises OutputError if any is missing."""
@@ -275,3 +270,36 @@ class TableWriter:
                 )
         shape = (size // (4 * width), len(self._layers), self._dim)
         return np.memmap(path, np.float32, "r", shape=shape)
+
+
+def table_of(
+    layers: Sequence[int],
+    paths: Sequence[str],
+    durations: Sequence[float],
+    means: npt.NDArray[np.float32],
+) -> "pa.Table":
+    """Means as a table: ``path``, ``duration``, and ``layer_N`` with the vectors.
+
+    Args:
+        layers: what the layers are called.
+        paths: of the recordings.
+        durations: of each, in seconds.
+        means: (recordings, layers, dim).
+    """
+    import pyarrow as pa
+
+    dim = means.shape[2]
+    schema = pa.schema(
+        [("path", pa.string()), ("duration", pa.float64())]
+        + [(f"layer_{layer}", pa.list_(pa.float32(), dim)) for layer in layers]
+    )
+    vectors = [
+        pa.FixedSizeListArray.from_arrays(pa.array(means[:, index].ravel()), dim)
+        for index in range(len(layers))
+    ]
+    return pa.table([list(map(as_text, paths)), durations, *vectors], schema=schema)
+
+
+def as_text(path: str) -> str:
+    """A path as a table can hold it: file names may have bytes that are no UTF-8."""
+    return path.encode("utf-8", "backslashreplace").decode()

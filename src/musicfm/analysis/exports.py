@@ -14,6 +14,7 @@ from musicfm import audio
 from musicfm.analysis.analyzer import Analysis
 from musicfm.datasets.annotations import Beats, Spans
 from musicfm.files import atomic_write
+from musicfm.remote import Location
 
 CLICK_RATE = 44_100
 _CLICK_SECONDS = 0.03
@@ -50,7 +51,7 @@ def rows(analysis: Analysis) -> dict[str, list[Row]]:
     return lines
 
 
-def write_csv(analysis: Analysis, recording: Path, path: Path) -> None:
+def write_csv(analysis: Analysis, recording: Location, path: Path) -> None:
     """A table with a line for everything: kind, start and end in seconds, label, confidence."""
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -61,7 +62,7 @@ def write_csv(analysis: Analysis, recording: Path, path: Path) -> None:
                 writer.writerow([kind, f"{row.start:.6f}", f"{row.end:.6f}", row.label, sure])
 
 
-def write_labels(analysis: Analysis, recording: Path, path: Path) -> None:
+def write_labels(analysis: Analysis, recording: Location, path: Path) -> None:
     """A label track of Audacity: start, end and label, separated by tabs, in order of time."""
     lines = [row for kind, part in rows(analysis).items() if kind != "tags" for row in part]
     with atomic_write(path) as temporary:
@@ -74,7 +75,7 @@ def write_labels(analysis: Analysis, recording: Path, path: Path) -> None:
         )
 
 
-def write_midi(analysis: Analysis, recording: Path, path: Path) -> None:
+def write_midi(analysis: Analysis, recording: Location, path: Path) -> None:
     """A MIDI file whose tempo follows the beats, with a click at each and the sections as markers.
 
     A quarter note is a beat, so that a sequencer's grid lies on the music.
@@ -86,7 +87,7 @@ def write_midi(analysis: Analysis, recording: Path, path: Path) -> None:
         file.save(temporary)
 
 
-def write_click(analysis: Analysis, recording: Path, path: Path) -> None:
+def write_click(analysis: Analysis, recording: Location, path: Path) -> None:
     """The recording, mono, with a click on each beat, a higher one on downbeats.
 
     Raises AudioError if the recording cannot be read.
@@ -114,7 +115,7 @@ class Export:
     """A kind of file."""
 
     suffix: str
-    write: Callable[[Analysis, Path, Path], None]
+    write: Callable[[Analysis, Location, Path], None]
     """Takes the analysis, the recording, and where the file goes."""
 
 

@@ -65,7 +65,7 @@ def _write(
 ) -> str:
     """Writes the files of a recording, the JAMS file last."""
     recording, name = heard.recording.path, heard.recording.name
-    analysis = analyse(predictor, heard.features, heard.duration, recording.stem)
+    analysis = analyse(predictor, heard.features, heard.duration, Path(name).name)
     for kind in exports:
         EXPORTS[kind].write(analysis, recording, out / f"{name}{EXPORTS[kind].suffix}")
     if page:

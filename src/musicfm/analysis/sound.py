@@ -11,13 +11,13 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 import numpy.typing as npt
 
 from musicfm import audio
+from musicfm.remote import Location
 
 SAMPLE_RATE = 48_000
 """At which frames of BIT_RATE have a whole number of bytes."""
@@ -46,7 +46,7 @@ class Sound:
     """(peaks,) the largest absolute sample of each hundredth of a second, from 0 to 1."""
 
     @classmethod
-    def of(cls, recording: Path) -> "Sound":
+    def of(cls, recording: Location) -> "Sound":
         """The sound of a recording, in memory that grows with the result alone.
 
         Raises AudioError if it cannot be read.

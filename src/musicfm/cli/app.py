@@ -28,7 +28,8 @@ Stats = Annotated[
 ]
 
 Music = Annotated[
-    list[Path], typer.Argument(help="Recordings and folders; or a manifest, or shards.")
+    list[str],
+    typer.Argument(help="Recordings and folders; or a manifest, or shards, also at a URL."),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes. [default: all cores]")]
 Decoders = Annotated[

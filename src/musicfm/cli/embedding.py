@@ -17,24 +17,30 @@ from musicfm.cli.app import (
     first_line,
     interruptible,
     layers_of,
+    need,
 )
 from musicfm.errors import ConfigError
 
 if TYPE_CHECKING:
+    from musicfm.collection import Source
     from musicfm.results import Pooling
+
+_USE_GPUS = {"auto": None, "cpu": False, "cuda": True}
+"""Of a cluster, by --device."""
 
 
 @app.command()
 def embed(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Recordings, and folders of them.")
+        list[str] | None,
+        typer.Argument(help="Recordings, folders of them, or manifests; paths or URLs."),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the results; the same one continues a run.")
     ] = Path("embeddings"),
     listing: Annotated[
         Path | None,
-        typer.Option("--list", help="File with a path a line; - reads them from stdin."),
+        typer.Option("--list", help="File with a path or URL a line; - reads them from stdin."),
     ] = None,
     model: Annotated[
         str,
@@ -56,6 +62,18 @@ def embed(
         Literal["npz", "parquet"],
         typer.Option(help="An .npz per recording, or one table of means (with --pool mean)."),
     ] = "npz",
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Compute in this process, or on a cluster; ray starts one if need be."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a running Ray cluster: auto, or ray://host:10001. [default: none]"),
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(min=1, help="Models at once in a cluster. [default: one per GPU, or 1]"),
+    ] = None,
     overlap: Annotated[
         float | None,
         typer.Option(help="Seconds that windows overlap. [default: a sixth of the context]"),
@@ -90,7 +108,13 @@ def embed(
     sources = [*(paths or []), *(_read_list(listing) if listing else [])]
     if not sources:
         raise ConfigError("nothing to embed; give files or folders, or --list FILE")
+    if engine == "local" and (address or actors):
+        raise ConfigError("--address and --actors are for --engine ray")
     pooling, layers = _pooling(pool), layers_of(layer)
+    if engine == "ray":
+        need("scale", "ray", "pyarrow")
+        if device not in _USE_GPUS:
+            raise ConfigError(f"--device is '{device}'; with --engine ray: auto, cpu or cuda")
 
     import torch
 
@@ -100,30 +124,49 @@ def embed(
 
     options: dict[str, Any] = {"stats": stats, "allow_hash_mismatch": allow_hash_mismatch}
     loaded = MusicFM.from_pretrained(model, **options)
-    loaded = loaded.to(device_of(device), getattr(torch, dtype))
+    # Actors move their copies to where they compute.
+    loaded = loaded.to("cpu" if engine == "ray" else device_of(device), getattr(torch, dtype))
     embedder = Embedder(loaded, layers, overlap_seconds=overlap, batch_size=batch_size)
+    how: dict[str, Any] = {
+        "pooling": pooling,
+        "file_format": format,
+        "num_workers": workers,
+        "timeout_seconds": timeout,
+        "on_damage": on_damage,
+        "overwrite": overwrite,
+        "progress": True,
+    }
     with interruptible(f"what is done is in {out}, and the same command continues"):
-        summary = embed_collection(
-            embedder,
-            sources,
-            out,
-            pooling=pooling,
-            file_format=format,
-            num_workers=workers,
-            timeout_seconds=timeout,
-            on_damage=on_damage,
-            overwrite=overwrite,
-            progress=True,
-        )
+        given = _recordings(sources)
+        if engine == "ray":
+            from musicfm.scale.ray_embedding import embed_on_ray
+
+            how |= {"address": address, "actors": actors, "use_gpus": _USE_GPUS[device]}
+            summary = embed_on_ray(embedder, given, out, **how)
+        else:
+            summary = embed_collection(embedder, given, out, **how)
     conclude(summary, "embedded", out / REPORT)
 
 
-def _read_list(listing: Path) -> list[Path]:
+def _recordings(sources: list[str]) -> list["Source"]:
+    """The sources, with the tracks of each manifest in its place."""
+    from musicfm.datasets.tracks import Manifest, is_manifest, recordings_of
+
+    found: list[Source] = []
+    for source in sources:
+        if is_manifest(source):
+            found += recordings_of(Manifest.load(source))
+        else:
+            found.append(source)
+    return found
+
+
+def _read_list(listing: Path) -> list[str]:
     try:
         text = sys.stdin.read() if str(listing) == "-" else listing.read_text()
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"cannot read the list {listing}: {first_line(error)}") from error
-    return [Path(line) for line in text.splitlines() if line.strip()]
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _pooling(pool: str) -> "Pooling":

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from musicfm.cli.app import Stats, app, need, say
+from musicfm.cli.app import Music, Stats, app, need, say
 
 
 @app.command()
@@ -29,9 +29,7 @@ def pretrain(
         str,
         typer.Argument(help="tiny, nano, fm1 to fm9, or a .json or .toml file; see --set."),
     ],
-    music: Annotated[
-        list[Path], typer.Argument(help="Recordings and folders, or a manifest, or shards.")
-    ],
+    music: Music,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     settings: Annotated[
         list[str] | None,
@@ -95,7 +93,7 @@ def pretrain(
 @app.command()
 def kmeans(
     recipe: Annotated[str, typer.Argument(help="As pretrain's; of k-means tokens, as fm1's.")],
-    music: Annotated[list[Path], typer.Argument(help="As pretrain's.")],
+    music: Music,
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     settings: Annotated[list[str] | None, typer.Option("--set", help="As pretrain's.")] = None,
     stats: Annotated[Path | None, typer.Option(help="As pretrain's.")] = None,

@@ -94,10 +94,17 @@ class Crops:
         return track, where * room
 
     def _load(self, track: Track, start: float) -> Samples:
-        with self._manifest.open(track) as recording:
-            return audio.load(
-                recording, self._sample_rate, start_seconds=start, duration_seconds=self._seconds
-            )
+        try:
+            with self._manifest.open(track) as recording:
+                return audio.load(
+                    recording,
+                    self._sample_rate,
+                    start_seconds=start,
+                    duration_seconds=self._seconds,
+                )
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(f"{track.path} cannot be read ({reason}); check its shard") from error
 
 
 def permuted(index: int, size: int, seed: int) -> int:

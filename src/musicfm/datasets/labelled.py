@@ -16,6 +16,7 @@ from musicfm.datasets.scanning import collect
 from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import Split, Track
 from musicfm.errors import DataError
+from musicfm.remote import join
 
 ANNOTATIONS = ".jams"
 
@@ -77,7 +78,9 @@ def read_labelled(
                 f"{track.path} is in the shard {track.shard}, which has no annotations; give a "
                 "folder of recordings with a .jams file beside each"
             )
-        audio = manifest.root / track.path
+        audio = join(manifest.root, track.path)
+        if isinstance(audio, str):
+            raise DataError(f"{audio} is at a URL; labelled recordings have to lie on this machine")
         path = audio.with_suffix(ANNOTATIONS)
         if not path.exists():
             problems.append(f"{audio} has no annotations: there is no {path.name} beside it")

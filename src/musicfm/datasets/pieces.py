@@ -82,7 +82,7 @@ def read_pieces(
     if found:
         scanned = scan([*found], num_workers=num_workers, progress=progress)
         problems.extend(reason for _, reason in scanned.failures)
-        root = scanned.manifest.root
+        root = Path(scanned.manifest.root)
         manifest = scanned.manifest.map(
             lambda track: _described(track, found[str(root / track.path)], splitting is None)
         )

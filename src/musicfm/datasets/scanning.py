@@ -19,13 +19,13 @@ from musicfm import audio
 from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import (
     INDEX,
-    MANIFEST_SUFFIXES,
     SPLITS,
     Manifest,
     Split,
     Track,
     check_suffix,
     from_json,
+    is_manifest,
     to_json,
 )
 from musicfm.errors import ConfigError, DataError
@@ -33,6 +33,7 @@ from musicfm.files import atomic_write, exclusive, parse_json, writing
 from musicfm.folders import common_folder, describe, recordings_in
 from musicfm.processes import End, Failure, Message, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
+from musicfm.remote import is_url, join
 
 _READ_BYTES = 1 << 23
 _GENERATOR = "musicfm render"  # in the labels of rendered songs
@@ -240,8 +241,8 @@ def _keep_split(track: Track, before: Track | Failed | None) -> Track:
     return track
 
 
-def _manifests(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    return [path for path in map(Path, sources) if path.suffix in MANIFEST_SUFFIXES]
+def _manifests(sources: Sequence[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
+    return [source for source in sources if is_manifest(source)]
 
 
 def _read_all(
@@ -395,7 +396,7 @@ def collect(
     """The tracks of files and folders, which are scanned, or of a manifest or a folder of shards.
 
     Args:
-        sources: files and folders; or one manifest, or one folder of shards.
+        sources: files and folders; or one manifest, or one folder of shards, which may be at a URL.
         split: only the tracks of this one; None: all.
         num_workers: processes that scan; None takes all cores, and 16 at most.
         progress: show a bar on standard error.
@@ -423,6 +424,11 @@ def _collect(
         raise ConfigError(f"{manifests[0]} is a manifest; give it alone, or files and folders only")
     if manifests:
         return Scan(Manifest.load(manifests[0]))
+    urls = [source for source in sources if is_url(source)]
+    if urls and len(sources) > 1:
+        raise ConfigError(f"{urls[0]} is a URL; give that of one manifest or of a folder of shards")
+    if urls:
+        return Scan(Manifest.load(join(str(urls[0]), INDEX)))
     if len(sources) == 1 and (index := Path(sources[0], INDEX)).is_file():
         return Scan(Manifest.load(index))
     scanned = scan(sources, num_workers=num_workers, progress=progress)

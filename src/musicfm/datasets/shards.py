@@ -41,6 +41,7 @@ from musicfm.files import atomic_write, writing
 from musicfm.journal import Journal, Recording
 from musicfm.processes import Failure, Message, Now, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
+from musicfm.remote import Location, join
 
 REPORT = "report.json"
 
@@ -70,7 +71,7 @@ class _Shard:
     """What one shard is to hold."""
 
     path: Path
-    root: Path
+    root: Location
     first: int
     """The number of its first track among those of all shards."""
     tracks: tuple[Track, ...]
@@ -257,7 +258,7 @@ def _write_shard(shard: _Shard, stream: Callable[..., _Blocks]) -> Iterator[Now 
         for number, track in enumerate(shard.tracks):
             if number in bad:
                 continue
-            yield Now(str(shard.root / track.path), number)
+            yield Now(str(join(shard.root, track.path)), number)
             with tempfile.TemporaryFile(dir=shard.path.parent) as spool:
                 pieces = _Pieces(spool, track.duration, shard)
                 try:
@@ -272,7 +273,9 @@ def _write_shard(shard: _Shard, stream: Callable[..., _Blocks]) -> Iterator[Now 
                     bad[number] = str(error)
                     continue
                 except OSError as error:
-                    bad[number] = f"{shard.root / track.path} cannot be read ({error.strerror})"
+                    bad[number] = (
+                        f"{join(shard.root, track.path)} cannot be read ({error.strerror})"
+                    )
                     continue
                 key = f"{shard.first + number:08d}"
                 members += _add_pieces(archive, key, pieces, track, shard)

@@ -25,6 +25,7 @@ from musicfm.errors import AudioError, ConfigError, DataError
 from musicfm.files import atomic_write
 from musicfm.processes import End, Failure, Message, num_cores, run_tasks
 from musicfm.progress import AudioProgress
+from musicfm.remote import Location, join
 from musicfm.seeds import derive_seed
 
 _BLOCK_SECONDS = 10.0
@@ -89,7 +90,7 @@ class MelStatistics:
 class _Part:
     """A part of a track, or all of it."""
 
-    root: Path
+    root: Location
     track: Track
     start_seconds: float
     duration_seconds: float | None
@@ -99,7 +100,7 @@ class _Part:
         return self.duration_seconds or self.track.duration
 
     def __str__(self) -> str:
-        return str(self.root / self.track.path)
+        return str(join(self.root, self.track.path))
 
 
 def measure(

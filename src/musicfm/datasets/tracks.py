@@ -22,6 +22,8 @@ import numpy.typing as npt
 
 from musicfm.errors import ConfigError, DataError
 from musicfm.files import atomic_write, parse_json
+from musicfm.journal import Recording
+from musicfm.remote import Location, fetched, is_url, join, open_bytes, parent
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,14 +79,14 @@ class Manifest:
     Indexing and iterating give :class:`Track`; paths and members of shards are unique.
 
     Args:
-        root: the folder that paths are relative to.
+        root: the folder that paths are relative to, or its URL.
         tracks: in the order to keep.
 
     Raises ConfigError (pyarrow is missing) or DataError (a track is impossible).
     """
 
     def __init__(self, root: str | os.PathLike[str], tracks: Iterable[Track]) -> None:
-        self.root = Path(root)
+        self.root = _location(root)
         self._table = _table(tracks)
         _check(self._table, "The manifest")
 
@@ -146,7 +148,7 @@ class Manifest:
             digest.update(f"{sha256} {duration!r}\n".encode())
         return digest.hexdigest()
 
-    def open(self, track: Track) -> AbstractContextManager[Path | BinaryIO]:
+    def open(self, track: Track) -> AbstractContextManager[Location | BinaryIO]:
         """As :func:`open_track`, below this root."""
         return open_track(track, self.root)
 
@@ -159,13 +161,7 @@ class Manifest:
         """
         path = Path(path)
         check_suffix(path)
-        root = Path(os.path.abspath(self.root))
-        folder = Path(os.path.abspath(path)).parent
-        is_inside = root.is_relative_to(folder)
-        header = {
-            _HEADER: VERSION,
-            "root": (root.relative_to(folder) if is_inside else root).as_posix(),
-        }
+        header = {_HEADER: VERSION, "root": self._root_from(Path(os.path.abspath(path)).parent)}
         with atomic_write(path) as temporary:
             if path.suffix == ".parquet":
                 from pyarrow import parquet
@@ -178,6 +174,12 @@ class Manifest:
                 for track in self:
                     file.write(to_json(track) + "\n")
 
+    def _root_from(self, folder: Path) -> str:
+        if isinstance(self.root, str):
+            return self.root
+        root = Path(os.path.abspath(self.root))
+        return (root.relative_to(folder) if root.is_relative_to(folder) else root).as_posix()
+
     @classmethod
     def load(
         cls, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
@@ -185,37 +187,41 @@ class Manifest:
         """Reads a manifest.
 
         Args:
-            path: of the ``.parquet`` or ``.jsonl`` file.
+            path: of the ``.parquet`` or ``.jsonl`` file, or its URL.
             root: where the files are, if not where they were.
 
         Raises ConfigError (another suffix) or DataError (it cannot be read, is no manifest, is
         damaged, or newer than this program).
         """
-        path = Path(path)
+        path = _location(path)
         check_suffix(path)
+        read = _read_parquet if str(path).endswith(".parquet") else _read_jsonl
         try:
-            header, table = _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
+            header, table = read(path)
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}; check the path") from error
         _check(table, str(path))
         manifest = cls.__new__(cls)
         manifest._table = table
-        manifest.root = Path(root) if root is not None else path.parent / header["root"]
+        if root is None:
+            written = header["root"]
+            root = written if is_url(written) else join(parent(path), written)
+        manifest.root = _location(root)
         return manifest
 
 
 @contextmanager
-def open_track(track: Track, root: Path) -> Iterator[Path | BinaryIO]:
-    """Gives what :mod:`musicfm.audio` reads a track from: its path, or its part of a shard.
+def open_track(track: Track, root: Location) -> Iterator[Location | BinaryIO]:
+    """Gives what :mod:`musicfm.audio` reads a track from: its place, or its part of a shard.
 
     Raises DataError if the shard cannot be opened.
     """
     if track.shard is None:
-        yield root / track.path
+        yield join(root, track.path)
         return
-    shard = root / track.shard
+    shard = join(root, track.shard)
     try:
-        file = shard.open("rb")
+        file = open_bytes(shard)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = getattr(error, "strerror", error)
         raise DataError(f"cannot read {shard}: {reason}; prepare it again") from error
@@ -223,10 +229,42 @@ def open_track(track: Track, root: Path) -> Iterator[Path | BinaryIO]:
         yield io.BufferedReader(_Part(file, track))
 
 
-def check_suffix(path: Path) -> None:
+def is_manifest(source: str | os.PathLike[str]) -> bool:
+    """Whether a path or URL is named as manifests are."""
+    return os.fspath(source).endswith(MANIFEST_SUFFIXES)
+
+
+def check_suffix(path: Location) -> None:
     """Raises ConfigError unless a path is named as manifests are."""
-    if path.suffix not in MANIFEST_SUFFIXES:
+    if not is_manifest(path):
         raise ConfigError(f"{path} is no manifest; its name must end in .parquet or .jsonl")
+
+
+def _opened(path: Location) -> AbstractContextManager[BinaryIO]:
+    """A manifest, of which all will be read."""
+    return fetched(path) if isinstance(path, str) else path.open("rb")
+
+
+def _location(path: str | os.PathLike[str]) -> Location:
+    return path if isinstance(path, str) and is_url(path) else Path(path)
+
+
+def recordings_of(manifest: Manifest) -> list[Recording]:
+    """The tracks as recordings to embed, named after their paths below the root.
+
+    Raises ConfigError if they are pieces in shards.
+    """
+    root = manifest.root if isinstance(manifest.root, str) else Path(os.path.abspath(manifest.root))
+    found = []
+    for track in manifest:
+        if track.shard is not None:
+            raise ConfigError(
+                f"{track.path} is a piece in the shard {track.shard}; give the manifest of the "
+                "recordings that the shards were made of"
+            )
+        name = os.path.splitext(track.path)[0]
+        found.append(Recording(join(root, track.path), name, track.size, track.modified))
+    return found
 
 
 def to_json(track: Track) -> str:
@@ -298,12 +336,12 @@ def _table(tracks: Iterable[Track]) -> "pa.Table":
     return pa.table(columns, schema=schema)
 
 
-def _read_parquet(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
+def _read_parquet(path: Location) -> tuple[dict[str, Any], "pa.Table"]:
     schema = _schema()
     import pyarrow as pa
     from pyarrow import parquet
 
-    with path.open("rb") as file:
+    with _opened(path) as file:
         try:
             table = parquet.read_table(file)
             table.validate(full=True)
@@ -324,8 +362,8 @@ def _read_parquet(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
     return header, table
 
 
-def _read_jsonl(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
-    with path.open("rb") as file:
+def _read_jsonl(path: Location) -> tuple[dict[str, Any], "pa.Table"]:
+    with _opened(path) as file:
         header = _header(file.readline(), path)
         tracks = []
         for number, line in enumerate(file, start=2):
@@ -338,7 +376,7 @@ def _read_jsonl(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
     return header, _table(tracks)
 
 
-def _header(text: bytes | None, path: Path) -> dict[str, Any]:
+def _header(text: bytes | None, path: Location) -> dict[str, Any]:
     try:
         header = parse_json(text or b"null")
         version = header[_HEADER]

@@ -172,6 +172,7 @@ class _Data(LightningDataModule):
         world_size: int,
     ) -> None:
         super().__init__()
+        self.prepare_data_per_node = False  # all machines share the run's folder
         self._recipe, self._folder, self._collect = recipe, folder, collect
         cores = (os.cpu_count() or 1) // world_size
         self._num_workers = max(1, min(8, cores - 1)) if num_workers is None else num_workers

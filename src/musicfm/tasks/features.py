@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,10 @@ from musicfm.files import atomic_write, writing
 from musicfm.pooling import pool, pooled_times
 from musicfm.processes import num_cores
 from musicfm.progress import ListeningProgress
+from musicfm.remote import Location
 from musicfm.tasks.base import Array
+
+Where = TypeVar("Where", bound=Location)
 
 Inputs = Literal["frames", "stacked", "statistics"]
 """What a head sees of hidden states: pooled frames, as those of a model; with others around them;
@@ -222,12 +225,12 @@ def extract(
 
 def compute(
     encoder: WindowEncoder,
-    files: Mapping[Path, Sequence[Path]],
-    bar: ListeningProgress[Path],
+    files: Mapping[Where, Sequence[Path]],
+    bar: ListeningProgress[Where],
     *,
     num_workers: int | None = None,
     timeout_seconds: float = 60.0,
-) -> Generator[Finished[Path] | Failure[Path], None, None]:
+) -> Generator[Finished[Where] | Failure[Where], None, None]:
     """Writes the hidden states of recordings, in memory that their length does not change.
 
     Args:
@@ -283,7 +286,7 @@ class FeatureWriters:
     """The recordings on their way to the disk; those that are not finished leave nothing."""
 
     def __init__(self) -> None:
-        self._open: dict[Path, _Writing] = {}
+        self._open: dict[Location, _Writing] = {}
 
     def __enter__(self) -> "FeatureWriters":
         return self
@@ -292,7 +295,7 @@ class FeatureWriters:
         for path in list(self._open):
             self.drop(path)
 
-    def append(self, key: Path, targets: Sequence[Path], frames: Tensor) -> None:
+    def append(self, key: Location, targets: Sequence[Path], frames: Tensor) -> None:
         """Adds (layers, time, dim) frames to a recording."""
         if key not in self._open:
             files = ExitStack()
@@ -311,7 +314,7 @@ class FeatureWriters:
             with writing(target):
                 file.write(layer.tobytes())
 
-    def finish(self, key: Path) -> None:
+    def finish(self, key: Location) -> None:
         """Gives a recording's files their names."""
         recording = self._open.pop(key)
         with recording.files:
@@ -319,7 +322,7 @@ class FeatureWriters:
                 stream.seek(0)
                 _write_header(stream, recording.count, recording.dim)
 
-    def drop(self, key: Path) -> None:
+    def drop(self, key: Location) -> None:
         """Forgets a recording, if it had begun."""
         recording = self._open.pop(key, None)
         if recording is not None:

@@ -233,7 +233,7 @@ def write_jams(predictor: Predictor, heard: Heard, out: Path) -> str:
     jams = document(
         observations(predictor.decode(heard.features, heard.duration), heard.duration),
         heard.duration,
-        title=heard.recording.path.stem,
+        title=Path(heard.recording.name).name,
         tool=f"musicfm predict ({tasks})",
         version=musicfm.__version__,
         sandbox=predictor.provenance(),

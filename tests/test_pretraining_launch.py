@@ -1,0 +1,185 @@
+"""Runs launched as on a cluster, by torchrun and SLURM, on this machine; a process is killed."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from musicfm.datasets.tracks import Manifest
+from songs import write_songs
+from test_pretraining_run import MICRO, rows, start, weights
+
+RECIPE = MICRO.replace(micro_batch_size=1)
+SLURM = Path(__file__).parents[1] / "examples" / "pretrain.slurm"
+
+# Python runs this at its start: the second process of a run is killed once, at its fifth step.
+KILL = """
+import os, pathlib, signal
+killed = pathlib.Path(os.environ["KILLED"])
+if os.environ.get("RANK") == "1" and not killed.exists():
+    from musicfm.pretraining.module import PretrainingModule
+    clip = PretrainingModule.configure_gradient_clipping
+
+    def clipped(module, *given, **options):
+        if module.global_step == 4:
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        clip(module, *given, **options)
+
+    PretrainingModule.configure_gradient_clipping = clipped
+"""
+
+# What SLURM provides, for a job of one machine that it is to run once.
+COMMANDS = {
+    "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+    "scontrol": '[[ $1 == show ]] && echo 127.0.0.1 || echo "$@" >> "$REQUEUED"',
+}
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("songs")
+    write_songs(folder, 7)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def music(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest with the splits of the other tests."""
+    path = tmp_path_factory.mktemp("music") / "music.parquet"
+    tracks = list(write_songs(songs, 7))
+    split = [replace(t, split="train" if k < 5 else "valid") for k, t in enumerate(tracks)]
+    Manifest(songs, split).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes to the end, without a launcher."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert start(RECIPE, songs, out, world_size=2) == [0, 0]
+    return out
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "customized").mkdir()
+    (tmp_path / "customized" / "sitecustomize.py").write_text(KILL)
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name, program in COMMANDS.items():
+        path = commands / name
+        path.write_text(f"#!/bin/bash\n{program}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    python_path = [str(tmp_path / "customized"), *sys.path]
+    return {
+        **os.environ,
+        "KILLED": str(tmp_path / "killed"),
+        "REQUEUED": str(tmp_path / "requeued"),
+        "PYTHONPATH": os.pathsep.join(python_path),
+        "PATH": os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.defpath]),
+        "OMP_NUM_THREADS": "1",
+        "PET_LOCAL_ADDR": "127.0.0.1",  # torchrun's; the machine's name may lead nowhere
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def run_all(commands: list[list[str]], environment: dict[str, str]) -> None:
+    """Runs commands side by side to their ends."""
+    children = [
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for command in commands
+    ]
+    try:
+        for child in children:
+            said, _ = child.communicate(timeout=1_200)
+            assert child.returncode == 0, said[-4_000:]
+    finally:
+        for child in children:
+            child.send_signal(signal.SIGTERM)
+            child.communicate(timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_500)
+def test_two_machines_go_on_exactly_after_one_of_them_is_killed(
+    music: Path, undisturbed: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    recipe, out = tmp_path / "micro.json", tmp_path / "out"
+    recipe.write_text(json.dumps(RECIPE.to_dict()))
+    machine = [
+        sys.executable, "-m", "torch.distributed.run",
+        "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "2",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}",
+        "--rdzv-id", "test",
+        "-m", "musicfm", "pretrain", str(recipe), str(music),
+        "--out", str(out), "--resume", "--device", "cpu", "--workers", "0",
+    ]  # fmt: skip
+    run_all([machine, machine], environment)
+    assert Path(environment["KILLED"]).exists()
+    assert rows(out) == rows(undisturbed)
+    assert weights(out) == weights(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_500)
+def test_a_job_of_slurm_goes_on_exactly_after_a_process_is_killed(
+    music: Path, undisturbed: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    recipe, out = tmp_path / "micro.json", tmp_path / "out"
+    recipe.write_text(json.dumps(RECIPE.to_dict()))
+    job = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_NNODES": "1",
+        "SLURM_JOB_NODELIST": "here",
+        "SLURM_GPUS_ON_NODE": "2",
+        "RDZV_PORT": str(free_port()),
+    }
+    options = ["--device", "cpu", "--workers", "0"]
+    command = ["bash", str(SLURM), str(recipe), str(music), str(out), *options]
+    run_all([command], {**environment, **job})
+    assert Path(environment["KILLED"]).exists()
+    assert rows(out) == rows(undisturbed)
+    assert weights(out) == weights(undisturbed)
+    assert not Path(environment["REQUEUED"]).exists()
+
+
+def test_a_job_that_was_stopped_is_put_into_the_queue_again(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """One that got on, that is; one that fails at once would fail for ever."""
+    out, trained = tmp_path / "out", tmp_path / "commands" / "torchrun"
+    job = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_NNODES": "1",
+        "SLURM_JOB_NODELIST": "here",
+        "SLURM_GPUS_ON_NODE": "1",
+    }
+    command = ["bash", str(SLURM), "tiny", "music", str(out)]
+    requeued = Path(environment["REQUEUED"])
+    for program, again in (
+        ("exit 1", False),
+        (f"mkdir -p {out}/checkpoints; touch {out}/checkpoints/step-00000005.ckpt; exit 1", True),
+        ("exit 1", False),
+        (f"mkdir {out}/model; touch {out}/model/training.json", False),
+    ):
+        trained.write_text(f"#!/bin/bash\n{program}\n")
+        trained.chmod(0o755)
+        requeued.unlink(missing_ok=True)
+        done = subprocess.run(command, env={**environment, **job}, check=False)
+        assert requeued.exists() == again
+        assert (done.returncode == 0) == (again or (out / "model").exists())
