@@ -1,7 +1,6 @@
-"""On a cluster of this machine. Workers are processes that import logging
-import PyTorch: slow to begin.
-"""
+"""On a cluster of this machine. Workers are processes that import PyTorch: slow to begin."""
 
+import logging
 import os
 import shutil
 import signal
