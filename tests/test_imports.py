@@ -45,7 +45,8 @@ def imports(path: Path, *, lazy: bool = True) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-    return {name.removeprefix("musicfm.") for name in found} & MODULES
+    ours = {name for name in found if name.startswith("musicfm.")}
+    return {name.removeprefix("musicfm.") for name in ours} & MODULES
 
 
 def modules() -> list[Path]:
