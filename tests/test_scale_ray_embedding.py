@@ -1,5 +1,6 @@
 """On a cluster of this machine. Workers are processes that import PyTorch: slow to begin."""
 
+import logging
 import os
 import shutil
 import signal
@@ -51,7 +52,7 @@ def cluster() -> Iterator[None]:
                     num_cpus=4,
                     include_dashboard=False,
                     log_to_driver=False,
-                    logging_level="ERROR",
+                    logging_level=logging.ERROR,
                 )
                 break
             except Exception as error:
