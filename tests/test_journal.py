@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,16 @@ def test_what_a_killed_run_left_half_written_goes(tmp_path: Path) -> None:
     (tmp_path / ".a.npz.0123abcd.partial").touch()
     with journal(tmp_path):
         assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_the_line_never_was(tmp_path: Path) -> None:
+    def fill(it: Journal) -> None:
+        with open("/dev/full", "wb") as full:
+            os.dup2(full.fileno(), it._file.fileno())
+
+    full = pytest.raises(OutputError, match=r"journal\.jsonl: No space left on device")
+    with full, journal(tmp_path) as it:
+        fill(it)
+        it.add(A, output="a.npz")
+    with journal(tmp_path) as it:
+        assert not it.entries

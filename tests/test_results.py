@@ -90,3 +90,13 @@ def test_a_table_that_lacks_vectors_is_refused(tmp_path: Path, tiny: MusicFM) ->
     (tmp_path / VECTORS).write_bytes(bytes(4 * tiny.config.encoder.dim))
     writer.conclude([entry])
     assert (tmp_path / TABLE).is_file()
+
+
+def test_a_full_disk_is_one_sentence_while_frames_wait_there(tmp_path: Path) -> None:
+    spool = FrameSpool(25.0, None, tmp_path)
+    spool.add(torch.zeros(1, 5, 3))
+    spool.close()
+    with open("/dev/full", "r+b", buffering=0) as full:
+        spool._files = [full]
+        with pytest.raises(OutputError, match="No space left on device"):
+            spool.add(torch.zeros(1, 5, 3))
