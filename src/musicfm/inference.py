@@ -90,9 +90,6 @@ class _FrontEnd(nn.Module):
         blocks: Any = front_end.blocks
         self.blocks = nn.ModuleList(_ResidualBlock(block, dtype, winograd) for block in blocks)
         self.linear = _linear(front_end.linear, dtype)
-        channels = blocks[-1].conv2.out_channels
-        weight = self.linear.weight.unflatten(1, (channels, -1))  # frequencies of each channel
-        self.linear.weight = _constant(weight.transpose(1, 2).flatten(1))
         self.dtype = dtype
 
     def forward(self, mel: Tensor, num_mel_frames: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -115,7 +112,7 @@ class _FrontEnd(nn.Module):
         space = _Space()
         for block in self.blocks:
             x = block(x, space)
-        return self.linear(x.flatten(1)).float()
+        return self.linear(x.transpose(1, 2).flatten(1)).float()
 
 
 class _ResidualBlock(nn.Module):
@@ -265,14 +262,15 @@ class _Winograd(_Convolution):
         padded = self.padded(x, begin, shape, space)
         tiles = padded.unfold(0, row, down).unfold(1, column, across)
         tiles = tiles.permute(0, 1, 3, 4, 2)  # (row, column, time, frequency, channel)
-        gathered = space.take("gathered", x, *tiles.shape).copy_(tiles)
+        # Two spaces in turn: what each held is not needed any more.
+        gathered = space.take("even", x, *tiles.shape).copy_(tiles)
         gathered = gathered.view(rows * columns, -1, x.shape[2])
         count, products = len(gathered), len(self.inputs)
-        transformed = space.take("transformed", x, count, products, x.shape[2])
+        transformed = space.take("odd", x, count, products, x.shape[2])
         torch.bmm(self.inputs.expand(count, -1, -1), gathered, out=transformed)
-        product = space.take("product", x, products, count, len(self.bias))
+        product = space.take("even", x, products, count, len(self.bias))
         torch.bmm(transformed.transpose(0, 1), self.weight, out=product)
-        y = space.take("gathered", x, count, _TILE**2, len(self.bias))
+        y = space.take("odd", x, count, _TILE**2, len(self.bias))
         torch.bmm(self.outputs.expand(count, -1, -1), product.transpose(0, 1), out=y)
         y = y.view(rows, columns, _TILE, _TILE, -1).transpose(1, 2)
         out = space.take(name, x, *y.shape)
