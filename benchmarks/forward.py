@@ -1,30 +1,40 @@
-"""Seconds for the forward pass: ours, at several depths, beside the authors' arithmetic.
+"""Seconds for the forward pass: the model and its inference forms beside the authors' arithmetic.
 
-    pip install -e '.[bench]'
-    python benchmarks/forward.py [--config fm7] [--seconds 30] [--runs 5] [--device cpu]
+    pip install -c constraints.txt -e '.[bench]'
+    python benchmarks/forward.py [--config fm7] [--seconds 30] [--runs 5] [--threads 1] [--out FILE]
 
 The baseline is what the authors' code computes, built here from torch modules: the convolutional
 front end written plainly, and transformers' Wav2Vec2ConformerEncoder of the same size, which runs
-all layers. Both have the same weights, get the same mel and run in turn in one process; the ratios
-are medians over pairs. The mel itself costs the same in both and is left out.
+all layers. All have the same weights, get the same mel and run in turn in one process; the ratios
+are medians over rounds. The mel itself costs the same in all and is left out. A run to layer n ends
+with block n, so one run to the last layer gives the times of all.
+
+Peak is the fastest product of two square float32 matrices, measured in every round. With one thread
+times are of the CPU, which other work on the machine prolongs less than those of a clock.
 """
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from machine import machine
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Wav2Vec2ConformerConfig
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
     Wav2Vec2ConformerEncoder,
 )
 
-from musicfm import ModelConfig, MusicFM, full_float32, preset
+from musicfm import ModelConfig, MusicFM, full_float32, optimize, preset
 from musicfm.config import ConformerConfig
+from musicfm.inference import multiplies_bfloat16
 from musicfm.published import published
 
 
@@ -101,55 +111,130 @@ def baseline_like(model: MusicFM) -> Baseline:
     return baseline.eval()
 
 
-def seconds(run: Callable[[], Any], device: str) -> float:
-    """Time of one call, waiting for the device."""
-    begin = time.perf_counter()
-    run()
-    if device.startswith("cuda"):
+class Run:
+    """A model that notes the time at which each layer is done."""
+
+    def __init__(self, model: MusicFM, clock: Callable[[], float]) -> None:
+        self.model, self.clock = model, clock
+        self.marks: list[float] = []
+        for block in model.encoder.blocks:
+            block.register_forward_hook(lambda *_: self.marks.append(self.clock()))
+
+    def __call__(self, mel: Tensor) -> list[Tensor]:
+        x, _ = self.model.front_end(mel, None)
+        self.marks = [self.clock()]
+        states = self.model.encoder(x, None, range(self.model.num_layers))
+        self.marks[-1] = self.clock()  # the last layer is normed
+        return states
+
+    def seconds(self, mel: Tensor) -> list[float]:
+        """Of every layer, from the start."""
+        begin = self.clock()
+        self(mel)
+        return [mark - begin for mark in self.marks]
+
+    def operations(self, mel: Tensor) -> list[float]:
+        """Executed for every layer, in GFLOP, counted without computing."""
+        model = copy.deepcopy(self.model).to("meta")
+        counted = []
+        for layer in range(model.num_layers):
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                x, _ = model.front_end(mel.to("meta"), None)
+                model.encoder(x, None, [layer])
+            counted.append(counter.get_total_flops() / 1e9)
+        return counted
+
+
+def clock_of(device: str) -> Callable[[], float]:
+    """Seconds, waiting for the device; of the CPU where it runs one thread."""
+    if device == "cpu":
+        return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+    def synchronized() -> float:
         torch.cuda.synchronize()
-    return time.perf_counter() - begin
+        return time.perf_counter()
+
+    return synchronized
+
+
+def peak(device: str, clock: Callable[[], float]) -> float:
+    """GFLOP per second of a product of matrices."""
+    size = 2048
+    a, b = torch.randn(2, size, size, device=device)
+    begin = clock()
+    a @ b
+    return 2 * size**3 / (clock() - begin) / 1e9
 
 
 def main() -> None:
-    """Prints a table."""
+    """Prints a table, and writes it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--config", default="fm7")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="where to write the table, too")
     options = parser.parse_args()
 
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    clock = clock_of(options.device)
     model = MusicFM(preset(options.config)).eval()
     baseline = baseline_like(model).to(options.device)
-    model.to(options.device)
+    forms = {"the model": model.to(options.device)}
+    if options.device == "cpu":
+        forms["inference form, direct"] = optimize(model, winograd=False)
+        forms["inference form"] = optimize(model)
+        if multiplies_bfloat16():
+            forms["inference form, bfloat16"] = optimize(copy.deepcopy(model).bfloat16())
+    runs = {name: Run(form, clock) for name, form in forms.items()}
     config, depth = model.config, model.config.encoder.depth
     mel = torch.randn(options.batch, round(options.seconds * config.mel.rate), config.mel.n_mels)
     mel = mel.to(options.device)
 
-    def ours(layer: int) -> Tensor:
-        x, _ = model.front_end(mel, None)
-        return model.encoder(x, None, [layer])[0]
-
-    layers = sorted({0, depth // 2, round(depth * 7 / 12), depth})
+    times: dict[str, list[list[float]]] = {name: [] for name in runs}
+    base, peaks = [], []
     with torch.inference_mode(), full_float32():
-        error = max(
-            (ours(layer) - state).abs().max().item() for layer, state in enumerate(baseline(mel))
-        )
-        times: dict[str, list[float]] = {"baseline": [], **{f"layer {n}": [] for n in layers}}
+        reference = baseline(mel)
+        error = {
+            name: max((a - b).abs().max().item() for a, b in zip(run(mel), reference, strict=True))
+            for name, run in runs.items()
+        }
         for _ in range(options.runs):
-            times["baseline"].append(seconds(lambda: baseline(mel), options.device))
-            for n in layers:
-                times[f"layer {n}"].append(seconds(lambda n=n: ours(n), options.device))  # type: ignore[misc]
-    print(f"{options.config}, {options.batch} x {options.seconds:g} s, {options.device}, float32,")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.runs} runs;")
-    print(f"largest difference between the two at any layer: {error:.1e}")
-    print(f"{'':10} {'median s':>9} {'min s':>7} {'max s':>7} {'baseline / this':>16}")
-    for name, values in times.items():
-        ratio = statistics.median(b / v for b, v in zip(times["baseline"], values, strict=True))
-        middle = statistics.median(values)
-        print(f"{name:10} {middle:9.2f} {min(values):7.2f} {max(values):7.2f} {ratio:16.2f}")
+            peaks.append(peak(options.device, clock))
+            begin = clock()
+            baseline(mel)
+            base.append(clock() - begin)
+            for name, run in runs.items():
+                times[name].append(run.seconds(mel))
+
+    what = "CPU time" if clock is time.process_time else "time"
+    lines = [
+        f"{options.config}, {options.batch} x {options.seconds:g} s on {options.device}, float32 "
+        f"where not said otherwise; {machine()}, transformers {transformers.__version__}; "
+        f"threads: {options.threads}; {options.runs} rounds, median {what} (smallest); "
+        f"peak {max(peaks):.0f} GFLOP/s.",
+        "",
+        "| | layer | seconds | baseline / this | GFLOP | of peak | largest difference |",
+        "|---|---|---|---|---|---|---|",
+        f"| baseline | {depth} | {statistics.median(base):.2f} ({min(base):.2f}) | 1.00 | | | |",
+    ]
+    for name, run in runs.items():
+        operations = run.operations(mel)
+        for layer in sorted({0, round(depth * 7 / 12), depth}):
+            values = [marks[layer] for marks in times[name]]
+            ratio = statistics.median(b / v for b, v in zip(base, values, strict=True))
+            middle, executed = statistics.median(values), operations[layer]
+            lines.append(
+                f"| {name} | {layer} | {middle:.2f} ({min(values):.2f}) | {ratio:.2f} | "
+                f"{executed:.0f} | {executed / middle / max(peaks):.0%} | {error[name]:.0e} |"
+            )
+    table = "\n".join(lines)
+    print(table)
+    if options.out:
+        options.out.write_text(table + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Time and peak memory of ``musicfm embed`` for recordings of several lengths.
 
-    python benchmarks/lengths.py RECORDING --model msd --minutes 0.5 5 60
+    python benchmarks/lengths.py RECORDING --model msd --minutes 0.5 5 60 600 [--out FILE]
 
 The recording is repeated up to each length, written as FLAC, and embedded by a process of its own.
-Memory is that of the largest process, from the operating system; time includes importing torch and
-loading the model, whose share the first row shows best.
+Memory is that of the largest process, from the operating system; times include importing torch and
+loading the model, whose share the first row shows best. CPU time is that of all processes; other
+work on the machine prolongs it less than the time of a clock.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import soundfile
+from machine import machine
 
 
 def write(source: Path, target: Path, seconds: float) -> None:
@@ -29,14 +31,21 @@ def write(source: Path, target: Path, seconds: float) -> None:
 
 
 def main() -> None:
-    """Prints a line per length."""
+    """Prints a table, and writes it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("recording", type=Path)
     parser.add_argument("--model", default="msd")
     parser.add_argument("--minutes", type=float, nargs="+", default=[0.5, 5.0])
     parser.add_argument("--options", default="", help="more options for musicfm embed")
+    parser.add_argument("--out", type=Path, help="where to write the table, too")
     options = parser.parse_args()
-    print(f"{'audio':>9} {'seconds':>8} {'x real time':>12} {'peak memory':>12}")
+    lines = [
+        f"musicfm embed --model {options.model} {options.options}; {machine()}.",
+        "",
+        "| audio | CPU seconds | seconds | seconds of audio per CPU second | peak memory |",
+        "|---|---|---|---|---|",
+    ]
+    print("\n".join(lines))
     for minutes in options.minutes:
         with tempfile.TemporaryDirectory() as folder:
             song = Path(folder) / "song.flac"
@@ -59,8 +68,14 @@ def main() -> None:
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode:
                 sys.exit(f"{' '.join(command)} ended with status {process.returncode}")
-        rate, memory = 60 * minutes / seconds, usage.ru_maxrss / 2**20
-        print(f"{minutes:5g} min {seconds:8.1f} {rate:12.1f} {memory:9.2f} GB", flush=True)
+        computed, memory = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
+        lines.append(
+            f"| {minutes:g} min | {computed:.1f} | {seconds:.1f} | {60 * minutes / computed:.0f} | "
+            f"{memory:.2f} GB |"
+        )
+        print(lines[-1], flush=True)
+    if options.out:
+        options.out.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def test_what_fits_into_a_window_is_the_plain_forward_pass(
     with torch.inference_mode():
         states = embedder.model(torch.from_numpy(clip)[None], layers=[0, 1, 2, 3]).hidden_states
     result = embedder(clip)
-    assert torch.equal(result.frames, torch.stack(states)[:, 0])
+    torch.testing.assert_close(result.frames, torch.stack(states)[:, 0], atol=1e-5, rtol=0)
     assert result.duration == num_samples / RATE
 
 
@@ -144,8 +144,8 @@ def test_a_failure_voids_one_recording_only(embedder: Embedder, song: Samples) -
 
 def test_frames_that_overflow_are_a_failure_not_a_result(tiny: MusicFM, song: Samples) -> None:
     with torch.no_grad():
-        tiny.encoder.norm.weight.fill_(1e5)
-    embedder = Embedder(tiny.half(), layer=-1)
+        tiny.encoder.norm.weight.fill_(3e38)
+    embedder = Embedder(tiny, layer=-1)
     with pytest.raises(AudioError, match=r"not finite; compute in float32"):
         embedder(song[:5000])
 

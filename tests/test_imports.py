@@ -23,6 +23,7 @@ RANKS = {
     "masking": 3,
     "model": 4,
     "published": 4,
+    "inference": 5,
     "checkpoint": 5,
     "compat": 6,
 }

@@ -22,6 +22,7 @@ from torch import Tensor
 from musicfm import audio, checkpoint
 from musicfm.decoders import Block, End, Event, Failure, Start
 from musicfm.errors import AudioError, ConfigError, MusicFMError
+from musicfm.inference import optimize
 from musicfm.model import MusicFM, full_float32
 from musicfm.pooling import pool, pooled_times
 from musicfm.windows import Cutter, Samples, Stitcher, Window, Windowing
@@ -260,6 +261,9 @@ class Embedder(WindowEncoder):
     ) -> None:
         """Puts the model into eval mode; its device and dtype are those to compute with.
 
+        On a CPU the model's inference form computes, see :func:`musicfm.optimize`: made here, from
+        the weights of this moment.
+
         Args:
             model: move it first: ``model.to("cuda", torch.bfloat16)``.
             layer: the hidden state to take, several, or all of them; None takes 7 of 12, the
@@ -273,6 +277,7 @@ class Embedder(WindowEncoder):
                 batch.
         """
         self.model = model.eval()
+        self._form = optimize(model) if model.device.type == "cpu" else model
         self.config = model.config
         self.single = layer is None or isinstance(layer, int | np.integer)
         self._batch_size_asked = batch_size
@@ -363,7 +368,7 @@ class Embedder(WindowEncoder):
         exact = full_float32() if self.model.dtype == torch.float32 else nullcontext()
         try:
             with exact:
-                output = self.model(torch.from_numpy(waveform).to(device), lengths, self.layers)
+                output = self._form(torch.from_numpy(waveform).to(device), lengths, self.layers)
         except torch.OutOfMemoryError as error:
             raise MusicFMError(
                 f"{len(windows)} windows of {max(counts) / self.config.sample_rate:g} s do not fit "

@@ -1,0 +1,493 @@
+"""The model laid out for inference on a CPU: the same function in fewer, larger operations.
+
+Weights are folded and laid out once. BatchNorm becomes part of the convolution before it; the two
+strided convolutions of a front-end block, which share their input, become one; wide 3x3
+convolutions run as Winograd's; frames stay (time, feature) throughout, so that no convolution
+copies them into another layout. The front end computes one clip at a time, some frames after
+others, which bounds its memory and makes a clip in a padded batch exactly a clip alone.
+
+Sources: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016 (arXiv
+1509.09308); the matrices are those of Toom and Cook, see Blahut, "Fast Algorithms for Signal
+Processing".
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from musicfm import encoder as exact
+from musicfm.encoder import rotate
+from musicfm.errors import ConfigError
+from musicfm.model import FrontEnd, MusicFM, ResidualBlock
+
+_TILE = 4
+"""Outputs of a Winograd convolution along either axis, computed together."""
+_VALUES = 2**21
+"""Values of a block's output computed together: few enough to stay in the cache, and enough for
+fast matrix products."""
+_WIDE = 64
+"""Channels from which on Winograd's saving outweighs its transforms."""
+
+
+def optimize(model: MusicFM, *, winograd: bool = True) -> "InferenceModel":
+    """The inference form of a model on the CPU; the model itself stays as it is.
+
+    It gives what the model gives in eval mode, within 1e-4 in float32, and knows no gradients. It
+    holds the weights of this moment, folded or shared: once the model has changed, make another. A
+    model in bfloat16 is computed in bfloat16 between float32 residuals where the CPU multiplies
+    bfloat16 natively, and else in float32, which is then faster; one in float16 in float32.
+
+    Args:
+        model: on the CPU.
+        winograd: whether wide convolutions may use Winograd's arithmetic, in float32.
+
+    Raises ConfigError for a model on another device.
+    """
+    if model.device.type != "cpu":
+        raise ConfigError(f"the inference form is for CPUs, and the model is on {model.device}")
+    native = model.dtype == torch.bfloat16 and multiplies_bfloat16()
+    with torch.no_grad():
+        return InferenceModel(model, torch.bfloat16 if native else torch.float32, winograd)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class InferenceModel(MusicFM):
+    """What :func:`optimize` returns: called like the model, hidden states in float32."""
+
+    def __init__(self, model: MusicFM, dtype: torch.dtype, winograd: bool) -> None:
+        nn.Module.__init__(self)
+        self.config = model.config
+        self.mel = model.mel
+        self.front_end = _FrontEnd(model.front_end, dtype, winograd)  # type: ignore[assignment]
+        self.encoder = _Encoder(model.encoder, dtype)
+        self.quantizer = model.quantizer
+        self.head = _linear(model.head, torch.float32)
+        self.eval()
+
+    forward = torch.no_grad()(MusicFM.forward)
+
+    def state_dict(self, *args: Any, **options: Any) -> NoReturn:
+        """Raises ConfigError: folded weights are not for keeping."""
+        raise ConfigError("the inference form is not for saving; save the model it was made from")
+
+
+# ---------------------------------------------------------------------------- front end
+
+
+class _FrontEnd(nn.Module):
+    """See :class:`musicfm.model.FrontEnd`."""
+
+    def __init__(self, front_end: FrontEnd, dtype: torch.dtype, winograd: bool) -> None:
+        super().__init__()
+        blocks: Any = front_end.blocks
+        self.blocks = nn.ModuleList(_ResidualBlock(block, dtype, winograd) for block in blocks)
+        self.linear = _linear(front_end.linear, dtype)
+        self.dtype = dtype
+
+    def forward(self, mel: Tensor, num_mel_frames: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(batch, mel time, n_mels) to (batch, time, dim) float32, and each clip's frames."""
+        batch, time, _ = mel.shape
+        if num_mel_frames is None:
+            return torch.stack([self.clip(clip) for clip in mel]), None
+        clips = [self.clip(mel[i, :count]) for i, count in enumerate(num_mel_frames.tolist())]
+        counts = torch.tensor([len(clip) for clip in clips])
+        for block in self.blocks:
+            time = _over(time, block.strides[0])
+        out = mel.new_zeros(batch, time, self.linear.out_features)
+        for row, clip in zip(out, clips, strict=True):
+            row[: len(clip)] = clip
+        return out, counts
+
+    def clip(self, mel: Tensor) -> Tensor:
+        """(mel time, n_mels) to (time, dim) float32."""
+        x = mel[..., None].to(self.dtype)
+        space = _Space()
+        for block in self.blocks:
+            x = block(x, space)
+        return self.linear(x.transpose(1, 2).flatten(1)).float()
+
+
+class _ResidualBlock(nn.Module):
+    """See :class:`musicfm.model.ResidualBlock`; its two strided convolutions are one here."""
+
+    def __init__(self, block: ResidualBlock, dtype: torch.dtype, winograd: bool) -> None:
+        super().__init__()
+        self.strides = (block.time_stride, 2)
+        first, skip = _folded(block.conv1, block.norm1), _folded(block.conv_skip, block.norm_skip)
+        both = torch.cat((first[0], skip[0])), torch.cat((first[1], skip[1]))
+        self.strided = _convolution(*both, self.strides, dtype, winograd)
+        self.conv2 = _convolution(*_folded(block.conv2, block.norm2), (1, 1), dtype, winograd)
+
+    def forward(self, x: Tensor, space: "_Space") -> Tensor:
+        """(time, frequency, in_channels) to (time', frequency / 2, channels)."""
+        time, bands = (_over(x.shape[axis], self.strides[axis]) for axis in (0, 1))
+        channels = len(self.conv2.bias)
+        out = x.new_empty(time, bands, channels)
+        # One frame more on either side, for the second convolution: so the first fills its tiles.
+        step = _TILE * _over(_VALUES, _TILE * bands * channels) - 2
+        for start in range(0, time, step):
+            stop = min(start + step, time)
+            both = self.strided(x, start - 1, stop + 1, space, "strided")
+            y, skip = both.split(channels, dim=2)
+            F.relu_(y)
+            if start == 0:  # beyond the clip are zeros, as of the convolution's padding
+                y[0] = 0.0
+            if stop == time:
+                y[-1] = 0.0
+            y = self.conv2(y, 1, stop - start + 1, space, "conv2")
+            torch.relu_(torch.add(y, skip[1:-1], out=out[start:stop]))
+        return out
+
+
+class _Space:
+    """Memory by name, used again and again: fresh memory costs more than what is done in it."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, Tensor] = {}
+
+    def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """Uninitialised, of a shape, in the type of ``like``; overwrites what has the same name."""
+        size = math.prod(shape)
+        taken = self._taken.get(name)
+        if taken is None or len(taken) < size:
+            self._taken[name] = taken = like.new_empty(size)
+        return taken[:size].view(shape)
+
+
+def _convolution(
+    weight: Tensor, bias: Tensor, strides: tuple[int, int], dtype: torch.dtype, winograd: bool
+) -> "_Convolution":
+    outputs, inputs = weight.shape[:2]
+    if inputs == 1:
+        return _OfOneChannel(weight.to(dtype), bias.to(dtype), strides)
+    if winograd and dtype == torch.float32 and min(outputs, inputs) >= _WIDE:
+        return _Winograd(weight, bias, strides)
+    return _Direct(weight.to(dtype), bias.to(dtype), strides)
+
+
+class _Convolution(nn.Module):
+    """A 3x3 convolution of (time, frequency, in_channels), with zeros around."""
+
+    bias: Tensor
+
+    def __init__(self, bias: Tensor, strides: tuple[int, int]) -> None:
+        super().__init__()
+        self.strides = strides
+        self.register_buffer("bias", bias)
+
+    def padded(self, x: Tensor, begin: int, shape: tuple[int, int], space: _Space) -> Tensor:
+        """What outputs from row ``begin`` on need: (*shape, in_channels), zero outside of x."""
+        first = begin * self.strides[0] - 1
+        out = space.take("padded", x, *shape, x.shape[2])
+        inside = x[max(first, 0) : first + shape[0]]
+        top, bands = max(-first, 0), x.shape[1]
+        bottom = top + len(inside)
+        out[:top] = out[bottom:] = 0.0
+        out[top:bottom, 0] = out[top:bottom, bands + 1 :] = 0.0
+        out[top:bottom, 1 : bands + 1] = inside
+        return out
+
+
+class _OfOneChannel(_Convolution):
+    """The convolution as a product with the 3x3 patches of its input."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, strides: tuple[int, int]) -> None:
+        super().__init__(bias, strides)
+        self.register_buffer("weight", weight.flatten(1).T.contiguous())
+
+    def forward(self, x: Tensor, begin: int, end: int, space: _Space, name: str) -> Tensor:
+        """Rows ``begin`` to ``end`` of the result, (time', frequency', channels)."""
+        shape = (end - begin - 1) * self.strides[0] + 3, x.shape[1] + 2
+        padded = self.padded(x, begin, shape, space)[..., 0]
+        patches = padded.unfold(0, 3, self.strides[0]).unfold(1, 3, self.strides[1])
+        out = space.take(name, x, *patches.shape[:2], len(self.bias))
+        patches = patches.reshape(-1, self.weight.shape[0])
+        torch.addmm(self.bias, patches, self.weight, out=out.view(-1, len(self.bias)))
+        return out
+
+
+class _Direct(_Convolution):
+    """The convolution of PyTorch, channels last."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, strides: tuple[int, int]) -> None:
+        super().__init__(bias, strides)
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, x: Tensor, begin: int, end: int, space: _Space, name: str) -> Tensor:
+        """Rows ``begin`` to ``end`` of the result, (time', frequency', channels)."""
+        shape = (end - begin - 1) * self.strides[0] + 3, x.shape[1] + 2
+        padded = self.padded(x, begin, shape, space).permute(2, 0, 1)[None]
+        return F.conv2d(padded, self.weight, self.bias, self.strides)[0].permute(1, 2, 0)
+
+
+class _Winograd(_Convolution):
+    """The convolution with fewer products: of 4 x 4 outputs, 36 for 144, or 81 with stride 2.
+
+    Each tile of the input is transformed, multiplied by the transformed weights position by
+    position, and the products are transformed into outputs: ``A ((G w) * (B x))``.
+    """
+
+    outputs: Tensor
+    inputs: Tensor
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, strides: tuple[int, int]) -> None:
+        super().__init__(bias, strides)
+        axes = zip(*(bilinear(stride) for stride in strides), strict=True)
+        a, b, g = (torch.kron(*pair).float() for pair in axes)
+        self.sizes = tuple((_TILE - 1) * stride + 3 for stride in strides)
+        self.register_buffer("outputs", a)
+        self.register_buffer("inputs", b)
+        w = weight.permute(2, 3, 1, 0)
+        self.register_buffer("weight", (g @ w.flatten(2).flatten(0, 1)).unflatten(1, w.shape[2:]))
+
+    def forward(self, x: Tensor, begin: int, end: int, space: _Space, name: str) -> Tensor:
+        """Rows ``begin`` to ``end`` of the result, (time', frequency', channels)."""
+        bands = _over(x.shape[1], self.strides[1])
+        rows, columns = _over(end - begin, _TILE), _over(bands, _TILE)
+        (row, column), (down, across) = self.sizes, (_TILE * stride for stride in self.strides)
+        shape = (rows - 1) * down + row, (columns - 1) * across + column
+        padded = self.padded(x, begin, shape, space)
+        tiles = padded.unfold(0, row, down).unfold(1, column, across)
+        tiles = tiles.permute(0, 1, 3, 4, 2)  # (row, column, time, frequency, channel)
+        # Two spaces in turn: what each held is not needed any more.
+        gathered = space.take("even", x, *tiles.shape).copy_(tiles)
+        gathered = gathered.view(rows * columns, -1, x.shape[2])
+        count, products = len(gathered), len(self.inputs)
+        transformed = space.take("odd", x, count, products, x.shape[2])
+        torch.bmm(self.inputs.expand(count, -1, -1), gathered, out=transformed)
+        product = space.take("even", x, products, count, len(self.bias))
+        torch.bmm(transformed.transpose(0, 1), self.weight, out=product)
+        y = space.take("odd", x, count, _TILE**2, len(self.bias))
+        torch.bmm(self.outputs.expand(count, -1, -1), product.transpose(0, 1), out=y)
+        y = y.view(rows, columns, _TILE, _TILE, -1).transpose(1, 2)
+        out = space.take(name, x, *y.shape)
+        torch.add(y, self.bias, out=out)
+        return out.view(rows * _TILE, columns * _TILE, -1)[: end - begin, :bands]
+
+
+def bilinear(stride: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Matrices A, B, G with which three taps g give four outputs of x, A ((G g) * (B x)), float64.
+
+    With stride 2, output i is ``g0 x[2i] + g1 x[2i + 1] + g2 x[2i + 2]``: the samples of even
+    number meet two taps, with stride 1, and those of odd number one tap.
+    """
+    if stride == 1:
+        return toom_cook(_TILE, 3, (0.0, 1.0, -1.0, 2.0, -2.0))
+    a_even, b_even, g_even = toom_cook(_TILE, 2, (0.0, 1.0, -1.0, 2.0))
+    even, size = len(b_even), 2 * _TILE + 1
+    a = torch.cat((a_even, torch.eye(_TILE, dtype=torch.float64)), dim=1)
+    b, g = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, 3, dtype=torch.float64)
+    b[:even, ::2] = b_even
+    b[even:, 1::2] = torch.eye(_TILE, dtype=torch.float64)
+    g[:even, ::2] = g_even
+    g[even:, 1] = 1.0
+    return a, b, g
+
+
+def toom_cook(outputs: int, taps: int, points: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """A, B, G of a convolution with stride 1, by ``outputs + taps - 2`` points and infinity."""
+    size = outputs + taps - 1
+    a, b, g = (
+        torch.zeros(n, m, dtype=torch.float64)
+        for n, m in ((outputs, size), (size, size), (size, taps))
+    )
+    for i, point in enumerate(points):
+        others = [other for other in points if other != point]
+        powers = point ** torch.arange(size, dtype=torch.float64)
+        a[:, i] = powers[:outputs]
+        b[i, :-1] = _polynomial(others)
+        g[i] = powers[:taps] / math.prod(point - other for other in others)
+    a[-1, -1] = g[-1, -1] = 1.0
+    b[-1] = _polynomial(points)
+    return a, b, g
+
+
+def _over(size: int, step: int) -> int:
+    """How many steps cover a size."""
+    return -(-size // step)
+
+
+def _polynomial(roots: Sequence[float]) -> Tensor:
+    """Coefficients of the polynomial with these roots, from the constant one up, float64."""
+    coefficients = torch.ones(1, dtype=torch.float64)
+    for root in roots:
+        coefficients = F.pad(coefficients, (1, 0)) - root * F.pad(coefficients, (0, 1))
+    return coefficients
+
+
+# ------------------------------------------------------------------------------ encoder
+
+
+class _Encoder(exact.Encoder):
+    """See :class:`musicfm.encoder.Encoder`."""
+
+    def __init__(self, encoder: exact.Encoder, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        blocks: Any = encoder.blocks
+        self.blocks = nn.ModuleList(
+            _ConformerBlock(block, dtype)
+            if isinstance(block, exact.ConformerBlock)
+            else _TransformerBlock(block, dtype)
+            for block in blocks
+        )
+        self.norm = _norm(encoder.norm)
+        self.dropout = nn.Dropout(0.0)
+        self.register_buffer("inv_freq", encoder.inv_freq, persistent=False)
+        self.activation_checkpointing = False
+
+
+class _ConformerBlock(nn.Module):
+    """See :class:`musicfm.encoder.ConformerBlock`."""
+
+    def __init__(self, block: exact.ConformerBlock, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.ffn1 = _FeedForward(block.ffn1, dtype)
+        self.attention = _SelfAttention(block.attention, dtype)
+        self.convolution = _ConvolutionModule(block.convolution, dtype)
+        self.ffn2 = _FeedForward(block.ffn2, dtype)
+        self.norm = _norm(block.norm)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        x = torch.add(x, self.ffn1(x), alpha=0.5)
+        x += self.attention(x, rotation, mask)
+        x += self.convolution(x, mask)
+        x.add_(self.ffn2(x), alpha=0.5)
+        return self.norm(x)
+
+
+class _TransformerBlock(nn.Module):
+    """See :class:`musicfm.encoder.TransformerBlock`."""
+
+    def __init__(self, block: exact.TransformerBlock, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.attention = _SelfAttention(block.attention, dtype)
+        self.ffn = _FeedForward(block.ffn, dtype)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        x = x + self.attention(x, rotation, mask)
+        return x.add_(self.ffn(x))
+
+
+class _FeedForward(nn.Module):
+    """See :class:`musicfm.encoder.FeedForward`."""
+
+    def __init__(self, ffn: exact.FeedForward, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.norm = _norm(ffn.norm)
+        self.up, self.down = _linear(ffn.up, dtype), _linear(ffn.down, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x).to(self.up.weight.dtype)
+        return self.down(F.silu(self.up(x), inplace=True))
+
+
+class _SelfAttention(nn.Module):
+    """See :class:`musicfm.encoder.SelfAttention`."""
+
+    def __init__(self, attention: exact.SelfAttention, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.norm = _norm(attention.norm)
+        self.query, self.key = _linear(attention.query, dtype), _linear(attention.key, dtype)
+        self.value, self.out = _linear(attention.value, dtype), _linear(attention.out, dtype)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        x = self.norm(x)
+        rotated = rotate(x, rotation, self.num_heads).to(self.value.weight.dtype)
+        x = x.to(self.value.weight.dtype)
+        attended = F.scaled_dot_product_attention(
+            self._heads(self.query(rotated)),
+            self._heads(self.key(rotated)),
+            self._heads(self.value(x)),
+            attn_mask=None if mask is None else mask[:, None, None, :],
+        )
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(batch, time, dim) to (batch, head, time, dim / heads)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class _ConvolutionModule(nn.Module):
+    """See :class:`musicfm.encoder.ConvolutionModule`; channels stay last."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, module: exact.ConvolutionModule, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.norm = _norm(module.norm)
+        self.pointwise1 = _pointwise(module.pointwise1, dtype)
+        weight, bias = _folded(module.depthwise, module.batch_norm)
+        weight = weight[..., None].to(dtype)  # a column in two dimensions: there is a kernel for it
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias.to(dtype))
+        self.pointwise2 = _pointwise(module.pointwise2, dtype)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = F.glu(self.pointwise1(self.norm(x).to(self.weight.dtype)))
+        if mask is not None:  # a clip ends in zeros, as the convolution's own padding
+            x = x.masked_fill(~mask[..., None], 0.0)
+        x = x.transpose(1, 2)[..., None]
+        channels, _, kernel, _ = self.weight.shape
+        x = F.conv2d(x, self.weight, self.bias, padding=(kernel // 2, 0), groups=channels)
+        return self.pointwise2(F.silu(x[..., 0].transpose(1, 2)))
+
+
+# ------------------------------------------------------------------------------ weights
+
+
+def _constant(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def _linear(layer: nn.Linear, dtype: torch.dtype) -> nn.Linear:
+    """The same, in a type; shares its memory where nothing changes."""
+    copy = nn.Linear(layer.in_features, layer.out_features, device="meta")
+    copy.weight = _constant(layer.weight.detach().to(dtype))
+    copy.bias = _constant(layer.bias.detach().to(dtype))
+    return copy
+
+
+def _pointwise(layer: nn.Conv1d, dtype: torch.dtype) -> nn.Linear:
+    """A convolution over one frame, as the product that it is."""
+    copy = nn.Linear(layer.in_channels, layer.out_channels, bias=False, device="meta")
+    copy.weight = _constant(layer.weight.detach()[..., 0].to(dtype))
+    return copy
+
+
+def _norm(norm: nn.LayerNorm) -> nn.LayerNorm:
+    """The same in float32."""
+    copy = nn.LayerNorm(norm.normalized_shape, norm.eps, device="meta")
+    copy.weight = _constant(norm.weight.detach().float())
+    copy.bias = _constant(norm.bias.detach().float())
+    return copy
+
+
+def _folded(
+    convolution: nn.Conv1d | nn.Conv2d, norm: nn.BatchNorm1d | nn.BatchNorm2d
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias, float32, of a convolution that does what BatchNorm does after it.
+
+    Those of two dimensions get (time, frequency) for (frequency, time).
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()
+    shift = norm.bias.float() - norm.running_mean.float() * scale
+    weight = convolution.weight.float() * scale.view(-1, *[1] * (convolution.weight.dim() - 1))
+    bias = shift if convolution.bias is None else shift + convolution.bias.float() * scale
+    return (weight.transpose(2, 3) if weight.dim() == 4 else weight), bias
