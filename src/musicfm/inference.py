@@ -26,9 +26,8 @@ from musicfm.model import FrontEnd, MusicFM, ResidualBlock
 
 _TILE = 4
 """Outputs of a Winograd convolution along either axis, computed together."""
-_VALUES = 2**21
-"""Values of a block's output computed together: few enough to stay in the cache, and enough for
-fast matrix products."""
+_VALUES = 2**20
+"""Values of a block's output computed together: more are no faster, and need more memory."""
 _WIDE = 64
 """Channels from which on Winograd's saving outweighs its transforms."""
 
@@ -100,6 +99,7 @@ class _FrontEnd(nn.Module):
         clips = [self.clip(mel[i, :count]) for i, count in enumerate(num_mel_frames.tolist())]
         counts = torch.tensor([len(clip) for clip in clips])
         for block in self.blocks:
+            assert isinstance(block, _ResidualBlock)
             time = _over(time, block.strides[0])
         out = mel.new_zeros(batch, time, self.linear.out_features)
         for row, clip in zip(out, clips, strict=True):
