@@ -20,6 +20,7 @@ from musicfm.datasets.annotations import Beats
 from musicfm.errors import CheckpointError
 from musicfm.model import MusicFM
 from musicfm.tasks.predict import Predictor
+from musicfm.tasks.rows import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,10 @@ def test_heads_of_a_model_folder_are_found(tmp_path: Path, tiny: MusicFM) -> Non
     tiny.save_pretrained(folder)
     write_heads(folder / "heads", str(folder))
     assert len(load_predictor(str(folder)).heads) == 5
+
+
+def test_nano_comes_with_heads_for_all_tasks() -> None:
+    predictor = load_predictor()
+    assert tuple(head.config.task for head in predictor.heads) == TASKS
+    assert predictor.model == "nano"
+    assert Predictor.load([Path("nano/beat")]).heads[0].config == predictor.heads[0].config

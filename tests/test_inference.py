@@ -18,14 +18,18 @@ DEMO_SONG = Path(__file__).parents[1] / "examples" / "demo_song.ogg"
 VARIANTS = {
     f"{encoder.kind}-{rate}": recipe.TINY.replace(
         mel=MelConfig(hop_length=hop),
-        front_end=FrontEndConfig(conv_dim=8, time_strides=strides),
+        front_end=front_end,
         encoder=encoder,
     )
     for encoder in (
         recipe.TINY.encoder,
         TransformerConfig(dim=64, depth=3, num_heads=4, ffn_dim=128),
     )
-    for rate, hop, strides in ((25, 240, (2, 2)), (50, 240, (2, 1)), (75, 320, (1, 1)))
+    for rate, hop, front_end in (
+        (25, 240, FrontEndConfig(conv_dim=8)),
+        (50, 240, FrontEndConfig(conv_dim=8, time_strides=(2, 1))),
+        (75, 320, FrontEndConfig(conv_dim=8, time_strides=(1, 1))),
+    )
 }
 # Bands that fill no tile.
 VARIANTS["conformer-20 bands"] = VARIANTS["conformer-25"].replace(mel=MelConfig(n_mels=20))

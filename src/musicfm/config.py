@@ -269,7 +269,8 @@ PRESETS: Mapping[str, ModelConfig] = {
         quantizer=RandomProjectionConfig(codebook_size=256),
     ),
     # For a laptop without a GPU: 15 MB of weights. Normalised as rendered songs need it. Eight
-    # small codebooks tell more about a frame than a large one, and so teach more per step.
+    # small codebooks tell more about a frame than a large one, and so teach more per step; half of
+    # them hear pitch classes, without which so small a model learns timbre and no harmony.
     "nano": ModelConfig(
         mel=MelConfig(mean=0.03, std=16.9),
         front_end=FrontEndConfig(conv_dim=16),

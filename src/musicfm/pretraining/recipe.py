@@ -114,11 +114,11 @@ RECIPES: Mapping[str, Recipe] = {
     "nano": Recipe(
         model=PRESETS["nano"],
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, schedule="cosine"),
-        steps=3_000,
-        batch_size=8,
-        micro_batch_size=8,
-        validate_every=250,
-        validation_clips=128,
+        steps=1_500,
+        batch_size=3,
+        micro_batch_size=3,
+        validate_every=300,
+        validation_clips=60,
         **_SMALL,
     ),
     **{
