@@ -178,7 +178,7 @@ def test_a_run_that_was_stopped_continues(
         process.send_signal(number)
     done = content(out)
     assert 0 < len(done) < prepared.num_shards
-    (out / ".shard-000001.tar.0.partial").write_bytes(b"left by a kill")
+    (out / ".shard-000001.tar.0123abcd.partial").write_bytes(b"left by a kill")
     again = prepare(Manifest.load(source), out, **OPTIONS)
     assert again.num_done_before in (len(done), len(done) - 1)  # one may not be in the journal
     assert content(out) == content(Path(prepared.index.root))

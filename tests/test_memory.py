@@ -33,6 +33,7 @@ def mapped(*arguments: str) -> list[int]:
     done = subprocess.run(
         [sys.executable, "-c", MAPPED, *arguments],
         input=MAPPED,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")},
         check=True,
         capture_output=True,
         text=True,

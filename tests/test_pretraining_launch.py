@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from musicfm.datasets.tracks import Manifest
 from songs import write_songs
@@ -121,11 +122,13 @@ def test_two_machines_go_on_exactly_after_one_of_them_is_killed(
 ) -> None:
     recipe, out = tmp_path / "micro.json", tmp_path / "out"
     recipe.write_text(json.dumps(RECIPE.to_dict()))
+    # Where machines meet: not on one of them, whose end the other would take for a failure.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     machine = [
         sys.executable, "-m", "torch.distributed.run",
         "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "2",
-        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}",
-        "--rdzv-id", "test",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{store.port}",
+        "--rdzv-conf", "is_host=false", "--rdzv-id", "test",
         "-m", "musicfm", "pretrain", str(recipe), str(music),
         "--out", str(out), "--resume", "--device", "cpu", "--workers", "0",
     ]  # fmt: skip
