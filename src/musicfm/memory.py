@@ -16,8 +16,9 @@ def keep_freed_memory() -> None:
     """Has this process, and those that it starts, keep what is freed for what is taken next.
 
     glibc gives large blocks back to the system, which clears their pages before it hands them out
-    again: of a training step of nano that was a fifth of the time on an idle CPU, and a third on a
-    busy one. Changes nothing where the C library is another one.
+    again: in a training step of nano that was 0.30 s of 1.63 s of CPU time, and 0.27 s of 1.10 s in
+    its inference; what is kept takes 1.50 s and 0.80 s. Changes nothing where the C library is
+    another one.
     """
     with suppress(OSError, TypeError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
