@@ -124,6 +124,7 @@ def pretrain(
             stack.enter_context(exclusive(folder, ".lock"))
             sweep(folder)
             _check_folder(folder, recipe, resume)
+            _check_launcher()
         step = _last_step(folder, recipe) if resume else None
         stack.enter_context(quiet())
         accelerator, processes, num_nodes = _hardware(device, processes, num_nodes)
@@ -290,6 +291,17 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "
         elif a != b:
             found.add(f"{prefix}{key}")
     return found
+
+
+def _check_launcher() -> None:
+    """Warns of a torchrun whose restarts may hang: https://github.com/pytorch/pytorch/issues/135712."""
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        message = (
+            "processes that torchrun starts again may wait for each other for ever; set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+        )
+        warnings.warn(message, stacklevel=3)
 
 
 def _last_step(folder: Path, recipe: Recipe) -> int | None:
