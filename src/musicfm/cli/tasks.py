@@ -62,7 +62,7 @@ def probe(
         str,
         typer.Option(
             help="Of the model: auto is 7 of 12; a number, several (3,7) or all try each by "
-            "itself; mixed weights all."
+            "itself, with all seeds; mixed weights all."
         ),
     ] = "auto",
     seeds: Seeds = 5,
@@ -87,6 +87,7 @@ def probe(
         out,
         (task,),
         num_seeds=seeds,
+        seeds_per_layer=seeds,
         context=context,
         layers=_layers(layer),
         device=device_of(device),

@@ -1,6 +1,7 @@
 """Pictures of a study: the table, and how good each layer is."""
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from musicfm.files import atomic_write
@@ -55,7 +56,7 @@ def _table(report: Report) -> Any:
 
 
 def _layers(report: Report) -> Any:
-    """A panel for each task: the score on validation of each layer, by row."""
+    """A panel for each task: the score on validation of each layer, by row: mean and range."""
     from matplotlib.figure import Figure
 
     results = [result for result in report.results if len(result.curve) > 1]
@@ -66,7 +67,13 @@ def _layers(report: Report) -> Any:
         for result in results:
             if result.task == task:
                 layers = [layers[0] for layers in result.curve]
-                axis.plot(layers, list(result.curve.values()), "o-", label=result.row.name)
+                scores = list(result.curve.values())
+                means = [fmean(some) for some in scores]
+                below = [mean - min(some) for mean, some in zip(means, scores, strict=True)]
+                above = [max(some) - mean for mean, some in zip(means, scores, strict=True)]
+                axis.errorbar(
+                    layers, means, [below, above], fmt="o-", capsize=3, label=result.row.name
+                )
                 axis.set_xticks(layers)
         axis.set_title(task, fontsize=10)
         axis.set_xlabel("layer")

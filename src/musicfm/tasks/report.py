@@ -206,8 +206,8 @@ def to_json(report: Report) -> dict[str, Any]:
                 "chosen": list(result.layers),
                 "seeds": len(result.runs),
                 "validation": [
-                    {"layers": list(layers), "score": json_number(score)}
-                    for layers, score in result.curve.items()
+                    {"layers": list(layers), "scores": [json_number(score) for score in scores]}
+                    for layers, scores in result.curve.items()
                 ],
             }
             for result in report.results

@@ -7,14 +7,15 @@
     ROW/TASK/                            of rows without layers: fit.json, tests.json, a model
     report.json, table.md, table.csv, table.png, layers.png
 
-Heads of the first seed are fitted on each layer; the layer with the best score on validation gets
-the other seeds, and is tested.
+Heads of the first seeds are fitted on each layer; the layer with the best mean score on validation
+gets the other seeds, and is tested.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from musicfm.datasets.labelled import digest
@@ -53,6 +54,8 @@ class Study:
     out: Path
     tasks: tuple[TaskName, ...]
     num_seeds: int = 5
+    seeds_per_layer: int = 1
+    """Of these, before a layer is chosen."""
     context: Context = "model"
     layers: Layers = "each"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
@@ -71,8 +74,8 @@ class Result:
     task: TaskName
     layers: tuple[int, ...]
     """That were chosen; none if there are none to choose from."""
-    curve: Mapping[tuple[int, ...], float]
-    """By layers, the score on validation."""
+    curve: Mapping[tuple[int, ...], tuple[float, ...]]
+    """By layers, the scores on validation, of each of the first seeds."""
     runs: tuple[Mapping[str, Evaluation], ...]
     """Of each seed, by test set."""
     failures: tuple[str, ...] = ()
@@ -162,7 +165,8 @@ def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> It
     """Heads on frozen frames: all layers first, then all seeds of the best."""
     recordings: dict[str, Recordings] = {}
     failures: dict[Row, tuple[str, ...]] = {}
-    trials: dict[tuple[Row, TaskName], list[Trial]] = {}
+    trials: dict[tuple[Row, TaskName], dict[tuple[int, ...], list[Trial]]] = {}
+    first_seeds = range(min(study.seeds_per_layer, study.num_seeds))
     for row in rows:
         known: dict[float | None, _Heard] = {}
         for task in _tasks(study, row):
@@ -172,26 +176,36 @@ def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> It
             heard = known[clip]
             failures[row] = tuple(dict.fromkeys((*failures.get(row, ()), *heard.failures)))
             recordings[_source(row, task)] = heard.recordings(corpus)
-            configs = _configs(study, corpus, row, task, heard)
-            trials[row, task] = [_trial(study, row, task, config, 0) for config in configs]
-    _run(study, [trial for some in trials.values() for trial in some], recordings)
-    chosen: list[Trial] = []
-    for (row, task), some in trials.items():
-        best = max(some, key=lambda trial: objective_of(trial.folder)).config
-        chosen += [
-            _trial(study, row, task, best, seed, tested=True) for seed in range(study.num_seeds)
+            trials[row, task] = {
+                config.layers: [_trial(study, row, task, config, seed) for seed in first_seeds]
+                for config in _configs(study, corpus, row, task, heard)
+            }
+    first = [t for by_layers in trials.values() for some in by_layers.values() for t in some]
+    _run(study, first, recordings)
+    curves = {
+        which: {
+            layers: tuple(objective_of(trial.folder) for trial in some)
+            for layers, some in by_layers.items()
+        }
+        for which, by_layers in trials.items()
+    }
+    chosen: dict[tuple[Row, TaskName], list[Trial]] = {}
+    for (row, task), curve in curves.items():
+        best = max(curve, key=lambda layers: fmean(curve[layers]))
+        config = trials[row, task][best][0].config
+        chosen[row, task] = [
+            _trial(study, row, task, config, seed, tested=True) for seed in range(study.num_seeds)
         ]
-    _run(study, chosen, recordings)
-    for (row, task), some in trials.items():
-        mine = [trial for trial in chosen if trial.source == _source(row, task)]
+    _run(study, [trial for some in chosen.values() for trial in some], recordings)
+    for (row, task), some in chosen.items():
         yield Result(
             row,
             task,
-            mine[0].config.layers,
-            {trial.config.layers: objective_of(trial.folder) for trial in some},
-            tuple(tests_of(trial.folder) for trial in mine),
+            some[0].config.layers,
+            curves[row, task],
+            tuple(tests_of(trial.folder) for trial in some),
             failures[row],
-            max((trial.folder for trial in mine), key=objective_of),
+            max((trial.folder for trial in some), key=objective_of),
         )
 
 
