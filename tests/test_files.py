@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from musicfm.errors import DataError, MusicFMError, OutputError
-from musicfm.files import atomic_write, exclusive, parse_json, read_object, sweep
+from musicfm.files import atomic_write, exclusive, parse_json, read_object, sweep, sweep_beside
 
 
 @pytest.fixture
@@ -126,6 +126,14 @@ def test_what_killed_runs_left_is_swept_up_but_not_what_others_write(tmp_path: P
         sweep(tmp_path)
     left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert left == {*kept, names[2], "d/.journal.jsonl.lock"}
+
+
+def test_what_killed_runs_left_of_a_file_is_swept_up_and_of_others_not(tmp_path: Path) -> None:
+    kept = ["a.json", ".a.json.lock", ".a.json.b.0123abcd.partial", ".b.json.0123abcd.partial"]
+    for name in (".a.json.0123abcd.partial", ".a.json.abcd0123.partial", *kept):
+        (tmp_path / name).touch()
+    sweep_beside(tmp_path / "a.json")
+    assert {path.name for path in tmp_path.iterdir()} == {*kept}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from musicfm.errors import DataError, OutputError
 
 PARTIAL = ".partial"
 """Ending of files being written; one that is left over belongs to a run that was killed."""
-_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(PARTIAL)}")
+_TOKEN = rf"\.[0-9a-f]{{8}}{re.escape(PARTIAL)}"
+_TEMPORARY = re.compile(rf"\..+{_TOKEN}")
+_NAME_LENGTH = 40  # names may have 255 bytes, and a character may have four
 
 
 @contextmanager
@@ -25,8 +27,7 @@ def atomic_write(target: Path) -> Iterator[Path]:
     The folder is made if need be. On any error, Ctrl-C included, the temporary file is removed and
     what was at ``target`` stays. Raises OutputError: a folder not writable, or a full disk.
     """
-    # Names may have 255 bytes, and a character may have four.
-    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}{PARTIAL}")
+    temporary = target.with_name(f".{target.name[:_NAME_LENGTH]}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +75,18 @@ def sweep(folder: Path) -> None:
             if _TEMPORARY.fullmatch(name):
                 with writing(folder):
                     Path(parent, name).unlink(missing_ok=True)
+
+
+def sweep_beside(target: Path) -> None:
+    """Removes what killed runs left half-written of one file, which no other run may be writing.
+
+    Raises OutputError.
+    """
+    temporary = re.compile(rf"\.{re.escape(target.name[:_NAME_LENGTH])}{_TOKEN}")
+    with writing(target):
+        for path in target.parent.iterdir():
+            if temporary.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from musicfm.datasets.tracks import (
     to_json,
 )
 from musicfm.errors import ConfigError, DataError
-from musicfm.files import atomic_write, exclusive, parse_json, writing
+from musicfm.files import atomic_write, exclusive, parse_json, sweep_beside, writing
 from musicfm.folders import common_folder, describe, recordings_in
 from musicfm.processes import End, Failure, Message, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
@@ -325,7 +325,7 @@ def update_manifest(
         if splitting is not None:
             scanned.manifest = split(scanned.manifest, splitting)
         scanned.manifest.save(out)
-        _write_report(out.with_suffix(".report.json"), scanned)
+        _write_report(_report_path(out), scanned)
     return scanned
 
 
@@ -345,6 +345,8 @@ def _notes(
     """What an interrupted scan has read, and a function that notes more; removed in the end."""
     path = out.with_name(f".{out.name}.{'check' if check else 'scan'}")
     with exclusive(out.parent, f".{out.name}.lock"), contextlib.ExitStack() as stack:
+        for target in (path, out, _report_path(out)):
+            sweep_beside(target)
         with writing(out):
             content = path.read_bytes() if path.exists() else b""
             # What follows the last line's end was being written when a scan was killed.
@@ -370,6 +372,10 @@ def _from_note(line: bytes, path: Path) -> Track | Failed:
         return Failed(**values) if "reason" in values else from_json(line)
     except (ValueError, TypeError) as error:
         raise DataError(f"{path} is damaged; delete it and scan again") from error
+
+
+def _report_path(out: Path) -> Path:
+    return out.with_suffix(".report.json")
 
 
 def _write_report(path: Path, scanned: Scan) -> None:
