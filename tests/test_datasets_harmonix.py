@@ -20,14 +20,19 @@ BEATS = "0.5\t1\t1\n1.0\t2\t1\n1.5\t1\t2\n2.0\t2\t2\n"
 SEGMENTS = "0.0 silence\n0.5 verse\n1.5 chorus\n2.5 end\n"
 
 
+def write_harmonix(folder: Path) -> Path:
+    """Three tracks in the genuine layout."""
+    trees.write_text(folder / "dataset" / "metadata.csv", HEAD + ROWS)
+    for name in ("0001_12step", "0003_6foot7foot", "0004_abc"):
+        trees.write_audio(folder / "audio" / f"{name}.flac")
+        trees.write_text(folder / "dataset" / "beats_and_downbeats" / f"{name}.txt", BEATS)
+        trees.write_text(folder / "dataset" / "segments" / f"{name}.txt", SEGMENTS)
+    return folder
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    trees.write_text(tmp_path / "dataset" / "metadata.csv", HEAD + ROWS)
-    for name in ("0001_12step", "0003_6foot7foot", "0004_abc"):
-        trees.write_audio(tmp_path / "audio" / f"{name}.flac")
-        trees.write_text(tmp_path / "dataset" / "beats_and_downbeats" / f"{name}.txt", BEATS)
-        trees.write_text(tmp_path / "dataset" / "segments" / f"{name}.txt", SEGMENTS)
-    return tmp_path
+    return write_harmonix(tmp_path)
 
 
 def test_beats_and_sections_are_read(home: Path) -> None:

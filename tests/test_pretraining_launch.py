@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+import slurm
 from musicfm.datasets.tracks import Manifest
 from songs import write_songs
 from test_pretraining_run import MICRO, rows, start, weights
@@ -38,12 +38,6 @@ if os.environ.get("RANK") == "1" and not killed.exists():
 
 # As docs/scaling.md says to, and the script for SLURM does by itself.
 UNSHARED = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-
-# What SLURM provides, for a job of one machine that it is to run once.
-COMMANDS = {
-    "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
-    "scontrol": '[[ $1 == show ]] && echo 127.0.0.1 || echo "$@" >> "$REQUEUED"',
-}
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +69,12 @@ def undisturbed(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "customized").mkdir()
     (tmp_path / "customized" / "sitecustomize.py").write_text(KILL)
-    commands = tmp_path / "commands"
-    commands.mkdir()
-    for name, program in COMMANDS.items():
-        path = commands / name
-        path.write_text(f"#!/bin/bash\n{program}\n")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    python_path = [str(tmp_path / "customized"), *sys.path]
     return {
         **os.environ,
+        **slurm.write_commands(tmp_path / "commands"),
         "KILLED": str(tmp_path / "killed"),
-        "REQUEUED": str(tmp_path / "requeued"),
-        "PYTHONPATH": os.pathsep.join(python_path),
-        "PATH": os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.defpath]),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "customized"), *sys.path]),
         "OMP_NUM_THREADS": "1",
-        "PET_LOCAL_ADDR": "127.0.0.1",  # torchrun's; the machine's name may lead nowhere
     }
 
 
@@ -147,13 +132,7 @@ def test_a_job_of_slurm_goes_on_exactly_after_a_process_is_killed(
 ) -> None:
     recipe, out = tmp_path / "micro.json", tmp_path / "out"
     recipe.write_text(json.dumps(RECIPE.to_dict()))
-    job = {
-        "SLURM_JOB_ID": "1",
-        "SLURM_NNODES": "1",
-        "SLURM_JOB_NODELIST": "here",
-        "SLURM_GPUS_ON_NODE": "2",
-        "RDZV_PORT": str(free_port()),
-    }
+    job = {**slurm.JOB, "SLURM_GPUS_ON_NODE": "2", "RDZV_PORT": str(free_port())}
     options = ["--device", "cpu", "--workers", "0"]
     command = ["bash", str(SLURM), str(recipe), str(music), str(out), *options]
     run_all([command], {**environment, **job}, tmp_path)
@@ -168,12 +147,6 @@ def test_a_job_that_was_stopped_is_put_into_the_queue_again(
 ) -> None:
     """One that got on, that is; one that fails at once would fail for ever."""
     out, trained = tmp_path / "out", tmp_path / "commands" / "torchrun"
-    job = {
-        "SLURM_JOB_ID": "1",
-        "SLURM_NNODES": "1",
-        "SLURM_JOB_NODELIST": "here",
-        "SLURM_GPUS_ON_NODE": "1",
-    }
     command = ["bash", str(SLURM), "tiny", "music", str(out)]
     requeued = Path(environment["REQUEUED"])
     for program, again in (
@@ -185,6 +158,6 @@ def test_a_job_that_was_stopped_is_put_into_the_queue_again(
         trained.write_text(f"#!/bin/bash\n{program}\n")
         trained.chmod(0o755)
         requeued.unlink(missing_ok=True)
-        done = subprocess.run(command, env={**environment, **job}, check=False)
+        done = subprocess.run(command, env={**environment, **slurm.JOB}, check=False)
         assert requeued.exists() == again
         assert (done.returncode == 0) == (again or (out / "model").exists())

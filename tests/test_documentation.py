@@ -1,0 +1,157 @@
+"""Every command and every block of code in README.md and docs/, run as it stands."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pretty_midi
+import pytest
+import soundfile
+import torch
+import typer.main
+
+from command_line import Run
+from documentation import PAGES, ROOT, Reader, blocks
+from musicfm import cli, hub, published
+from musicfm.config import PRESETS, ConformerConfig, FrontEndConfig, preset
+from musicfm.datasets.scanning import update_manifest
+from musicfm.model import MusicFM
+from musicfm.pretraining.recipe import load_recipe
+from musicfm.render import benchmark
+from musicfm.render.songs import render_songs
+from musicfm.tasks.heads import shipped
+from test_datasets_harmonix import write_harmonix
+from test_imports import MODULES, SOURCE, imports, name_of
+
+COMMANDS: Any = typer.main.get_command(cli.app)
+TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
+ALL = "\n".join(TEXTS.values())
+RECORDINGS = (
+    "song.mp3", "song.wav", "one.mp3", "two.flac", "albums/a.flac", "albums/b.flac",
+    "Music/song.wav", "Music/other.mp3", "Music/a/third.flac", "Music/a/fourth.ogg",
+)  # fmt: skip
+RUN = ("bash", "python", "pycon")
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that pages need of rendered-v1: three songs for training, and one of each other set."""
+    folder = tmp_path_factory.mktemp("rendered-v1")
+    for name, found in benchmark.song_sets().items():
+        count = 3 if name == "train" else 1
+        render_songs(count, folder / name, seed=found.first_seed, num_workers=1)
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, songs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all that pages take for granted: the working and the home directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    song = next((songs / "train").glob("*.flac"))
+    samples, rate = soundfile.read(song, stop=8 * 24_000)
+    for name in RECORDINGS:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(name, samples[len(name) * 100 :], rate)
+    for task in ("beat", "chord"):
+        shutil.copytree(shipped("nano")[task], f"probes/{task}/head")
+    update_manifest("music.parquet", ["Music"], num_workers=1)
+    shutil.copytree(songs, "rendered-v1")
+    features = songs.with_name("features")  # of nano, for pages that come later
+    features.mkdir(exist_ok=True)
+    Path("features").symlink_to(features)
+    shutil.copytree("albums", "bucket/music")
+    shutil.copy(Path(pretty_midi.__file__).with_name("TimGM6mb.sf2"), "FluidR3_GM.sf2")
+    write_harmonix(Path("data/harmonix"))
+    for _, content in blocks(ALL, "toml"):
+        Path("mine.toml").write_text(content)
+    return tmp_path
+
+
+@pytest.fixture
+def small_msd(tmp_path: Path) -> Path:
+    """What stands for the authors' checkpoint: as deep, and thinner."""
+    config = preset("fm7").replace(
+        encoder=ConformerConfig(dim=64, num_heads=4, ffn_dim=64),
+        front_end=FrontEndConfig(conv_dim=8),
+    )
+    weights = tmp_path / "data" / "pretrained_msd.pt"
+    weights.parent.mkdir(exist_ok=True)
+    published.write(config, MusicFM(config).state_dict(), weights)
+    return weights
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("default")  # readers do not make errors of them
+@pytest.mark.parametrize("page", [name for name in TEXTS if any(blocks(TEXTS[name], *RUN))])
+def test_a_page_does_what_it_says(
+    page: str, run: Run, home: Path, small_msd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats = small_msd.with_name("msd_stats.json")
+    monkeypatch.setattr(hub, "fetch_published", lambda *_: (small_msd, stats))
+    sets = {
+        name: found.part(15 / 200 if name == "train" else 5 / len(found.seeds))
+        for name, found in benchmark.song_sets().items()
+    }
+    monkeypatch.setattr(benchmark, "song_sets", lambda: sets)
+    monkeypatch.setattr("mirdata.core.Dataset.download", lambda *_: None)
+    Reader(run, home, small_msd).follow(TEXTS[page])
+
+
+@pytest.mark.parametrize("text", [content for _, content in blocks(ALL, "toml")])
+def test_recipes_are_recipes(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    assert load_recipe(str(tmp_path / "mine.toml")) != load_recipe("nano")
+
+
+@pytest.mark.parametrize("line", sorted({*re.findall(r"`musicfm ([^`]* [^`]*)`", ALL)}))
+def test_commands_in_the_text_parse(line: str) -> None:
+    if "..." in line or "," in line.split()[0]:
+        pytest.skip("not a command as it stands")
+    verb, *arguments = shlex.split(line)
+    assert COMMANDS.commands[verb].make_context(verb, arguments).params
+
+
+@pytest.mark.parametrize("script", sorted({*re.findall(r"`python ([\w/]+\.py)", ALL)}))
+def test_scripts_in_the_text_exist(script: str) -> None:
+    assert (ROOT / script).is_file()
+
+
+def test_the_options_of_embed_are_described_and_no_others() -> None:
+    table = set(re.findall(r"^\| `(--[a-z-]+)`", TEXTS["docs/embedding.md"], re.M))
+    parameters = COMMANDS.commands["embed"].params
+    assert table == {parameter.opts[0] for parameter in parameters} - {"paths"}
+    options = {
+        option
+        for verb in COMMANDS.commands.values()
+        for parameter in verb.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    assert set(re.findall(r"`(--[a-z-]+)[` ]", ALL)) <= options
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_described(name: str) -> None:
+    config = preset(name)
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in MusicFM(config).parameters())
+    targets = {"kmeans": "k-means", "random_projection": "random projection"}[config.quantizer.kind]
+    if config.quantizer.num_codebooks > 1:
+        targets = f"{config.quantizer.num_codebooks} {targets}s"
+    row = (
+        f"| `{name}` | {config.encoder.kind.title()} | {config.encoder.depth} "
+        f"| {config.frame_rate:g} | {config.context_seconds:g} s "
+        f"| {targets} | {count:,} |".replace(",", " ")
+    )
+    assert row in TEXTS["docs/models.md"]
+
+
+def test_the_table_of_modules_is_complete_and_in_order() -> None:
+    paths = re.findall(r"^\| `([\w/]+\.py)`", TEXTS["CONTRIBUTING.md"], re.M)
+    table = [name_of(SOURCE / path) for path in paths]
+    assert sorted(table) == sorted(MODULES - {"__main__"})
+    for position, path in enumerate(paths):
+        assert imports(SOURCE / path, lazy=False) <= {*table[:position]}, path
