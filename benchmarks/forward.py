@@ -1,13 +1,17 @@
 """Seconds for the forward pass: the model and its inference forms beside the authors' arithmetic.
 
     pip install -c constraints.txt -e '.[bench]'
-    python benchmarks/forward.py [--config fm7] [--seconds 30] [--runs 5] [--threads 1] [--out FILE]
+    python benchmarks/forward.py [--config fm7] [--seconds 30] [--runs 5] [--threads 1]
+        [--onnx LAYER ...] [--out FILE]
 
 The baseline is what the authors' code computes, built here from torch modules: the convolutional
 front end written plainly, and transformers' Wav2Vec2ConformerEncoder of the same size, which runs
 all layers. All have the same weights, get the same mel and run in turn in one process; the ratios
 are medians over rounds. The mel itself costs the same in all and is left out. A run to layer n ends
 with block n, so one run to the last layer gives the times of all.
+
+With --onnx, onnxruntime runs what musicfm export writes for these layers, too, on the CPU and with
+as many threads. That begins with the waveform, so its times include the mel.
 
 Peak is the fastest product of two square float32 matrices, measured in every round. With one thread
 times are of the CPU, which other work on the machine prolongs less than those of a clock.
@@ -16,6 +20,7 @@ times are of the CPU, which other work on the machine prolongs less than those o
 import argparse
 import copy
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +39,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 
 from musicfm import ModelConfig, MusicFM, full_float32, optimize, preset
 from musicfm.config import ConformerConfig
+from musicfm.export import export_onnx
 from musicfm.inference import multiplies_bfloat16
 from musicfm.published import published
 
@@ -145,6 +151,33 @@ class Run:
         return counted
 
 
+class OnnxRun:
+    """A model in onnxruntime: waveform to one layer."""
+
+    def __init__(self, model: MusicFM, layer: int, clock: Callable[[], float]) -> None:
+        import onnxruntime
+
+        self.layer, self.clock = layer, clock
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            export_onnx(model, path, layers=[layer])
+            self.session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        lengths = torch.full((len(waveform),), waveform.shape[1])
+        given = {"waveform": waveform.numpy(), "lengths": lengths.numpy()}
+        return torch.from_numpy(self.session.run([f"layer_{self.layer}"], given)[0])
+
+    def seconds(self, waveform: Tensor) -> float:
+        begin = self.clock()
+        self(waveform)
+        return self.clock() - begin
+
+
 def clock_of(device: str) -> Callable[[], float]:
     """Seconds, waiting for the device; of the CPU where it runs one thread."""
     if device == "cpu":
@@ -175,6 +208,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--onnx", type=int, nargs="+", default=[], metavar="LAYER", help="for onnxruntime"
+    )
     parser.add_argument("--out", type=Path, help="where to write the table, too")
     options = parser.parse_args()
 
@@ -191,10 +227,12 @@ def main() -> None:
             forms["inference form, bfloat16"] = optimize(copy.deepcopy(model).bfloat16())
     runs = {name: Run(form, clock) for name, form in forms.items()}
     config, depth = model.config, model.config.encoder.depth
-    mel = torch.randn(options.batch, round(options.seconds * config.mel.rate), config.mel.n_mels)
-    mel = mel.to(options.device)
+    waveform = 0.1 * torch.randn(options.batch, round(options.seconds * config.sample_rate))
+    mel = model.features(waveform.to(options.device))
+    in_onnx = [OnnxRun(model, layer, clock) for layer in options.onnx]
 
     times: dict[str, list[list[float]]] = {name: [] for name in runs}
+    onnx_times: list[list[float]] = [[] for _ in in_onnx]
     base, peaks = [], []
     with torch.inference_mode(), full_float32():
         reference = baseline(mel)
@@ -202,6 +240,7 @@ def main() -> None:
             name: max((a - b).abs().max().item() for a, b in zip(run(mel), reference, strict=True))
             for name, run in runs.items()
         }
+        onnx_error = [(run(waveform) - reference[run.layer]).abs().max().item() for run in in_onnx]
         for _ in range(options.runs):
             peaks.append(peak(options.device, clock))
             begin = clock()
@@ -209,6 +248,8 @@ def main() -> None:
             base.append(clock() - begin)
             for name, run in runs.items():
                 times[name].append(run.seconds(mel))
+            for onnx_run, values in zip(in_onnx, onnx_times, strict=True):
+                values.append(onnx_run.seconds(waveform))
 
     what = "CPU time" if clock is time.process_time else "time"
     lines = [
@@ -231,6 +272,12 @@ def main() -> None:
                 f"| {name} | {layer} | {middle:.2f} ({min(values):.2f}) | {ratio:.2f} | "
                 f"{executed:.0f} | {executed / middle / max(peaks):.0%} | {error[name]:.0e} |"
             )
+    for onnx_run, values, difference in zip(in_onnx, onnx_times, onnx_error, strict=True):
+        ratio = statistics.median(b / v for b, v in zip(base, values, strict=True))
+        lines.append(
+            f"| onnxruntime | {onnx_run.layer} | {statistics.median(values):.2f} "
+            f"({min(values):.2f}) | {ratio:.2f} | | | {difference:.0e} |"
+        )
     table = "\n".join(lines)
     print(table)
     if options.out:

@@ -26,6 +26,7 @@ RANKS = {
     "inference": 5,
     "checkpoint": 5,
     "compat": 6,
+    "export": 6,
 }
 TOP_RANK = 7  # what is not listed builds on these
 TOP = {"cli", "__main__"}

@@ -238,6 +238,20 @@ class WindowEncoder(ABC):
         )
 
 
+def wanted_layers(model: MusicFM, layer: int | Sequence[int] | str | None) -> list[int]:
+    """Layers as indices from 0: those given, "all", or with None the usual one, 7 of 12.
+
+    Raises ConfigError: a layer that the model does not have.
+    """
+    if layer is None:
+        return [round(model.config.encoder.depth * 7 / 12)]
+    if layer == "all":
+        return list(range(model.num_layers))
+    if isinstance(layer, str):
+        raise ConfigError(f"layer is {layer!r}; give a number, several, or 'all'")
+    return model.check_layers([int(layer)] if isinstance(layer, int | np.integer) else layer)
+
+
 def _usual_batch_size(model: MusicFM) -> int:
     return 1 if model.device.type == "cpu" else 16
 
@@ -286,7 +300,7 @@ class Embedder(WindowEncoder):
             self.config.sample_rate,
             self.config.mel.min_samples,
             _usual_batch_size(model) if batch_size is None else batch_size,
-            model.check_layers(self._wanted(layer)),
+            wanted_layers(model, layer),
         )
         self.precision = str(model.dtype).removeprefix("torch.")
 
@@ -296,15 +310,6 @@ class Embedder(WindowEncoder):
         if self._batch_size_asked is None:
             self.batch_size = _usual_batch_size(self.model)
         return self
-
-    def _wanted(self, layer: int | Sequence[int] | str | None) -> Sequence[int]:
-        if layer is None:
-            return [round(self.config.encoder.depth * 7 / 12)]
-        if layer == "all":
-            return range(self.model.num_layers)
-        if isinstance(layer, str):
-            raise ConfigError(f"layer is {layer!r}; give a number, several, or 'all'")
-        return [int(layer)] if isinstance(layer, int | np.integer) else layer
 
     def __call__(
         self,

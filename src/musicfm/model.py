@@ -88,7 +88,8 @@ class FrontEnd(nn.Module):
             assert isinstance(block, ResidualBlock)
             stride = block.time_stride
             count = None if count is None else (count + stride - 1) // stride
-            mask = frame_mask(count, -(-x.shape[-1] // stride))
+            # Not -(-time // stride), which ONNX would round towards zero.
+            mask = frame_mask(count, (x.shape[-1] + stride - 1) // stride)
             x = run_block(block, x, mask, recompute=self.activation_checkpointing)
         return self.linear(x.permute(0, 3, 1, 2).flatten(2)), count
 

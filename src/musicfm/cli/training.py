@@ -1,11 +1,11 @@
-"""``musicfm convert``, ``pretrain`` and ``kmeans``: models."""
+"""``musicfm convert``, ``export``, ``pretrain`` and ``kmeans``: models."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from musicfm.cli.app import Music, Stats, app, need, say
+from musicfm.cli.app import Music, Stats, app, layers_of, need, say
 
 
 @app.command()
@@ -21,6 +21,28 @@ def convert(
 
     checkpoint.convert(source, destination, stats=stats)
     say(f"wrote {destination}")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="As embed's --model.")],
+    out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
+    layer: Annotated[
+        str, typer.Option(help="Hidden states to give, as embed's; no deeper block is written.")
+    ] = "auto",
+    stats: Stats = None,
+) -> None:
+    """Write a model as ONNX, for runtimes without PyTorch: waveforms in, hidden states out."""
+    need("export", "onnx", "onnxscript")
+    layers = layers_of(layer)
+
+    from musicfm.embedding import wanted_layers
+    from musicfm.export import export_onnx
+    from musicfm.model import MusicFM
+
+    loaded = MusicFM.from_pretrained(model, stats=stats)
+    export_onnx(loaded, out, layers=wanted_layers(loaded, layers))
+    say(f"wrote {out}")
 
 
 @app.command()
