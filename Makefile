@@ -18,7 +18,7 @@ CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvid
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup setup-locked demo test build soak lint lock clean
+.PHONY: setup setup-locked demo test build soak lint lock licences clean
 
 setup: $(STAMP)
 
@@ -61,6 +61,9 @@ lock: $(STAMP)
 		--all-extras --constraints constraints.txt --universal --python-version 3.11 \
 		--generate-hashes --no-annotate --no-emit-package torch --excludes /dev/stdin \
 		--output-file requirements-ci.lock >/dev/null
+
+licences: $(STAMP)
+	$(BIN)/python tools/licences.py
 
 soak: $(STAMP)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m soak $(SOAK_ARGS)

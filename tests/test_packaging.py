@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -122,12 +123,14 @@ def test_the_citation_names_the_version() -> None:
     assert re.findall(r"^version: (.*)$", citation, re.M) == [musicfm.__version__]
 
 
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def pins(path: Path) -> dict[str, tuple[str, str]]:
     """Version and marker of each package, by its normalised name."""
     lines = re.findall(r"^([\w.-]+)==([^\s;]+)(?: ; ([^\\\n]+))?", path.read_text("utf-8"), re.M)
-    return {
-        re.sub(r"[-_.]+", "-", name).lower(): (version, marker) for name, version, marker in lines
-    }
+    return {normalized(name): (version, marker) for name, version, marker in lines}
 
 
 def test_the_lock_pins_the_versions_of_the_constraints() -> None:
@@ -145,3 +148,19 @@ def test_the_lock_has_a_hash_for_every_package() -> None:
     packages = re.split(r"\n(?=\S)", text[text.index("\n", text.index("make lock")) :].strip())
     assert len(packages) == len(pins(ROOT / "requirements-ci.lock"))
     assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", package) for package in packages)
+
+
+def test_the_page_of_licences_has_every_dependency_that_we_name() -> None:
+    script = runpy.run_path(str(ROOT / "tools" / "licences.py"))
+    before, _, _ = script["TEXT"].partition("{direct}")
+    page = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    assert page.startswith(before), "make licences"
+    table, _, _ = page.removeprefix(before).partition("\n\n")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    needed: dict[str, set[str]] = {}
+    for extra, requirements in script["direct_requirements"]().items():
+        for requirement in requirements:
+            name = re.split(r"[\[<>=!~; ]", requirement)[0]
+            needed.setdefault(normalized(name), set()).add(extra)
+    listed = {normalized(name): {*extras.split(", ")} for name, _, extras in rows}
+    assert listed == needed, "make licences"
