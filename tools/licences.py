@@ -113,11 +113,13 @@ With the versions of `constraints.txt`, on Linux with CPython 3.11, as the packa
 
 def licence_of(package: Distribution) -> str:
     """What a package declares: by SPDX, in its licence field, or as classifiers."""
-    if expression := package.metadata.get("License-Expression"):
-        return str(expression)
+    expressions = package.metadata.get_all("License-Expression")
+    if expressions:
+        return str(expressions[0])
     # The field may hold the whole text, of which the first line may be a name.
-    first, _, _ = (package.metadata.get("License") or "").strip().partition("\n")
-    name = SPELLINGS.get(first.strip(), first.strip())
+    text, *_ = package.metadata.get_all("License") or [""]
+    first = text.strip().partition("\n")[0].strip()
+    name = SPELLINGS.get(first, first)
     if name != "UNKNOWN" and re.fullmatch(r"[\w.+-]+( (AND|OR) [\w.+-]+)*", name):
         return name
     classifiers = [
@@ -127,7 +129,7 @@ def licence_of(package: Distribution) -> str:
     ]
     if not classifiers:
         raise SystemExit(f"{package.name} declares no licence; look, and say here how to read it")
-    return " OR ".join(SPELLINGS.get(name, name) for name in classifiers)
+    return " OR ".join(SPELLINGS.get(classifier, classifier) for classifier in classifiers)
 
 
 def installed(name: str) -> Distribution:
@@ -182,8 +184,8 @@ def page() -> str:
     requirements = direct_requirements()
     direct: dict[str, list[str]] = {}
     for extra, named in requirements.items():
-        for name in {canonicalize_name(Requirement(text).name) for text in named}:
-            direct.setdefault(name, []).append(extra)
+        for requirement in {canonicalize_name(Requirement(text).name) for text in named}:
+            direct.setdefault(requirement, []).append(extra)
     brought: dict[str, list[str]] = {}
     for extra, named in requirements.items():
         for name in closure(named) - direct.keys():
