@@ -1,6 +1,7 @@
 # Everything is installed into .venv; nothing else on the machine is touched.
 #   make demo    embed and analyse music, and look at what came out
 #   make test    lint, types and tests: what CI runs
+#   make build   a wheel and a source distribution in dist/
 #   make soak    kills, faults and hostile input, for about 90 minutes; see docs/robustness.md
 # Another interpreter: make setup PYTHON=python3.12
 # PyTorch without CUDA on Linux, a far smaller download:
@@ -11,10 +12,13 @@ PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2
 SOAK_ARGS ?=
 
+CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+	nvidia-nvshmem-cu13 triton
+
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test soak lint clean
+.PHONY: setup setup-locked demo test build docs soak lint lock licences clean
 
 setup: $(STAMP)
 
@@ -25,6 +29,17 @@ $(STAMP): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# The same, but every file that is downloaded has to have its hash in requirements-ci.lock; only
+# PyTorch, which comes without CUDA from its own index, is known by its version alone.
+setup-locked:
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps \
+		--index-url https://download.pytorch.org/whl/cpu "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps --require-hashes -r requirements-ci.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+	@touch $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -37,8 +52,24 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/pytest $(PYTEST_ARGS)
 
+build: $(STAMP)
+	$(BIN)/python -m build --no-isolation
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# Without PyTorch and what CUDA needs; see "Changing versions" in CONTRIBUTING.md.
+lock: $(STAMP)
+	printf '%s\n' $(CUDA) | UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml \
+		--all-extras --constraints constraints.txt --universal --python-version 3.11.5 \
+		--generate-hashes --no-annotate --no-emit-package torch --excludes /dev/stdin \
+		--output-file requirements-ci.lock >/dev/null
+
+licences: $(STAMP)
+	$(BIN)/python tools/licences.py
+
 soak: $(STAMP)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m soak $(SOAK_ARGS)
 
 clean:
-	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
