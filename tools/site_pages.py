@@ -27,6 +27,9 @@ ELSEWHERE = {
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
+_OF_REPOSITORY = re.compile(r"^(\[[^\]]+\]: )\.\./\.\./", re.MULTILINE)
+"""What GitHub resolves from a file at the top to a page about the repository."""
+
 _ROLE = re.compile(r":(?:meth|class|func|mod|attr|data):<code>~?([^<]*)</code>")
 """Sphinx's references, which docstrings have."""
 
@@ -54,7 +57,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) 
             return match[0]  # which mkdocs reports
         return f"[{text}]({config.repo_url}/blob/main/{path})" if config.repo_url else text
 
-    return _LINK.sub(link, markdown)
+    repository = config.repo_url or ROOT.as_uri()
+    return _LINK.sub(link, _OF_REPOSITORY.sub(rf"\1{repository}/", markdown))
 
 
 def on_page_content(html: str, **_: Any) -> str:
