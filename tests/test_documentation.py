@@ -3,6 +3,8 @@
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,17 @@ def test_a_page_does_what_it_says(
     monkeypatch.setattr(benchmark, "song_sets", lambda: sets)
     monkeypatch.setattr("mirdata.core.Dataset.download", lambda *_: None)
     Reader(run, home, small_msd).follow(TEXTS[page])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_site_has_no_warnings_and_needs_no_other_host(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    loaded = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"?(https?://[^\" >]*)")
+    for page in tmp_path.rglob("*.html"):
+        assert not loaded.findall(page.read_text(encoding="utf-8")), page
 
 
 @pytest.mark.parametrize("text", [content for _, content in blocks(ALL, "toml")])

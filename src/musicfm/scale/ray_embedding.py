@@ -150,6 +150,8 @@ def _cluster(
         "RAY_enable_metrics_collection": "0",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
     }
+    # On a busy machine it takes longer than the 30 s that Ray waits.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "180")
     import ray
 
     is_ours = not ray.is_initialized()
@@ -164,6 +166,10 @@ def _cluster(
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # of many kinds
             reason = str(error).strip().split("\n")[0]
+            if where["address"] == "local":
+                raise ConfigError(
+                    f"Ray does not start here ({reason}); try again, or leave out --engine ray"
+                ) from error
             raise ConfigError(
                 f"no Ray cluster at '{where['address']}' ({reason}); start one with ray start "
                 "--head, or leave out the address"
