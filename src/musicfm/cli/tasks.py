@@ -115,6 +115,9 @@ def table1(
     ] = "nano,untrained:nano,mel,chroma,trivial,oracle",
     tasks: Annotated[str, typer.Option(help="With commas.")] = "beat,chord,structure,key,tagging",
     seeds: Seeds = 5,
+    seeds_per_layer: Annotated[
+        int, typer.Option(min=1, help="Of these, on each layer before one is chosen.")
+    ] = 1,
     context: Context = "model",
     labels: Labels = 1.0,
     part: Part = 1.0,
@@ -142,6 +145,7 @@ def table1(
         out,
         tuple(name for name in TASKS if name in tasks.split(",")),
         num_seeds=seeds,
+        seeds_per_layer=seeds_per_layer,
         context=context,
         max_epochs=epochs,
         device=device_of(device),
