@@ -314,7 +314,7 @@ def _run_task(pipe: Connection, task: Task) -> None:
 def serve(pipe: Connection, deliver: Callable[[Any], None], next_job: Callable[[], Any]) -> None:
     """The worker's side: take jobs and deliver, until nobody listens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    end_with_parent()
     with suppress(EOFError, OSError):
         pipe.send("up")
         while True:
@@ -343,8 +343,12 @@ def one_line(text: str) -> str:
     return " ".join(text.encode("utf-8", "backslashreplace").decode().splitlines())
 
 
+def end_with_parent() -> None:
+    """Has this process end with the one that started it, however that dies, and even in a hang."""
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
 def _follow_parent() -> None:
-    """End with the parent, however it dies, even while the decoder hangs."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)

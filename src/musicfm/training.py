@@ -1,6 +1,7 @@
-"""What all training with Lightning needs: whole checkpoints, and quiet."""
+"""What all training with Lightning needs: whole checkpoints, quiet, loaders that end with it."""
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from lightning.fabric.plugins import CheckpointIO
 from musicfm import published
 from musicfm.errors import CheckpointError, OutputError
 from musicfm.files import atomic_write
+from musicfm.processes import end_with_parent
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -65,3 +67,17 @@ def quiet() -> Iterator[None]:
         finally:
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
+
+
+def begin_loading(_: int) -> None:
+    """What a process of a DataLoader begins with: ``worker_init_fn``.
+
+    Workers share the cores with the training process, and leave signals to it. Ctrl-C in a
+    terminal, and what ends a job, reach them too: they must live on until the step under way is
+    saved. They end with the process that started them, to which PyTorch sees only where that has
+    forked them.
+    """
+    torch.set_num_threads(1)
+    end_with_parent()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

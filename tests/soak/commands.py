@@ -121,6 +121,7 @@ def make_commands(folder: Path) -> dict[str, Command]:
     out, one = ("--out", "{out}"), ("--workers", "1")
     embed = ("embed", str(music), "--model", str(model), *out, *one)
     probe = ("--data", str(labelled), "--seeds", "2", *out, "--cache", "{out}/features", *one)
+    finetune = ("--data", str(labelled), *out, "--device", "cpu", *one)
     pretrain = ("pretrain", str(folder / "micro.json"), str(songs), *out)
     commands = [
         Command("embed", (*embed, "--layer", "all"), bytes_of("*.npz")),
@@ -139,6 +140,11 @@ def make_commands(folder: Path) -> dict[str, Command]:
             bytes_of("shard-*", "index.parquet"),
         ),
         Command("probe", ("probe", "key", "--model", "mel", *probe), _study),
+        Command(
+            "finetune",
+            ("finetune", "key", "--model", str(model), "--epochs", "3", *finetune),
+            bytes_of("head.*", "model.safetensors", "tests.json"),
+        ),
         Command("pretrain", (*pretrain, "--resume", "--workers", "0"), _run),
         Command(
             "table1",

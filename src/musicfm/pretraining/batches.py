@@ -3,7 +3,6 @@
 Example n is a pure function of (seed, n), as its crop is.
 """
 
-import signal
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from musicfm.datasets.crops import Crops
 from musicfm.masking import MaskingConfig, mask_waveform
 from musicfm.pretraining.objective import Batch
 from musicfm.seeds import derive_seed
+from musicfm.training import begin_loading
 
 
 class Example(NamedTuple):
@@ -77,17 +77,6 @@ def example_loader(
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_begin_worker,
+        worker_init_fn=begin_loading,
         prefetch_factor=4 if num_workers else None,
     )
-
-
-def _begin_worker(_: int) -> None:
-    """Workers share the cores with the training process, and leave signals to it.
-
-    Ctrl-C in a terminal, and what ends a job, reach them too: they must live on until the step
-    under way is saved. They end with the process that started them.
-    """
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -150,8 +150,6 @@ def _cluster(
         "RAY_enable_metrics_collection": "0",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
     }
-    # On a busy machine it takes longer than the 30 s that Ray waits.
-    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "180")
     import ray
 
     is_ours = not ray.is_initialized()

@@ -54,7 +54,7 @@ from musicfm.tasks.heads import MODEL, Head, HeadConfig, TaskName, build_task
 from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import choose_decoding, labelled
 from musicfm.tasks.trials import FIT, write_fit
-from musicfm.training import AtomicCheckpointIO, quiet
+from musicfm.training import AtomicCheckpointIO, begin_loading, quiet
 
 _PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
@@ -363,6 +363,7 @@ def _train(
         "batch_size": settings.batch_size,
         "num_workers": num_workers,
         "collate_fn": _join,
+        "worker_init_fn": begin_loading,
         "persistent_workers": False,
     }
     folder = out / "checkpoints"
