@@ -175,7 +175,12 @@ def change_tensor(folder: Path, name: str, tensor: Tensor | None) -> None:
         ("head.extra", torch.ones(1), "'head.extra' is unexpected"),
         ("head.bias", torch.ones(3), r"'head.bias' has shape \(3,\), expected \(256,\)"),
         ("head.bias", torch.full((256,), -torch.inf), "'head.bias' has NaN or infinite"),
-        ("head.bias", torch.ones(256).bool(), "'head.bias' is torch.bool, expected floats"),
+        ("head.bias", torch.ones(256).bool(), "'head.bias' is torch.bool, expected torch.float32"),
+        (
+            "head.bias",
+            torch.ones(256, dtype=torch.complex64),
+            "'head.bias' is torch.complex64, expected torch.float32",
+        ),
     ],
 )
 def test_a_tensor_that_is_wrong_is_named(

@@ -3,6 +3,7 @@ import io
 import json
 import math
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,9 @@ def test_values_that_no_track_has_are_refused(tmp_path: Path) -> None:
     lines = tmp_path / "music.jsonl"
     Manifest(tmp_path, [BARE]).save(lines)
     text = lines.read_text()
+    lines.write_text(re.sub(r'"duration": [\d.]+', f'"duration": {-(2**63)}', text))
+    with pytest.raises(DataError, match=r"music\.jsonl has values that no track has"):
+        Manifest.load(lines)
     for old, new in (("a/b.mp3", "\\ud800"), ("44100", "9" * 30), ("1000", "1" + "[" * 50_000)):
         lines.write_text(text.replace(old, new))
         with pytest.raises(DataError, match=r"music\.jsonl, line 2 is no track"):

@@ -19,6 +19,8 @@ from documentation import PAGES, ROOT, Reader, blocks
 from musicfm import cli, hub, published
 from musicfm.config import PRESETS, ConformerConfig, FrontEndConfig, preset
 from musicfm.datasets.scanning import update_manifest
+from musicfm.datasets.shards import prepare
+from musicfm.datasets.tracks import Manifest
 from musicfm.model import MusicFM
 from musicfm.pretraining.recipe import load_recipe
 from musicfm.render import benchmark
@@ -66,6 +68,7 @@ def home(tmp_path: Path, songs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     features.mkdir(exist_ok=True)
     Path("features").symlink_to(features)
     shutil.copytree("albums", "bucket/music")
+    prepare(Manifest.load("music.parquet"), Path("bucket/shards"), num_workers=1)
     shutil.copy(Path(pretty_midi.__file__).with_name("TimGM6mb.sf2"), "FluidR3_GM.sf2")
     write_harmonix(Path("data/harmonix"))
     for _, content in blocks(ALL, "toml"):

@@ -37,6 +37,8 @@ MAX_SAMPLE_RATE = 4_000_000  # Hz; headers that say more are garbage
 # Of files; telephones had 8 kHz. A header that says 1 Hz makes hours of a second.
 _MIN_SAMPLE_RATE = 1_000
 
+_MOST_CHANNELS = 8  # that a stream may change to: in broadcasts some speech is mono
+
 # Decoders reach the state they would have had from the start well within this many samples.
 _PREROLL_SAMPLES = 1 << 17
 # Codecs that need no more. Not AAC: its noise substitution depends on everything before.
@@ -194,11 +196,11 @@ class _AvFile:
     def chunks(self, start: int, size: int) -> Iterator[Array]:
         """Yield (channels, a frame's samples) from ``start`` on, as far as they are intact."""
         try:
-            for frame in self._frames(start):
+            for samples in self._intact(start):
                 position = self.num_decoded
-                self.num_decoded += frame.samples
+                self.num_decoded += samples.shape[1]
                 if self.num_decoded > start:
-                    yield _to_float(frame)[:, max(0, start - position) :]
+                    yield samples[:, max(0, start - position) :]
         except av.FFmpegError as error:
             self.damage = f"FFmpeg reports: {error.strerror}"
         except IndexError:  # PyAV's, where a damaged flv seems to grow a track on the way
@@ -210,12 +212,15 @@ class _AvFile:
             if missing > shortfall * self.info.sample_rate:
                 self.damage = _ENDS_EARLY
 
-    def _frames(self, start: int) -> Iterator[Any]:
-        """Yield frames up to the last but one before damage, which may have begun in that one."""
+    def _intact(self, start: int) -> Iterator[Array]:
+        """Yield samples of frames, but for the last before damage, which may have begun there."""
         expected = held = None
         for frame in self._frames_near(start):
+            channels = frame.layout.nb_channels
             if frame.sample_rate != self.info.sample_rate:
                 self.damage = f"its sample rate changes to {frame.sample_rate} Hz"
+            elif channels > max(self.info.channels, _MOST_CHANNELS):
+                self.damage = f"it changes to {channels} channels"
             elif self._format == "flac" and frame.pts is None:
                 self.damage = "a FLAC frame is broken"
             elif frame.pts is not None and self._format != "ogg":  # whose pages were followed
@@ -227,7 +232,8 @@ class _AvFile:
                 return
             if held is not None:
                 yield held
-            held = frame
+            # Not later: of more than eight channels, PyAV's frames do not outlive the next packet.
+            held = _to_float(frame)
         if held is not None:
             yield held
 

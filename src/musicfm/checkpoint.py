@@ -31,6 +31,9 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 SHIPPED = "nano"
 """The alias of the small model that comes with the package."""
 
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+
 RUN_PREFIX = "objective.model."
 """Before every key in a checkpoint of a pretraining run."""
 
@@ -239,8 +242,11 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
                 f"{path}: tensor '{name}' has shape {tuple(tensor.shape)}, "
                 f"expected {tuple(wanted.shape)}"
             )
-        if wanted.is_floating_point() and not tensor.is_floating_point():
-            raise CheckpointError(f"{path}: tensor '{name}' is {tensor.dtype}, expected floats")
+        allowed = _FLOATS if wanted.is_floating_point() else _FLOATS | _INTEGERS
+        if tensor.dtype not in allowed:
+            raise CheckpointError(
+                f"{path}: tensor '{name}' is {tensor.dtype}, expected {wanted.dtype}"
+            )
     if unexpected := sorted(set(tensors) - set(expected)):
         more = f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else ""
         raise CheckpointError(f"{path}: tensor '{unexpected[0]}'{more} is unexpected")

@@ -373,7 +373,14 @@ def _read_jsonl(path: Location) -> tuple[dict[str, Any], "pa.Table"]:
                 raise DataError(
                     f"{path}, line {number} is no track ({error}); mend it, or delete the file"
                 ) from error
-    return header, _table(tracks)
+    import pyarrow as pa
+
+    try:
+        return header, _table(tracks)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{path} has values that no track has ({error}); mend it, or delete the file"
+        ) from error
 
 
 def _header(text: bytes | None, path: Location) -> dict[str, Any]:
