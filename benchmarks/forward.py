@@ -40,7 +40,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 from musicfm import ModelConfig, MusicFM, full_float32, optimize, preset
 from musicfm.config import ConformerConfig
 from musicfm.export import export_onnx
-from musicfm.inference import multiplies_bfloat16
+from musicfm.inference import multiplies_bfloat16, multiplies_int8
 from musicfm.published import published
 
 
@@ -225,6 +225,8 @@ def main() -> None:
         forms["inference form"] = optimize(model)
         if multiplies_bfloat16():
             forms["inference form, bfloat16"] = optimize(copy.deepcopy(model).bfloat16())
+        if multiplies_int8():
+            forms["inference form, int8"] = optimize(model, int8=True)
     runs = {name: Run(form, clock) for name, form in forms.items()}
     config, depth = model.config, model.config.encoder.depth
     waveform = 0.1 * torch.randn(options.batch, round(options.seconds * config.sample_rate))
@@ -263,14 +265,18 @@ def main() -> None:
         f"| baseline | {depth} | {statistics.median(base):.2f} ({min(base):.2f}) | 1.00 | | | |",
     ]
     for name, run in runs.items():
-        operations = run.operations(mel)
+        # Those of integers are not counted.
+        operations = None if name == "inference form, int8" else run.operations(mel)
         for layer in sorted({0, round(depth * 7 / 12), depth}):
             values = [marks[layer] for marks in times[name]]
             ratio = statistics.median(b / v for b, v in zip(base, values, strict=True))
-            middle, executed = statistics.median(values), operations[layer]
+            middle, executed = statistics.median(values), ["", ""]
+            if operations is not None:
+                of_peak = operations[layer] / middle / max(peaks)
+                executed = [f"{operations[layer]:.0f}", f"{of_peak:.0%}"]
             lines.append(
                 f"| {name} | {layer} | {middle:.2f} ({min(values):.2f}) | {ratio:.2f} | "
-                f"{executed:.0f} | {executed / middle / max(peaks):.0%} | {error[name]:.0e} |"
+                f"{' | '.join(executed)} | {error[name]:.0e} |"
             )
     for onnx_run, values, difference in zip(in_onnx, onnx_times, onnx_error, strict=True):
         ratio = statistics.median(b / v for b, v in zip(base, values, strict=True))

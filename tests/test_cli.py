@@ -16,6 +16,7 @@ import musicfm
 import npz
 from command_line import Run
 from musicfm.embedding import Embedder
+from musicfm.inference import multiplies_int8
 from musicfm.model import MusicFM
 from songs import write_songs
 from test_pretraining_run import MICRO, at_step, rows
@@ -72,6 +73,27 @@ def test_half_precision_is_near(run: Run, song: Path, published_tiny: Path, tmp_
     )
     assert exact.dtype == brain.dtype == half.dtype == np.float32
     assert 0 < np.abs(half - exact).max() < np.abs(brain - exact).max() < 0.3
+
+
+@pytest.mark.skipif(not multiplies_int8(), reason="this CPU has no instructions for int8")
+def test_int8_is_near(run: Run, song: Path, published_tiny: Path, tmp_path: Path) -> None:
+    arguments = ["embed", song, "--model", published_tiny, "--out"]
+    assert run(*arguments, tmp_path / "float32")[0] == 0
+    assert run(*arguments, tmp_path / "int8", "--dtype", "int8")[0] == 0
+    found, exact = (
+        npz.read(tmp_path / dtype / "tone.npz")["frames"] for dtype in ("int8", "float32")
+    )
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - exact).max() < 0.3
+    status, _, said = run(*arguments, tmp_path / "int8")  # another type than the folder's
+    assert status == 1
+    assert "dtype" in said
+
+
+def test_int8_is_for_cpus(run: Run, song: Path, tmp_path: Path) -> None:
+    status, _, said = run("embed", song, "--out", tmp_path, "--dtype", "int8", "--device", "cuda")
+    assert status == 1
+    assert "--dtype int8 is for CPUs, and --device is 'cuda'; give cpu" in said
 
 
 def test_a_list_of_files(

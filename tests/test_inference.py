@@ -191,6 +191,92 @@ def test_where_half_precision_is_slow_it_is_float32_of_the_rounded_weights(
     assert largest_difference(found.logits, expected.logits) <= 1e-5
 
 
+# ----------------------------------------------------------------------------- integers
+
+needs_vnni = pytest.mark.skipif(
+    not inference.multiplies_int8(), reason="this CPU has no instructions for int8"
+)
+
+
+@needs_vnni
+@pytest.mark.parametrize("native", [True, False], ids=["bfloat16", "float32"])
+def test_int8_is_near_float32(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On music, with trained weights, at every layer and frame; whatever is between products."""
+    monkeypatch.setattr(inference, "multiplies_bfloat16", lambda: native)
+    model = MusicFM.from_pretrained("nano")
+    song = audio.load(DEMO_SONG, model.config.sample_rate)
+    clip = torch.from_numpy(song[: model.config.context_samples])[None]
+    expected = optimize(model)(clip).hidden_states
+    for state, reference in zip(
+        optimize(model, int8=True)(clip).hidden_states, expected, strict=True
+    ):
+        assert state.dtype == torch.float32
+        assert cosines(state, reference).min() >= 0.999
+        assert cosines(state, reference, centred=True).min() >= 0.999
+
+
+@needs_vnni
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_int8_gives_each_clip_what_it_gives_alone(config: ModelConfig) -> None:
+    """A step of an integer would show; whatever lies in the padding, and however loud it is."""
+    model = trained(config)
+    form = optimize(model, int8=True)
+    clips = torch.from_numpy(recipe.waveform(3, len(LENGTHS), max(LENGTHS)))
+    found = form(clips, torch.tensor(LENGTHS), logits=True)
+    expected = model(clips, torch.tensor(LENGTHS))
+    assert torch.equal(found.num_frames, expected.num_frames)
+    for index, (length, frames) in enumerate(zip(LENGTHS, found.num_frames, strict=True)):
+        alone = form(clips[index : index + 1, :length], logits=True)
+        for layer, state in enumerate(found.hidden_states):
+            inside = state[index, :frames]
+            assert largest_difference(inside, alone.hidden_states[layer][0]) <= 1e-5
+            assert (
+                cosines(inside[None], expected.hidden_states[layer][index, None, :frames]).min()
+                > 0.99
+            )
+        assert largest_difference(found.logits[index, :frames], alone.logits[0]) <= 1e-5
+
+
+@needs_vnni
+@pytest.mark.parametrize("values", [2**10, 2**13])
+def test_the_parts_in_which_int8_computes_never_matter(
+    values: int, music: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = optimize(trained(VARIANTS["conformer-25"]), int8=True)
+    expected = form(music).hidden_states
+    monkeypatch.setattr(inference, "_VALUES", values)
+    for state, reference in zip(form(music).hidden_states, expected, strict=True):
+        assert largest_difference(state, reference) <= 1e-5
+
+
+@needs_vnni
+def test_int8_of_silence_is_finite(tiny: MusicFM) -> None:
+    for state in optimize(tiny, int8=True)(torch.zeros(1, 9_600)).hidden_states:
+        assert state.isfinite().all()
+
+
+def test_int8_is_refused_where_it_overflows(tiny: MusicFM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "multiplies_int8", lambda: False)
+    with pytest.raises(ConfigError, match="this CPU has no AVX512-VNNI instructions"):
+        optimize(tiny, int8=True)
+    with pytest.raises(ConfigError, match="this CPU has no AVX512-VNNI instructions"):
+        Embedder(tiny, int8=True)
+
+
+@needs_vnni
+def test_the_embedder_computes_with_int8(tiny: MusicFM, music: Tensor) -> None:
+    embedder = Embedder(tiny, layer=2, int8=True)
+    assert embedder.precision == "int8"
+    with torch.inference_mode():
+        (expected,) = optimize(tiny, int8=True)(music[:1], layers=[2]).hidden_states
+    assert torch.equal(embedder(music[0]).frames, expected[0])
+    with pytest.raises(ConfigError, match="for CPUs, and the model is on meta"):
+        embedder.to("meta")
+
+
+# ---------------------------------------------------------------------------- the model
+
+
 def test_the_model_stays_as_it_is(tiny: MusicFM, music: Tensor) -> None:
     before, keys = checkpoint.fingerprint(tiny), list(tiny.state_dict())
     expected = tiny(music).hidden_states

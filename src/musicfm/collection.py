@@ -199,7 +199,7 @@ def settings_of(
     """What defines a result."""
     return {
         "model": checkpoint.fingerprint(embedder.model),
-        "dtype": str(embedder.model.dtype).removeprefix("torch."),
+        "dtype": embedder.precision,
         "layers": list(embedder.layers) if not embedder.single else embedder.layers[0],
         "window_frames": embedder.windowing.window,
         "overlap_frames": embedder.windowing.overlap,

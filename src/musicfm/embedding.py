@@ -272,6 +272,7 @@ class Embedder(WindowEncoder):
         overlap_seconds: float | None = None,
         context_seconds: float | None = None,
         batch_size: int | None = None,
+        int8: bool = False,
     ) -> None:
         """Puts the model into eval mode; its device and dtype are those to compute with.
 
@@ -285,13 +286,14 @@ class Embedder(WindowEncoder):
             overlap_seconds: of neighbouring windows; None is a sixth of the context.
             context_seconds: of a window; None is the model's own context.
             batch_size: windows computed at once; None is 1 on a CPU, 16 elsewhere.
+            int8: compute with 8-bit integers, on a CPU that has instructions for them.
 
         Raises:
             ConfigError: a layer that the model does not have, an impossible context, overlap or
-                batch.
+                batch, or int8 where that cannot be computed.
         """
-        self.model = model.eval()
-        self._form = optimize(model) if model.device.type == "cpu" else model
+        self.model, self._int8 = model.eval(), int8
+        self._form = self._optimized()
         self.config = model.config
         self.single = layer is None or isinstance(layer, int | np.integer)
         self._batch_size_asked = batch_size
@@ -302,11 +304,21 @@ class Embedder(WindowEncoder):
             _usual_batch_size(model) if batch_size is None else batch_size,
             wanted_layers(model, layer),
         )
-        self.precision = str(model.dtype).removeprefix("torch.")
+        self.precision = "int8" if int8 else str(model.dtype).removeprefix("torch.")
+
+    def _optimized(self) -> MusicFM:
+        on_cpu = self.model.device.type == "cpu"
+        return optimize(self.model, int8=self._int8) if on_cpu or self._int8 else self.model
 
     def to(self, device: str | torch.device) -> Self:
-        """Moves the model to a device; the batch size is what suits it, unless one was given."""
+        """Moves the model to a device; the batch size is what suits it, unless one was given.
+
+        Raises ConfigError if it computes with int8 and the device is not a CPU.
+        """
+        before = self.model.device
         self.model.to(device)
+        if self.model.device != before or self._int8:  # this CPU may be another machine's
+            self._form = self._optimized()
         if self._batch_size_asked is None:
             self.batch_size = _usual_batch_size(self.model)
         return self

@@ -30,9 +30,11 @@ _VALUES = 2**20
 """Values of a block's output computed together: more are no faster, and need more memory."""
 _WIDE = 64
 """Channels from which on Winograd's saving outweighs its transforms."""
+_TINY = 1e-30
+"""Stands for the largest of values that are all zero."""
 
 
-def optimize(model: MusicFM, *, winograd: bool = True) -> "InferenceModel":
+def optimize(model: MusicFM, *, winograd: bool = True, int8: bool = False) -> "InferenceModel":
     """The inference form of a model on the CPU; the model itself stays as it is.
 
     It gives what the model gives in eval mode, within 1e-4 in float32, and knows no gradients. It
@@ -43,14 +45,22 @@ def optimize(model: MusicFM, *, winograd: bool = True) -> "InferenceModel":
     Args:
         model: on the CPU.
         winograd: whether wide convolutions may use Winograd's arithmetic, in float32.
+        int8: whether the convolutions and the products of the blocks are of 8-bit integers; what
+            is between them is in bfloat16 where the CPU multiplies that natively. On music, nano's
+            frames then have a cosine of 0.9997 or more with those of float32.
 
-    Raises ConfigError for a model on another device.
+    Raises ConfigError for a model on another device, or int8 on a CPU without instructions for it.
     """
     if model.device.type != "cpu":
         raise ConfigError(f"the inference form is for CPUs, and the model is on {model.device}")
-    native = model.dtype == torch.bfloat16 and multiplies_bfloat16()
+    if int8 and not multiplies_int8():
+        raise ConfigError(
+            "this CPU has no AVX512-VNNI instructions, without which int8 is slow and inexact; "
+            "compute in bfloat16 or float32"
+        )
+    native = (model.dtype == torch.bfloat16 or int8) and multiplies_bfloat16()
     with torch.no_grad():
-        return InferenceModel(model, torch.bfloat16 if native else torch.float32, winograd)
+        return InferenceModel(model, torch.bfloat16 if native else torch.float32, winograd, int8)
 
 
 def multiplies_bfloat16() -> bool:
@@ -58,15 +68,23 @@ def multiplies_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def multiplies_int8() -> bool:
+    """Whether this CPU has instructions for products of 8-bit integers, summed in 32 bits.
+
+    Without them oneDNN sums pairs in 16 bits, which overflow.
+    """
+    return torch.cpu._is_vnni_supported()
+
+
 class InferenceModel(MusicFM):
     """What :func:`optimize` returns: called like the model, hidden states in float32."""
 
-    def __init__(self, model: MusicFM, dtype: torch.dtype, winograd: bool) -> None:
+    def __init__(self, model: MusicFM, dtype: torch.dtype, winograd: bool, int8: bool) -> None:
         nn.Module.__init__(self)
         self.config = model.config
         self.mel = model.mel
-        self.front_end = _FrontEnd(model.front_end, dtype, winograd)  # type: ignore[assignment]
-        self.encoder = _Encoder(model.encoder, dtype)
+        self.front_end = _FrontEnd(model.front_end, dtype, winograd, int8)  # type: ignore[assignment]
+        self.encoder = _Encoder(model.encoder, dtype, int8)
         self.quantizer = model.quantizer
         self.head = _linear(model.head, torch.float32)
         self.eval()
@@ -84,12 +102,15 @@ class InferenceModel(MusicFM):
 class _FrontEnd(nn.Module):
     """See :class:`musicfm.model.FrontEnd`."""
 
-    def __init__(self, front_end: FrontEnd, dtype: torch.dtype, winograd: bool) -> None:
+    def __init__(self, front_end: FrontEnd, dtype: torch.dtype, winograd: bool, int8: bool) -> None:
         super().__init__()
         blocks: Any = front_end.blocks
-        self.blocks = nn.ModuleList(_ResidualBlock(block, dtype, winograd) for block in blocks)
+        self.blocks = nn.ModuleList(
+            _Int8ResidualBlock(block, dtype) if int8 else _ResidualBlock(block, dtype, winograd)
+            for block in blocks
+        )
         self.linear = _linear(front_end.linear, dtype)
-        self.dtype = dtype
+        self.dtype = torch.float32 if int8 else dtype
 
     def forward(self, mel: Tensor, num_mel_frames: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(batch, mel time, n_mels) to (batch, time, dim) float32, and each clip's frames."""
@@ -99,7 +120,7 @@ class _FrontEnd(nn.Module):
         clips = [self.clip(mel[i, :count]) for i, count in enumerate(num_mel_frames.tolist())]
         counts = torch.tensor([len(clip) for clip in clips])
         for block in self.blocks:
-            assert isinstance(block, _ResidualBlock)
+            assert isinstance(block, _ResidualBlock | _Int8ResidualBlock)
             time = _over(time, block.strides[0])
         out = mel.new_zeros(batch, time, self.linear.out_features)
         for row, clip in zip(out, clips, strict=True):
@@ -144,6 +165,41 @@ class _ResidualBlock(nn.Module):
                 y[-1] = 0.0
             y = self.conv2(y, 1, stop - start + 1, space, "conv2")
             torch.relu_(torch.add(y, skip[1:-1], out=out[start:stop]))
+        return out
+
+
+class _Int8ResidualBlock(nn.Module):
+    """See :class:`musicfm.model.ResidualBlock`; of one channel, convolutions stay float32."""
+
+    def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.strides, self.dtype = (block.time_stride, 2), dtype
+        strided: Any = _OfOneChannel if block.conv1.in_channels == 1 else _Int8Convolution
+        self.conv1 = strided(*_folded(block.conv1, block.norm1), self.strides)
+        self.skip = strided(*_folded(block.conv_skip, block.norm_skip), self.strides)
+        self.conv2 = _Int8Convolution(*_folded(block.conv2, block.norm2), (1, 1))
+
+    def forward(self, x: Tensor, space: "_Space") -> Tensor:
+        """(time, frequency, in_channels) to (time', frequency / 2, channels)."""
+        time, bands = (_over(x.shape[axis], self.strides[axis]) for axis in (0, 1))
+        channels = len(self.conv2.bias)
+        y, out = (x.new_empty(time, bands, channels, dtype=self.dtype) for _ in range(2))
+        step = _over(_VALUES, bands * channels)
+        parts = [(start, min(start + step, time)) for start in range(0, time, step)]
+        if isinstance(self.conv1, _OfOneChannel):
+            for start, stop in parts:
+                y[start:stop] = F.relu_(self.conv1(x, start, stop, space, "conv1"))
+                out[start:stop] = self.skip(x, start, stop, space, "skip")
+        else:
+            integers, steps = _channelwise(x)
+            first, skip = self.conv1.packed(steps), self.skip.packed(steps)
+            for start, stop in parts:
+                y[start:stop] = F.relu_(self.conv1(integers, start, stop, first, self.dtype))
+                out[start:stop] = self.skip(integers, start, stop, skip, self.dtype)
+        integers, steps = _channelwise(y)
+        second = self.conv2.packed(steps)
+        for start, stop in parts:
+            self.conv2(integers, start, stop, second, self.dtype, out[start:stop])
         return out
 
 
@@ -214,6 +270,91 @@ class _OfOneChannel(_Convolution):
         patches = patches.reshape(-1, self.weight.shape[0])
         torch.addmm(self.bias, patches, self.weight, out=out.view(-1, len(self.bias)))
         return out
+
+
+class _Int8Convolution(nn.Module):
+    """A 3x3 convolution of 8-bit integers, with zeros around.
+
+    Each channel of the input has a scale of its own, from its largest value in the clip: what the
+    result is depends on no other clip, and quiet channels keep their digits beside loud ones. The
+    scales become part of the weights, whose integers therefore are the clip's, too.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, strides: tuple[int, int]) -> None:
+        super().__init__()
+        self.strides = strides
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def packed(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights for an input in these steps, laid out for oneDNN, and the outputs' steps."""
+        weight = self.weight * steps.view(-1, 1, 1)
+        integers, out_steps = _rowwise(weight.flatten(1))
+        prepack = torch.ops.onednn.qconv_prepack
+        integers = integers.view(weight.shape)
+        packed = prepack(integers, out_steps, 1.0, 0, self.strides, (0, 1), (1, 1), 1)
+        return packed, out_steps
+
+    def forward(
+        self,
+        x: Tensor,
+        begin: int,
+        end: int,
+        packed: tuple[Tensor, Tensor],
+        dtype: torch.dtype,
+        onto: Tensor | None = None,
+    ) -> Tensor:
+        """Rows ``begin`` to ``end`` of the result, (time', frequency', channels).
+
+        Args:
+            x: of :func:`_channelwise`.
+            packed: of :meth:`packed`, for the steps of x.
+            dtype: of the result.
+            onto: to be added to, in place; a ReLU follows.
+        """
+        stride, zeros = self.strides[0], torch.zeros(len(self.bias), dtype=torch.int32)
+        rows = _image(x[begin * stride : (end - 1) * stride + 3])
+        product = rows, 1.0, 0, *packed, zeros
+        layout = self.bias, self.strides, (0, 1), (1, 1), 1, 1.0, 0, dtype
+        onednn: Any = torch.ops.onednn
+        if onto is None:
+            out = onednn.qconv2d_pointwise(*product, *layout, "none", [], "")
+        else:
+            operands = *product, _image(onto), *layout, 1.0, 0
+            out = onednn.qconv2d_pointwise.binary(*operands, "sum", 1.0, "relu", [], "")
+        return out[0].permute(1, 2, 0)
+
+
+def _image(x: Tensor) -> Tensor:
+    """(time, frequency, channels) as oneDNN has them: (1, channels, time, frequency)."""
+    return x.permute(2, 0, 1)[None]
+
+
+def _channelwise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(time, frequency, channels), not negative, to integers with a step per channel.
+
+    Returns:
+        (1 + time + 1, frequency, channels) uint8 between two frames of zeros, and (channels,)
+        float32.
+    """
+    # Not 255: in bfloat16 the product with a rounded factor could be 256.
+    factors = (254.0 / x.amax((0, 1)).float().clamp_min(_TINY)).to(x.dtype)
+    out = x.new_empty(len(x) + 2, *x.shape[1:], dtype=torch.uint8)
+    out[0] = out[-1] = 0
+    step = _over(_VALUES, x[0].numel())
+    for part, integers in zip(x.split(step), out[1:-1].split(step), strict=True):
+        integers.copy_(torch.mul(part, factors).round_())
+    return out, 1.0 / factors.float()
+
+
+def _rowwise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, values) to int8 with a step per row, and the steps (rows, 1), float32."""
+    steps = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True))
+    steps = (steps / 127.0).clamp_min_(_TINY)
+    return torch.div(x, steps).round_().to(torch.int8), steps
 
 
 class _Direct(_Convolution):
@@ -334,30 +475,43 @@ def _polynomial(roots: Sequence[float]) -> Tensor:
 class _Encoder(exact.Encoder):
     """See :class:`musicfm.encoder.Encoder`."""
 
-    def __init__(self, encoder: exact.Encoder, dtype: torch.dtype) -> None:
+    def __init__(self, encoder: exact.Encoder, dtype: torch.dtype, int8: bool) -> None:
         nn.Module.__init__(self)
         blocks: Any = encoder.blocks
         self.blocks = nn.ModuleList(
-            _ConformerBlock(block, dtype)
+            _ConformerBlock(block, dtype, int8)
             if isinstance(block, exact.ConformerBlock)
-            else _TransformerBlock(block, dtype)
+            else _TransformerBlock(block, dtype, int8)
             for block in blocks
         )
         self.norm = _norm(encoder.norm)
         self.dropout = nn.Dropout(0.0)
         self.register_buffer("inv_freq", encoder.inv_freq, persistent=False)
         self.activation_checkpointing = False
+        self.int8 = int8
+
+    def forward(self, x: Tensor, mask: Tensor | None, layers: Sequence[int]) -> list[Tensor]:
+        """See :meth:`musicfm.encoder.Encoder.forward`; with int8, one clip after another."""
+        if not self.int8:
+            return super().forward(x, mask, layers)
+        counts = [x.shape[1]] * len(x) if mask is None else mask.sum(1).tolist()
+        out = [torch.zeros_like(x) for _ in layers]
+        for i, count in enumerate(counts):
+            states = super().forward(x[i : i + 1, :count], None, layers)
+            for state, clip in zip(out, states, strict=True):
+                state[i, :count] = clip[0]
+        return out
 
 
 class _ConformerBlock(nn.Module):
     """See :class:`musicfm.encoder.ConformerBlock`."""
 
-    def __init__(self, block: exact.ConformerBlock, dtype: torch.dtype) -> None:
+    def __init__(self, block: exact.ConformerBlock, dtype: torch.dtype, int8: bool) -> None:
         super().__init__()
-        self.ffn1 = _FeedForward(block.ffn1, dtype)
-        self.attention = _SelfAttention(block.attention, dtype)
-        self.convolution = _ConvolutionModule(block.convolution, dtype)
-        self.ffn2 = _FeedForward(block.ffn2, dtype)
+        self.ffn1 = _FeedForward(block.ffn1, dtype, int8)
+        self.attention = _SelfAttention(block.attention, dtype, int8)
+        self.convolution = _ConvolutionModule(block.convolution, dtype, int8)
+        self.ffn2 = _FeedForward(block.ffn2, dtype, int8)
         self.norm = _norm(block.norm)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
@@ -371,10 +525,10 @@ class _ConformerBlock(nn.Module):
 class _TransformerBlock(nn.Module):
     """See :class:`musicfm.encoder.TransformerBlock`."""
 
-    def __init__(self, block: exact.TransformerBlock, dtype: torch.dtype) -> None:
+    def __init__(self, block: exact.TransformerBlock, dtype: torch.dtype, int8: bool) -> None:
         super().__init__()
-        self.attention = _SelfAttention(block.attention, dtype)
-        self.ffn = _FeedForward(block.ffn, dtype)
+        self.attention = _SelfAttention(block.attention, dtype, int8)
+        self.ffn = _FeedForward(block.ffn, dtype, int8)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         x = x + self.attention(x, rotation, mask)
@@ -384,30 +538,30 @@ class _TransformerBlock(nn.Module):
 class _FeedForward(nn.Module):
     """See :class:`musicfm.encoder.FeedForward`."""
 
-    def __init__(self, ffn: exact.FeedForward, dtype: torch.dtype) -> None:
+    def __init__(self, ffn: exact.FeedForward, dtype: torch.dtype, int8: bool) -> None:
         super().__init__()
         self.norm = _norm(ffn.norm)
-        self.up, self.down = _linear(ffn.up, dtype), _linear(ffn.down, dtype)
+        self.up, self.down = _product(ffn.up, dtype, int8), _product(ffn.down, dtype, int8)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(x).to(self.up.weight.dtype)
-        return self.down(F.silu(self.up(x), inplace=True))
+        return self.down(F.silu(self.up(self.norm(x)), inplace=True))
 
 
 class _SelfAttention(nn.Module):
     """See :class:`musicfm.encoder.SelfAttention`."""
 
-    def __init__(self, attention: exact.SelfAttention, dtype: torch.dtype) -> None:
+    def __init__(self, attention: exact.SelfAttention, dtype: torch.dtype, int8: bool) -> None:
         super().__init__()
-        self.num_heads = attention.num_heads
+        self.num_heads, self.dtype = attention.num_heads, dtype
         self.norm = _norm(attention.norm)
-        self.query, self.key = _linear(attention.query, dtype), _linear(attention.key, dtype)
-        self.value, self.out = _linear(attention.value, dtype), _linear(attention.out, dtype)
+        self.query, self.key, self.value, self.out = (
+            _product(layer, dtype, int8)
+            for layer in (attention.query, attention.key, attention.value, attention.out)
+        )
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         x = self.norm(x)
-        rotated = rotate(x, rotation, self.num_heads).to(self.value.weight.dtype)
-        x = x.to(self.value.weight.dtype)
+        rotated = rotate(x, rotation, self.num_heads)
         attended = F.scaled_dot_product_attention(
             self._heads(self.query(rotated)),
             self._heads(self.key(rotated)),
@@ -418,7 +572,7 @@ class _SelfAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """(batch, time, dim) to (batch, head, time, dim / heads)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.to(self.dtype).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class _ConvolutionModule(nn.Module):
@@ -427,18 +581,18 @@ class _ConvolutionModule(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, module: exact.ConvolutionModule, dtype: torch.dtype) -> None:
+    def __init__(self, module: exact.ConvolutionModule, dtype: torch.dtype, int8: bool) -> None:
         super().__init__()
         self.norm = _norm(module.norm)
-        self.pointwise1 = _pointwise(module.pointwise1, dtype)
+        self.pointwise1 = _product(module.pointwise1, dtype, int8)
         weight, bias = _folded(module.depthwise, module.batch_norm)
         weight = weight[..., None].to(dtype)  # a column in two dimensions: there is a kernel for it
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias.to(dtype))
-        self.pointwise2 = _pointwise(module.pointwise2, dtype)
+        self.pointwise2 = _product(module.pointwise2, dtype, int8)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = F.glu(self.pointwise1(self.norm(x).to(self.weight.dtype)))
+        x = F.glu(self.pointwise1(self.norm(x))).to(self.weight.dtype)
         if mask is not None:  # a clip ends in zeros, as the convolution's own padding
             x = x.masked_fill(~mask[..., None], 0.0)
         x = x.transpose(1, 2)[..., None]
@@ -454,19 +608,61 @@ def _constant(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
 
-def _linear(layer: nn.Linear, dtype: torch.dtype) -> nn.Linear:
+def _linear(layer: nn.Linear, dtype: torch.dtype) -> "_Linear":
     """The same, in a type; shares its memory where nothing changes."""
-    copy = nn.Linear(layer.in_features, layer.out_features, device="meta")
-    copy.weight = _constant(layer.weight.detach().to(dtype))
-    copy.bias = _constant(layer.bias.detach().to(dtype))
-    return copy
+    return _Linear(layer.weight.detach(), layer.bias.detach(), dtype)
 
 
-def _pointwise(layer: nn.Conv1d, dtype: torch.dtype) -> nn.Linear:
-    """A convolution over one frame, as the product that it is."""
-    copy = nn.Linear(layer.in_channels, layer.out_channels, bias=False, device="meta")
-    copy.weight = _constant(layer.weight.detach()[..., 0].to(dtype))
-    return copy
+def _product(layer: nn.Linear | nn.Conv1d, dtype: torch.dtype, int8: bool) -> nn.Module:
+    """A layer of a block that maps each frame by itself."""
+    weight = layer.weight.detach().flatten(1)  # of a convolution over one frame, too
+    bias = None if layer.bias is None else layer.bias.detach()
+    return _Int8Linear(weight, bias) if int8 else _Linear(weight, bias, dtype)
+
+
+class _Linear(nn.Linear):
+    """Computes in the type of its weights, whatever comes."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        self.weight = _constant(weight.to(dtype))
+        if bias is not None:
+            self.bias = _constant(bias.to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+class _Int8Linear(nn.Module):
+    """A linear layer of 8-bit integers, for one clip at a time.
+
+    Each frame and each output has a step of its own. What is rounded are the frames without their
+    mean over the clip: the mean is often most of a frame, and its error then most of what tells
+    frames apart. It takes part as one row more.
+    """
+
+    weight: Tensor
+    steps: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        integers, steps = _rowwise(weight.float())
+        self.register_buffer("weight", integers.T.contiguous())
+        self.register_buffer("steps", steps[:, 0])
+        self.register_buffer("bias", None if bias is None else bias.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, time, in_features) to (1, time, out_features) float32."""
+        frames = x[0].float()
+        rows = frames.new_empty(len(frames) + 1, frames.shape[1])
+        torch.mean(frames, 0, out=rows[-1])
+        torch.sub(frames, rows[-1], out=rows[:-1])
+        integers, steps = _rowwise(rows)
+        out = torch._int_mm(integers, self.weight).float().mul_(steps)
+        constant = out[-1] * self.steps
+        constant = constant if self.bias is None else constant + self.bias
+        return torch.addcmul(constant, out[:-1], self.steps)[None]
 
 
 def _norm(norm: nn.LayerNorm) -> nn.LayerNorm:

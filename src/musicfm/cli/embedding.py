@@ -80,7 +80,8 @@ def embed(
     ] = None,
     device: Device = "auto",
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="To compute with.")
+        Literal["float32", "bfloat16", "float16", "int8"],
+        typer.Option(help="To compute with; int8 is for CPUs with AVX512-VNNI."),
     ] = "float32",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows at once. [default: 1 on a CPU, else 16]")
@@ -111,6 +112,10 @@ def embed(
     if engine == "local" and (address or actors):
         raise ConfigError("--address and --actors are for --engine ray")
     pooling, layers = _pooling(pool), layers_of(layer)
+    int8 = dtype == "int8"
+    if int8 and device not in ("auto", "cpu"):
+        raise ConfigError(f"--dtype int8 is for CPUs, and --device is '{device}'; give cpu")
+    device = "cpu" if int8 else device
     if engine == "ray":
         need("scale", "ray", "pyarrow")
         if device not in _USE_GPUS:
@@ -125,8 +130,9 @@ def embed(
     options: dict[str, Any] = {"stats": stats, "allow_hash_mismatch": allow_hash_mismatch}
     loaded = MusicFM.from_pretrained(model, **options)
     # Actors move their copies to where they compute.
-    loaded = loaded.to("cpu" if engine == "ray" else device_of(device), getattr(torch, dtype))
-    embedder = Embedder(loaded, layers, overlap_seconds=overlap, batch_size=batch_size)
+    home = "cpu" if engine == "ray" else device_of(device)
+    loaded = loaded.to(home, torch.float32 if int8 else getattr(torch, dtype))
+    embedder = Embedder(loaded, layers, overlap_seconds=overlap, batch_size=batch_size, int8=int8)
     how: dict[str, Any] = {
         "pooling": pooling,
         "file_format": format,
