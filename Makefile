@@ -2,6 +2,7 @@
 #   make demo    embed and analyse music, and look at what came out
 #   make test    lint, types and tests: what CI runs
 #   make build   a wheel and a source distribution in dist/
+#   make docs    the documentation as a site in site/
 #   make soak    kills, faults and hostile input, for about 90 minutes; see docs/robustness.md
 # Another interpreter: make setup PYTHON=python3.12
 # PyTorch without CUDA on Linux, a far smaller download:
