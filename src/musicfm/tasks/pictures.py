@@ -69,11 +69,9 @@ def _layers(report: Report) -> Any:
                 layers = [layers[0] for layers in result.curve]
                 scores = list(result.curve.values())
                 means = [fmean(some) for some in scores]
-                below = [mean - min(some) for mean, some in zip(means, scores, strict=True)]
-                above = [max(some) - mean for mean, some in zip(means, scores, strict=True)]
-                axis.errorbar(
-                    layers, means, [below, above], fmt="o-", capsize=3, label=result.row.name
-                )
+                (line,) = axis.plot(layers, means, "o-", label=result.row.name)
+                low, high = [*map(min, scores)], [*map(max, scores)]
+                axis.vlines(layers, low, high, color=line.get_color(), alpha=0.5)
                 axis.set_xticks(layers)
         axis.set_title(task, fontsize=10)
         axis.set_xlabel("layer")
