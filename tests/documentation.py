@@ -33,24 +33,25 @@ PAGES = {
     )
 }
 
-_RUN = [
-    "steps=2", "batch_size=2", "micro_batch_size=1", "validation_clips=1", "log_every=1",
-    "model.context_seconds=2.0",
-]  # fmt: skip
-_SMALLER_MODEL = [
-    "model.front_end.conv_dim=4", "model.encoder.dim=32", "model.encoder.num_heads=2",
-    "model.encoder.ffn_dim=32", "model.encoder.depth=1", "precision=float32",
-    "activation_checkpointing=false",
-]  # fmt: skip
-
 SMALLER: dict[str, list[str]] = {
-    "probe": ["--seeds", "1"],
-    "table1": ["--seeds", "1", "--tasks", "key"],
-    "finetune": ["--epochs", "1"],
-    "pretrain": ["--device", "cpu", "--workers", "0", *(f"--set={value}" for value in _RUN)],
-    "kmeans": [],
-}
+    "probe": ["--seeds=1"],
+    "table1": ["--seeds=1", "--tasks=key"],
+    "finetune": ["--epochs=1"],
+    "pretrain": [
+        "--device=cpu", "--workers=0", "--set=steps=2", "--set=batch_size=2",
+        "--set=micro_batch_size=1", "--set=validation_clips=1", "--set=log_every=1",
+        "--set=model.context_seconds=2.0",
+    ],
+}  # fmt: skip
 """Options that are added to a command; of one that is there already, the last one counts."""
+
+SMALLER_MODEL = [
+    "--set=model.front_end.conv_dim=4", "--set=model.encoder.dim=32",
+    "--set=model.encoder.num_heads=2", "--set=model.encoder.ffn_dim=32",
+    "--set=model.encoder.depth=1", "--set=precision=float32",
+    "--set=activation_checkpointing=false",
+]  # fmt: skip
+"""Of the recipes of the paper, as well."""
 
 
 def blocks(text: str, *languages: str) -> Iterator[tuple[str, str]]:
@@ -92,11 +93,8 @@ class Reader:
             self._stop_server()
 
     def _command(self, line: str) -> None:
-        for written, used in (
-            ("s3://bucket", f"file://{self._home}/bucket"),
-            ("/shared/", "shared/"),
-        ):
-            line = line.replace(written, used)
+        line = line.replace("s3://bucket", f"file://{self._home}/bucket")
+        line = line.replace("/shared/", "shared/")
         before, _, musicfm = line.rpartition(" | musicfm ")
         if before:
             listed = self._shell(before)
@@ -132,7 +130,7 @@ class Reader:
         if verb == "scan" and "--valid" in rest:
             added = ["--valid", "0.34", "--test", "0.34"]
         if verb in ("pretrain", "kmeans") and rest[0].startswith("fm"):
-            added = [*added, *(f"--set={value}" for value in _SMALLER_MODEL)]
+            added = [*added, *SMALLER_MODEL]
         status, _, errors = self._run(verb, *rest, *added)
         assert status == 0, f"{shlex.join(arguments)}: {errors[-2_000:]}"
 
@@ -211,7 +209,7 @@ class Reader:
         self._launched(["bash", str(ROOT / arguments[script]), *arguments[script + 1 :]])
 
     def _launched(self, command: Sequence[str]) -> None:
-        smaller = [*SMALLER["pretrain"], *(f"--set={value}" for value in _SMALLER_MODEL)]
+        smaller = [*SMALLER["pretrain"], *SMALLER_MODEL]
         done = subprocess.run(
             [*command, *smaller], env=self._environment, capture_output=True, text=True, check=False
         )

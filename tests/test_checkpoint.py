@@ -245,11 +245,17 @@ def test_truncated_weights_are_named(size: int, folder: Path) -> None:
         MusicFM.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("source", ["nothing", "/no/such/folder", "data/model.pt", Path("msd2")])
+@pytest.mark.parametrize("source", ["nothing", "/no/such/folder", Path("msd2")])
 def test_what_can_be_loaded_is_said_where_nothing_is(source: str | Path) -> None:
     aliases = "'nano', 'msd', 'fma'"
     message = f"no model '{source}': give {aliases}, a folder with .* or .pt file, or a hub id"
     with pytest.raises(CheckpointError, match=message):
+        MusicFM.from_pretrained(source)
+
+
+@pytest.mark.parametrize("source", ["data/model.pt", Path("runs/step-00000005.ckpt")])
+def test_a_file_that_is_missing_is_named(source: str | Path) -> None:
+    with pytest.raises(CheckpointError, match=f"there is no file {source}; check the path"):
         MusicFM.from_pretrained(source)
 
 

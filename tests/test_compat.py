@@ -300,7 +300,7 @@ def test_without_files_it_is_said_what_to_download(here: Path) -> None:
     )
     with pytest.raises(CheckpointError, match=message):
         MusicFM25Hz()
-    with pytest.raises(CheckpointError, match=r"no model './data/other.pt'"):
+    with pytest.raises(CheckpointError, match=r"there is no file data/other.pt"):
         MusicFM25Hz(model_path="./data/other.pt")
 
 

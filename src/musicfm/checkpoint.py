@@ -83,6 +83,8 @@ def load(
         config, tensors = _read_run(path)
     elif path.is_file():
         config, tensors = published.read(path, stats)
+    elif path.suffix in (".pt", ".ckpt"):
+        raise CheckpointError(f"there is no file {path}; check the path")
     else:
         aliases = ", ".join(map(repr, (SHIPPED, *hub.PUBLISHED)))
         raise CheckpointError(

@@ -68,7 +68,10 @@ def fetch_published(alias: str, allow_hash_mismatch: bool) -> tuple[Path, Path]:
 
 def fetch_folder(repo_id: str, files: Sequence[str], revision: str | None) -> Path:
     """Downloads a model of ours; returns the folder that holds its files."""
-    fetched = [_fetch(repo_id, name, revision, files) for name in files]
+    try:
+        fetched = [_fetch(repo_id, name, revision, files) for name in files]
+    except CheckpointError as error:
+        raise CheckpointError(f"there is no folder {repo_id} here, and {error}") from error
     return fetched[0].parent
 
 
