@@ -143,8 +143,8 @@ class Reader:
         self._server = subprocess.Popen(command, env=self._environment, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 120
         while True:
-            with contextlib.suppress(OSError):
-                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+            with contextlib.closing(connection), contextlib.suppress(OSError):
                 connection.request("GET", "/healthz")
                 assert connection.getresponse().status == 200
                 return

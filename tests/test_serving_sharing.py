@@ -15,6 +15,7 @@ from musicfm.errors import MusicFMError
 from musicfm.model import MusicFM
 from musicfm.serving.sharing import SharedEncoder
 from musicfm.windows import Samples
+from served import eventually
 
 
 def nothing() -> None:
@@ -51,8 +52,8 @@ def test_recordings_of_many_threads_share_batches(tiny: MusicFM) -> None:
     embedder.batch = batch  # type: ignore[method-assign, assignment]
     with SharedEncoder(embedder) as shared, ThreadPoolExecutor(5) as pool:
         futures = [pool.submit(frames_of, shared, samples) for samples in clips]
-        while shared._asked.qsize() < 8:  # the first is at the gate, the others queue up
-            may_go.wait(0.01)
+        # The first is at the gate, and the others queue up; or it has taken some of them along.
+        eventually(lambda: shared._asked.qsize() >= 8, seconds=5.0)
         may_go.set()
         for future, frames in zip(futures, expected, strict=True):
             torch.testing.assert_close(future.result(), frames, atol=1e-5, rtol=0)
