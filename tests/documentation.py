@@ -75,8 +75,8 @@ class Reader:
         self._server: subprocess.Popen[bytes] | None = None
         self._port = 0
 
-    def follow(self, text: str) -> None:
-        """Runs all blocks. Raises AssertionError if a command fails or is none."""
+    def follow(self, text: str) -> dict[str, Any]:
+        """Runs all blocks; what Python's have named. Raises AssertionError if a command fails."""
         try:
             for language, content in blocks(text, "bash", "python", "pycon"):
                 if language == "bash":
@@ -91,6 +91,7 @@ class Reader:
                     exec(content, self._names)
         finally:
             self._stop_server()
+        return self._names
 
     def _command(self, line: str) -> None:
         line = line.replace("s3://bucket", f"file://{self._home}/bucket")
@@ -166,10 +167,8 @@ class Reader:
             exec(compile(ast.Module([statement], []), "session", "exec"), self._names)
 
     def _python(self, arguments: list[str]) -> None:
-        if arguments[:1] == ["-c"]:
-            exec(arguments[1].replace("/data/", f"{self._home}/data/"), {"__name__": "line"})
-        else:
-            assert (ROOT / arguments[0]).is_file(), f"there is no {arguments[0]}"
+        assert arguments[0] == "-c", "no way to try a script"
+        exec(arguments[1].replace("/data/", f"{self._home}/data/"), {"__name__": "line"})
 
     def _pip(self, arguments: list[str]) -> None:
         """Extras have to be there; nothing is installed."""

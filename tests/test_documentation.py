@@ -37,6 +37,20 @@ RECORDINGS = (
     "Music/song.wav", "Music/other.mp3", "Music/a/third.flac", "Music/a/fourth.ogg",
 )  # fmt: skip
 RUN = ("bash", "python", "pycon")
+EXPECTED: dict[str, dict[str, object]] = {
+    "README.md": {"e.mean().shape": (64,), "e.frames.shape[1:]": (64,)},
+    "docs/embedding.md": {
+        "song['frames'].shape[1:]": (64,),
+        "(frames.shape[0], frames.shape[2])": (3, 64),
+        "output.hidden_states[0].shape": (2, 250, 64),
+        "output.num_frames.tolist()": [250, 175],
+    },
+    "docs/models.md": {"emb.shape": (4, 125, 64)},
+    "docs/export.md": {"hidden.shape": (2, 250, 192), "num_frames.tolist()": [250, 175]},
+    "docs/extending.md": {"mode.summarise(scores)": {"mode": 1.0}, "len(scores) > 0": True},
+    "docs/datasets.md": {"len(found.tracks)": 3},
+}
+"""What comments in a page say of values, where the model is 64 wide."""
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +118,9 @@ def test_a_page_does_what_it_says(
     }
     monkeypatch.setattr(benchmark, "song_sets", lambda: sets)
     monkeypatch.setattr("mirdata.core.Dataset.download", lambda *_: None)
-    Reader(run, home, small_msd).follow(TEXTS[page])
+    names = Reader(run, home, small_msd).follow(TEXTS[page])
+    for expression, value in EXPECTED.get(page, {}).items():
+        assert eval(expression, names) == value, expression
 
 
 @pytest.mark.slow
