@@ -1,6 +1,6 @@
 """Which part of a run of `musicfm embed` over many MP3 files the model computes.
 
-    python benchmarks/busy.py RECORDING --files 200 --model nano
+    python benchmarks/busy.py RECORDING --files 200 --model nano [--device cuda --compile]
 
 Cuts so many pieces of 20 to 60 s out of the recording, as MP3, and embeds them as the command does,
 with all its processes. Busy is the time within the model over the time from the first look at the
@@ -47,13 +47,17 @@ def main() -> None:
     parser.add_argument("--model", default="nano", help="as embed's")
     parser.add_argument("--layer", type=int, default=None)
     parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--device", default="cpu", help="cuda computes in bfloat16")
+    parser.add_argument("--compile", action="store_true", help="the model, on a GPU")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_freed_memory()
 
     rng = np.random.default_rng(0)
-    embedder = Watched(MusicFM.from_pretrained(given.model), given.layer)
+    dtype = torch.float32 if given.device == "cpu" else torch.bfloat16
+    model = MusicFM.from_pretrained(given.model).to(given.device, dtype)
+    embedder = Watched(model, given.layer, compile=given.compile)
     with tempfile.TemporaryDirectory() as folder:
         music, hours = Path(folder) / "music", 0.0
         music.mkdir()

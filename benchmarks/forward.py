@@ -15,14 +15,19 @@ as many threads. That begins with the waveform, so its times include the mel.
 
 Peak is the fastest product of two square float32 matrices, measured in every round. With one thread
 times are of the CPU, which other work on the machine prolongs less than those of a clock.
+
+On CUDA all is in half precision: the baseline in float16, which the authors offer, the others in
+bfloat16, and peak is that of bfloat16. Memory is the most that was allocated in a run.
 """
 
 import argparse
 import copy
+import math
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +47,35 @@ from musicfm.config import ConformerConfig
 from musicfm.export import export_onnx
 from musicfm.inference import multiplies_bfloat16, multiplies_int8
 from musicfm.published import published
+
+
+class Clock:
+    """Of a device; of the CPU's own time where it runs one thread."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = torch.device(device).type == "cuda"
+        self.of_cpu = not self.cuda and torch.get_num_threads() == 1
+
+    def __call__(self) -> Any:
+        """This moment; on CUDA, the one when all that was asked for is done."""
+        if not self.cuda:
+            return time.process_time() if self.of_cpu else time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, begin: Any, end: Any) -> float:
+        """Seconds."""
+        if not self.cuda:
+            return end - begin
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """That something takes."""
+        begin = self()
+        work()
+        return self.between(begin, self())
 
 
 class PlainBlock(nn.Module):
@@ -120,9 +154,9 @@ def baseline_like(model: MusicFM) -> Baseline:
 class Run:
     """A model that notes the time at which each layer is done."""
 
-    def __init__(self, model: MusicFM, clock: Callable[[], float]) -> None:
+    def __init__(self, model: MusicFM, clock: Clock) -> None:
         self.model, self.clock = model, clock
-        self.marks: list[float] = []
+        self.marks: list[Any] = []
         for block in model.encoder.blocks:
             block.register_forward_hook(lambda *_: self.marks.append(self.clock()))
 
@@ -137,7 +171,7 @@ class Run:
         """Of every layer, from the start."""
         begin = self.clock()
         self(mel)
-        return [mark - begin for mark in self.marks]
+        return [self.clock.between(begin, mark) for mark in self.marks]
 
     def operations(self, mel: Tensor) -> list[float]:
         """Executed for every layer, in GFLOP, counted without computing."""
@@ -154,7 +188,7 @@ class Run:
 class OnnxRun:
     """A model in onnxruntime: waveform to one layer."""
 
-    def __init__(self, model: MusicFM, layer: int, clock: Callable[[], float]) -> None:
+    def __init__(self, model: MusicFM, layer: int, clock: Clock) -> None:
         import onnxruntime
 
         self.layer, self.clock = layer, clock
@@ -173,30 +207,23 @@ class OnnxRun:
         return torch.from_numpy(self.session.run([f"layer_{self.layer}"], given)[0])
 
     def seconds(self, waveform: Tensor) -> float:
-        begin = self.clock()
-        self(waveform)
-        return self.clock() - begin
+        return self.clock.seconds(lambda: self(waveform))
 
 
-def clock_of(device: str) -> Callable[[], float]:
-    """Seconds, waiting for the device; of the CPU where it runs one thread."""
-    if device == "cpu":
-        return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-
-    def synchronized() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return synchronized
+def peak(device: str, clock: Clock) -> float:
+    """GFLOP per second of a product of matrices: of float32, on CUDA of bfloat16."""
+    size, dtype = (8192, torch.bfloat16) if clock.cuda else (2048, torch.float32)
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    if clock.cuda:
+        a @ b  # loads what is needed
+    return 2 * size**3 / clock.seconds(lambda: a @ b) / 1e9
 
 
-def peak(device: str, clock: Callable[[], float]) -> float:
-    """GFLOP per second of a product of matrices."""
-    size = 2048
-    a, b = torch.randn(2, size, size, device=device)
-    begin = clock()
-    a @ b
-    return 2 * size**3 / (clock() - begin) / 1e9
+def memory(work: Callable[[], object]) -> float:
+    """The most that was allocated on CUDA meanwhile, in GiB."""
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    return torch.cuda.max_memory_allocated() / 2**30
 
 
 def main() -> None:
@@ -216,11 +243,15 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    clock = clock_of(options.device)
+    clock = Clock(options.device)
     model = MusicFM(preset(options.config)).eval()
     baseline = baseline_like(model).to(options.device)
     forms = {"the model": model.to(options.device)}
-    if options.device == "cpu":
+    if clock.cuda:
+        baseline = baseline.half()
+        forms = {"the model": model.bfloat16(), "inference form": optimize(model)}
+        forms["inference form, compiled"] = optimize(model, compile=True)
+    else:
         forms["inference form, direct"] = optimize(model, winograd=False)
         forms["inference form"] = optimize(model)
         if multiplies_bfloat16():
@@ -230,14 +261,16 @@ def main() -> None:
     runs = {name: Run(form, clock) for name, form in forms.items()}
     config, depth = model.config, model.config.encoder.depth
     waveform = 0.1 * torch.randn(options.batch, round(options.seconds * config.sample_rate))
-    mel = model.features(waveform.to(options.device))
+    mel = model.features(waveform.to(options.device)).to(model.dtype)
     in_onnx = [OnnxRun(model, layer, clock) for layer in options.onnx]
 
     times: dict[str, list[list[float]]] = {name: [] for name in runs}
     onnx_times: list[list[float]] = [[] for _ in in_onnx]
     base, peaks = [], []
     with torch.inference_mode(), full_float32():
-        reference = baseline(mel)
+        heard = mel.half() if clock.cuda else mel
+        reference = [state.float() for state in baseline(heard)]
+        warm = {name: clock.seconds(partial(run, mel)) for name, run in runs.items()}
         error = {
             name: max((a - b).abs().max().item() for a, b in zip(run(mel), reference, strict=True))
             for name, run in runs.items()
@@ -245,28 +278,28 @@ def main() -> None:
         onnx_error = [(run(waveform) - reference[run.layer]).abs().max().item() for run in in_onnx]
         for _ in range(options.runs):
             peaks.append(peak(options.device, clock))
-            begin = clock()
-            baseline(mel)
-            base.append(clock() - begin)
+            base.append(clock.seconds(lambda: baseline(heard)))
             for name, run in runs.items():
                 times[name].append(run.seconds(mel))
             for onnx_run, values in zip(in_onnx, onnx_times, strict=True):
                 values.append(onnx_run.seconds(waveform))
 
-    what = "CPU time" if clock is time.process_time else "time"
+    what = "CPU time" if clock.of_cpu else "time"
+    numbers = "half precision" if clock.cuda else "float32 where not said otherwise"
     lines = [
-        f"{options.config}, {options.batch} x {options.seconds:g} s on {options.device}, float32 "
-        f"where not said otherwise; {machine()}, transformers {transformers.__version__}; "
+        f"{options.config}, {options.batch} x {options.seconds:g} s on {options.device}, "
+        f"{numbers}; {machine()}, transformers {transformers.__version__}; "
         f"threads: {options.threads}; {options.runs} rounds, median {what} (smallest); "
         f"peak {max(peaks):.0f} GFLOP/s.",
         "",
         "| | layer | seconds | baseline / this | GFLOP | of peak | largest difference |",
         "|---|---|---|---|---|---|---|",
-        f"| baseline | {depth} | {statistics.median(base):.2f} ({min(base):.2f}) | 1.00 | | | |",
+        f"| baseline | {depth} | {statistics.median(base):.3g} ({min(base):.3g}) | 1.00 | | | |",
     ]
-    for name, run in runs.items():
-        # Those of integers are not counted.
-        operations = None if name == "inference form, int8" else run.operations(mel)
+    for name in runs:
+        # Those of integers are not counted; compiling changes none.
+        counted = runs[name.removesuffix(", compiled")]
+        operations = None if name == "inference form, int8" else counted.operations(mel)
         for layer in sorted({0, round(depth * 7 / 12), depth}):
             values = [marks[layer] for marks in times[name]]
             ratio = statistics.median(b / v for b, v in zip(base, values, strict=True))
@@ -275,7 +308,7 @@ def main() -> None:
                 of_peak = operations[layer] / middle / max(peaks)
                 executed = [f"{operations[layer]:.0f}", f"{of_peak:.0%}"]
             lines.append(
-                f"| {name} | {layer} | {middle:.2f} ({min(values):.2f}) | {ratio:.2f} | "
+                f"| {name} | {layer} | {middle:.3g} ({min(values):.3g}) | {ratio:.2f} | "
                 f"{' | '.join(executed)} | {error[name]:.0e} |"
             )
     for onnx_run, values, difference in zip(in_onnx, onnx_times, onnx_error, strict=True):
@@ -284,6 +317,12 @@ def main() -> None:
             f"| onnxruntime | {onnx_run.layer} | {statistics.median(values):.2f} "
             f"({min(values):.2f}) | {ratio:.2f} | | | {difference:.0e} |"
         )
+    if clock.cuda:
+        with torch.inference_mode():
+            used = {name: memory(partial(run, mel)) for name, run in runs.items()}
+            used = {"baseline": memory(lambda: baseline(heard)), **used}
+        lines += ["", "| | first run, s | memory, GiB |", "|---|---|---|"]
+        lines += [f"| {n} | {warm.get(n, math.nan):.1f} | {gib:.1f} |" for n, gib in used.items()]
     table = "\n".join(lines)
     print(table)
     if options.out:

@@ -10,6 +10,7 @@ import recipe
 from musicfm import audio, checkpoint, inference
 from musicfm.config import FrontEndConfig, MelConfig, ModelConfig, TransformerConfig
 from musicfm.embedding import Embedder
+from musicfm.encoder import over_taps, padded_taps, patches
 from musicfm.errors import ConfigError
 from musicfm.inference import bilinear, optimize
 from musicfm.model import MusicFM
@@ -84,6 +85,39 @@ def test_the_form_gives_what_the_model_gives(config: ModelConfig, winograd: bool
                 assert largest_difference(inside, alone.hidden_states[layer][0]) <= 1e-5
             logits = found.logits[index, :frames], expected.logits[index, :frames]
             assert largest_difference(*logits) <= 1e-5
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_the_front_end_for_cuda_gives_what_the_model_gives(config: ModelConfig) -> None:
+    """Here without cuDNN's kernels; test_cuda.py has them."""
+    model = trained(config)
+    form = inference._CudaFrontEnd(model.front_end, torch.float32)
+    mel = torch.randn(3, 101, config.mel.n_mels)
+    for lengths in (None, torch.tensor([101, 42, 4])):
+        with torch.no_grad():
+            found, counts = form(mel, lengths)
+            expected, expected_counts = model.front_end(mel, lengths)
+        if lengths is None:
+            assert counts is None
+            assert largest_difference(found, expected) <= 1e-5
+            continue
+        assert torch.equal(counts, expected_counts)
+        for one, other, count in zip(found, expected, counts, strict=True):
+            assert largest_difference(one[:count], other[:count]) <= 1e-5
+
+
+def test_taps_are_the_depthwise_convolution() -> None:
+    x, weight, bias = torch.randn(2, 50, 6), torch.randn(6, 1, 31), torch.randn(6)
+    expected = F.conv1d(x.mT, weight, bias, padding=15, groups=6).mT
+    assert largest_difference(over_taps(x, weight, bias), expected) <= 1e-5
+
+
+def test_patches_are_the_convolution_of_one_channel() -> None:
+    x, weight = torch.randn(2, 9, 13), torch.randn(5, 1, 3, 3)
+    for strides in ((2, 2), (2, 1)):
+        found = F.linear(patches(x, strides), padded_taps(weight)).permute(0, 3, 1, 2)
+        expected = F.conv2d(x[:, None], weight, None, strides, 1)
+        assert largest_difference(found, expected) <= 1e-5
 
 
 def test_without_lengths_all_is_a_clip(music: Tensor, winograd: bool) -> None:
@@ -270,7 +304,7 @@ def test_the_embedder_computes_with_int8(tiny: MusicFM, music: Tensor) -> None:
     with torch.inference_mode():
         (expected,) = optimize(tiny, int8=True)(music[:1], layers=[2]).hidden_states
     assert torch.equal(embedder(music[0]).frames, expected[0])
-    with pytest.raises(ConfigError, match="for CPUs, and the model is on meta"):
+    with pytest.raises(ConfigError, match="no inference form for meta"):
         embedder.to("meta")
 
 
@@ -297,7 +331,7 @@ def test_the_form_is_not_for_saving(tiny: MusicFM, tmp_path: object) -> None:
 def test_another_device_is_refused() -> None:
     with torch.device("meta"):
         model = MusicFM(recipe.TINY)
-    with pytest.raises(ConfigError, match="for CPUs, and the model is on meta"):
+    with pytest.raises(ConfigError, match="no inference form for meta"):
         optimize(model)
 
 

@@ -273,11 +273,12 @@ class Embedder(WindowEncoder):
         context_seconds: float | None = None,
         batch_size: int | None = None,
         int8: bool = False,
+        compile: bool = False,
     ) -> None:
         """Puts the model into eval mode; its device and dtype are those to compute with.
 
-        On a CPU the model's inference form computes, see :func:`musicfm.optimize`: made here, from
-        the weights of this moment.
+        On a CPU and on CUDA the model's inference form computes, see :func:`musicfm.optimize`: made
+        here, from the weights of this moment.
 
         Args:
             model: move it first: ``model.to("cuda", torch.bfloat16)``.
@@ -287,12 +288,14 @@ class Embedder(WindowEncoder):
             context_seconds: of a window; None is the model's own context.
             batch_size: windows computed at once; None is 1 on a CPU, 16 elsewhere.
             int8: compute with 8-bit integers, on a CPU that has instructions for them.
+            compile: let PyTorch's compiler fuse what is between products: for many recordings on a
+                GPU.
 
         Raises:
             ConfigError: a layer that the model does not have, an impossible context, overlap or
                 batch, or int8 where that cannot be computed.
         """
-        self.model, self._int8 = model.eval(), int8
+        self.model, self._int8, self._compile = model.eval(), int8, compile
         self._form = self._optimized()
         self.config = model.config
         self.single = layer is None or isinstance(layer, int | np.integer)
@@ -307,8 +310,9 @@ class Embedder(WindowEncoder):
         self.precision = "int8" if int8 else str(model.dtype).removeprefix("torch.")
 
     def _optimized(self) -> MusicFM:
-        on_cpu = self.model.device.type == "cpu"
-        return optimize(self.model, int8=self._int8) if on_cpu or self._int8 else self.model
+        if self.model.device.type not in ("cpu", "cuda") and not (self._int8 or self._compile):
+            return self.model
+        return optimize(self.model, int8=self._int8, compile=self._compile)
 
     def to(self, device: str | torch.device) -> Self:
         """Moves the model to a device; the batch size is what suits it, unless one was given.

@@ -37,9 +37,62 @@ class _Float16OnCpu:
 class Conv1d(_Float16OnCpu, nn.Conv1d):
     """``nn.Conv1d``, computed in float32 where float16 has no fast kernel."""
 
+    def forward(self, input: Tensor) -> Tensor:
+        if self.groups > 1 and input.is_cuda and torch.compiler.is_compiling():
+            return over_taps(input.transpose(1, 2), self.weight).transpose(1, 2)
+        return super().forward(input)
+
 
 class Conv2d(_Float16OnCpu, nn.Conv2d):
-    """``nn.Conv2d``, computed in float32 where float16 has no fast kernel."""
+    """``nn.Conv2d``, computed in float32 where float16 has no fast kernel.
+
+    Of one input channel, it is a product with patches on a GPU: there cuDNN is slow, and the result
+    has the channels last, as all that follows is fastest.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.in_channels > 1 or not input.is_cuda:
+            return super().forward(input)
+        return F.linear(
+            patches(input[:, 0], self.stride), padded_taps(self.weight), self.bias
+        ).permute(0, 3, 1, 2)
+
+
+def patches(x: Tensor, strides: Sequence[int]) -> Tensor:
+    """What each output of a 3x3 convolution sees of one channel, with zeros around.
+
+    Args:
+        x: (batch, rows, columns).
+        strides: along rows and columns.
+
+    Returns:
+        (batch, rows', columns', 16), of which the last 7 are zero: products are faster so.
+    """
+    windows = F.pad(x, (1, 1, 1, 1)).unfold(1, 3, strides[0]).unfold(2, 3, strides[1])
+    return F.pad(windows.flatten(3), (0, 7))
+
+
+def padded_taps(weight: Tensor) -> Tensor:
+    """(channels, 1, 3, 3) as what :func:`patches` are multiplied with, (channels, 16)."""
+    return F.pad(weight.flatten(1), (0, 7))
+
+
+def over_taps(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A depthwise convolution as a sum over taps, which PyTorch's compiler makes one kernel.
+
+    Args:
+        x: (batch, time, channels).
+        weight: (channels, 1, taps), an odd number of them.
+        bias: (channels,).
+
+    Returns:
+        (batch, time, channels) in the type of x; sums are float32.
+    """
+    taps = weight.shape[2]
+    padded = F.pad(x, (0, 0, taps // 2, taps // 2))
+    parts = [padded[:, k : k + x.shape[1]].float() * weight[:, 0, k].float() for k in range(taps)]
+    total = sum(parts[1:], parts[0])
+    return (total if bias is None else total + bias.float()).to(x.dtype)
 
 
 class FeedForward(nn.Module):

@@ -107,7 +107,9 @@ class PretrainingModule(LightningModule):
             use_global_batch_norm(model)
         model.set_activation_checkpointing(recipe.activation_checkpointing)
         if recipe.compile:
-            model.compile()
+            # Block by block: they share what is compiled, and the convolutions gain nothing.
+            for block in model.encoder.blocks:
+                block.compile()
         self.objective = Objective(model)
         quantizer = recipe.model.quantizer
         self.window = Window(quantizer.num_codebooks, quantizer.codebook_size)

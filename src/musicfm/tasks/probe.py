@@ -42,7 +42,10 @@ class ProbeSettings(Config):
     batch_size: Positive = 16
     """Clips of the task's length, of which each has up to 300 outputs."""
     max_epochs: Positive = 100
-    """An epoch has as many clips as the recordings."""
+    """An epoch has as many clips as the recordings, or ``epoch_clips``."""
+    epoch_clips: Positive = 1_024
+    """At most, at random from all recordings: what it takes to learn a task does not grow with the
+    collection, and so the time between two looks at validation need not."""
     patience: Positive = 6
     """Epochs without a lower validation loss until it stops; half of them lower the rate."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -309,7 +312,7 @@ def _optimise(
         head.train()
         total = weight = 0.0
         seed = derive_seed(settings.seed, "epoch", epoch)
-        for batch in _batches(train, settings.batch_size, np.random.default_rng(seed)):
+        for batch in _batches(train, settings, np.random.default_rng(seed)):
             logits = head(batch[0]).repeat_interleave(train.repeats, dim=1)
             loss = head.task.loss(logits, *batch[1:])
             optimizer.zero_grad()
@@ -345,18 +348,19 @@ def _loss(head: Head, examples: Examples) -> float:
 
 
 def _batches(
-    examples: Examples, batch_size: int, rng: np.random.Generator
+    examples: Examples, settings: ProbeSettings, rng: np.random.Generator
 ) -> Iterator[list[Tensor]]:
-    """Clips at random places, as many as the recordings have, in random order.
+    """The clips of an epoch, at random places and in random order.
 
     Recordings that are shorter than a clip are padded with what is not known.
     """
     size, counts = examples.task.outputs_per_clip, examples.counts
     order = np.repeat(np.arange(len(counts)), [-(-count // size) for count in counts])
     rng.shuffle(order)
-    for begin in range(0, len(order), batch_size):
+    order = order[: settings.epoch_clips]
+    for begin in range(0, len(order), settings.batch_size):
         clips = []
-        for index in order[begin : begin + batch_size]:
+        for index in order[begin : begin + settings.batch_size]:
             room = max(0, counts[index] - size) // examples.repeats
             first = examples.repeats * int(rng.integers(room + 1))
             clip = examples.clip(index, range(first, min(first + size, counts[index])))
