@@ -12,7 +12,9 @@ from musicfm.config import FrontEndConfig, MelConfig, ModelConfig, TransformerCo
 from musicfm.embedding import Embedder
 from musicfm.encoder import over_taps, padded_taps, patches
 from musicfm.errors import ConfigError
-from musicfm.inference import bilinear, optimize
+from musicfm.inference import convolutions, front_end, int8, optimize
+from musicfm.inference.convolutions import Space, Winograd, bilinear
+from musicfm.inference.cuda import CudaFrontEnd
 from musicfm.model import MusicFM
 
 DEMO_SONG = Path(__file__).parents[1] / "examples" / "demo_song.ogg"
@@ -41,8 +43,8 @@ LENGTHS = [1_025, 1_199, 5_003, 9_599, 9_600, 9_601, 17_281, 30_000]
 @pytest.fixture(params=[False, True], ids=["direct", "winograd"])
 def winograd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Small models, too, use Winograd's arithmetic; and they compute in several parts."""
-    monkeypatch.setattr(inference, "_WIDE", 8)
-    monkeypatch.setattr(inference, "_VALUES", 2**11)
+    monkeypatch.setattr(convolutions, "_WIDE", 8)
+    monkeypatch.setattr(front_end, "VALUES", 2**11)
     return bool(request.param)
 
 
@@ -91,7 +93,7 @@ def test_the_form_gives_what_the_model_gives(config: ModelConfig, winograd: bool
 def test_the_front_end_for_cuda_gives_what_the_model_gives(config: ModelConfig) -> None:
     """Here without cuDNN's kernels; test_cuda.py has them."""
     model = trained(config)
-    form = inference._CudaFrontEnd(model.front_end, torch.float32)
+    form = CudaFrontEnd(model.front_end, torch.float32)
     mel = torch.randn(3, 101, config.mel.n_mels)
     for lengths in (None, torch.tensor([101, 42, 4])):
         with torch.no_grad():
@@ -137,7 +139,7 @@ def test_the_parts_in_which_it_computes_never_matter(
     form = optimize(trained(VARIANTS["conformer-25"]), winograd=winograd)
     expected = form(music).hidden_states  # without gradients, outside of no_grad too
     assert not expected[0].requires_grad
-    monkeypatch.setattr(inference, "_VALUES", values)
+    monkeypatch.setattr(front_end, "VALUES", values)
     for state, reference in zip(form(music).hidden_states, expected, strict=True):
         assert largest_difference(state, reference) <= 1e-5
 
@@ -161,11 +163,11 @@ def test_its_error_is_small_at_full_width(strides: tuple[int, int]) -> None:
     torch.manual_seed(0)
     x, bias = torch.randn(19, 16, 512), torch.randn(512)
     weight = torch.randn(512, 512, 3, 3) / 4608**0.5
-    convolution = inference._Winograd(weight, bias, strides)
+    convolution = Winograd(weight, bias, strides)
     expected = F.conv2d(
         x.permute(2, 0, 1)[None].double(), weight.double(), bias.double(), strides, padding=1
     )[0].permute(1, 2, 0)
-    found = convolution(x, 0, len(expected), inference._Space(), "test")
+    found = convolution(x, 0, len(expected), Space(), "test")
     assert largest_difference(found, expected) < 5e-5
 
 
@@ -175,10 +177,10 @@ def test_only_wide_convolutions_use_it() -> None:
         form = optimize(MusicFM(config), winograd=winograd)
         return {type(module).__name__ for module in form.front_end.modules()} & {
             "_Direct",
-            "_Winograd",
+            "Winograd",
         }
 
-    assert kinds(64, True) == {"_Winograd"}
+    assert kinds(64, True) == {"Winograd"}
     assert kinds(64, False) == kinds(16, True) == {"_Direct"}
 
 
@@ -278,7 +280,7 @@ def test_the_parts_in_which_int8_computes_never_matter(
 ) -> None:
     form = optimize(trained(VARIANTS["conformer-25"]), int8=True)
     expected = form(music).hidden_states
-    monkeypatch.setattr(inference, "_VALUES", values)
+    monkeypatch.setattr(int8, "VALUES", values)
     for state, reference in zip(form(music).hidden_states, expected, strict=True):
         assert largest_difference(state, reference) <= 1e-5
 
