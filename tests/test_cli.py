@@ -150,6 +150,7 @@ def test_one_bad_file_is_status_1_and_the_rest_is_done(
         (["x.wav", "--device", "abacus"], "cannot compute on 'abacus'"),
         (["x.wav", "--actors", "2"], "--address and --actors are for --engine ray"),
         (["x.wav", "--engine", "ray", "--device", "mps"], "with --engine ray: auto, cpu or cuda"),
+        (["x.wav", "--engine", "ray", "--compile"], "--compile is for --engine local"),
         (["gopher://x/y.wav"], "cannot read gopher://x/y.wav: Protocol not known"),
         (["x.wav", "--model", "no/such/model.pt"], "there is no file no/such/model.pt"),
         (["--list", "no/such/list"], "cannot read the list no/such/list"),

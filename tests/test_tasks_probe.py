@@ -109,6 +109,29 @@ def test_a_seed_gives_the_same_head_again_and_another_one_another(tmp_path: Path
     assert not torch.equal(heads[0]["hidden.weight"], heads[2]["hidden.weight"])
 
 
+def test_an_epoch_is_no_longer_than_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = recordings(tmp_path, "chord")
+    heard: list[int] = []
+    clip = Examples.clip
+
+    def noted(self: Examples, index: int, outputs: range) -> tuple[torch.Tensor, ...]:
+        if torch.is_grad_enabled():  # in training
+            heard.append(index)
+        return clip(self, index, outputs)
+
+    monkeypatch.setattr(Examples, "clip", noted)
+    settings = SETTINGS.replace(max_epochs=3, batch_size=4)
+    fitted_on(config("chord"), settings.replace(epoch_clips=6), found[:4], found[4:5])
+    assert len(heard) == 3 * 6
+    assert set(heard) == set(range(4))  # another choice each epoch
+    heard.clear()
+    fitted_on(config("chord"), settings, found[:1], found[4:5])
+    seconds = found[0].track.duration
+    assert len(heard) == 3 * -(-seconds * 16 // (12 * 16))
+
+
 def test_several_layers_are_weighted(tmp_path: Path) -> None:
     found = recordings(tmp_path, "chord")
     fitted = fitted_on(config("chord", layers=(0, 1)), SETTINGS, found[:6], found[:2])
