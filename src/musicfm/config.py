@@ -268,14 +268,14 @@ PRESETS: Mapping[str, ModelConfig] = {
         encoder=ConformerConfig(dim=64, depth=3, num_heads=4, ffn_dim=128),
         quantizer=RandomProjectionConfig(codebook_size=256),
     ),
-    # For a laptop without a GPU: 15 MB of weights. Normalised as rendered songs need it. Eight
+    # For a laptop without a GPU: 17 MB of weights. Normalised as rendered songs need it. Sixteen
     # small codebooks tell more about a frame than a large one, and so teach more per step; half of
     # them hear pitch classes, without which so small a model learns timbre and no harmony.
     "nano": ModelConfig(
         mel=MelConfig(mean=0.03, std=16.9),
         front_end=FrontEndConfig(conv_dim=16),
         encoder=ConformerConfig(dim=192, depth=4, num_heads=4, ffn_dim=704, dropout=0.0),
-        quantizer=RandomProjectionConfig(num_codebooks=8, codebook_size=256, pitch_codebooks=4),
+        quantizer=RandomProjectionConfig(num_codebooks=16, codebook_size=256, pitch_codebooks=8),
         context_seconds=20.0,
     ),
     "fm1": _BERT.replace(quantizer=KMeansConfig(), context_seconds=5.0),
