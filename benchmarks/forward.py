@@ -45,7 +45,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 from musicfm import ModelConfig, MusicFM, full_float32, optimize, preset
 from musicfm.config import ConformerConfig
 from musicfm.export import export_onnx
-from musicfm.inference import multiplies_bfloat16, multiplies_int8
+from musicfm.inference.form import multiplies_bfloat16, multiplies_int8
 from musicfm.published import published
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from musicfm import Embedder, MusicFM, audio, optimize
-from musicfm.inference import multiplies_bfloat16, multiplies_int8
+from musicfm.inference.form import multiplies_bfloat16, multiplies_int8
 from musicfm.tasks import heads
 from musicfm.tasks.corpus import open_corpus
 from musicfm.tasks.evaluation import listen

@@ -16,7 +16,7 @@ import musicfm
 import npz
 from command_line import Run
 from musicfm.embedding import Embedder
-from musicfm.inference import multiplies_int8
+from musicfm.inference.form import multiplies_int8
 from musicfm.model import MusicFM
 from songs import write_songs
 from test_pretraining_run import MICRO, at_step, rows

@@ -14,7 +14,7 @@ from command_line import Run
 from conftest import Golden
 from musicfm import audio
 from musicfm.embedding import Embedder
-from musicfm.inference import optimize
+from musicfm.inference.form import optimize
 from musicfm.model import MusicFM, full_float32
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -7,14 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import recipe
-from musicfm import audio, checkpoint, inference
+from musicfm import audio, checkpoint
 from musicfm.config import FrontEndConfig, MelConfig, ModelConfig, TransformerConfig
 from musicfm.embedding import Embedder
 from musicfm.encoder import over_taps, padded_taps, patches
 from musicfm.errors import ConfigError
-from musicfm.inference import convolutions, front_end, int8, optimize
+from musicfm.inference import convolutions, front_end, int8
+from musicfm.inference import form as form_module
 from musicfm.inference.convolutions import Space, Winograd, bilinear
 from musicfm.inference.cuda import CudaFrontEnd
+from musicfm.inference.form import optimize
 from musicfm.model import MusicFM
 
 DEMO_SONG = Path(__file__).parents[1] / "examples" / "demo_song.ogg"
@@ -198,7 +200,7 @@ def test_bfloat16_between_float32_residuals_is_near_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On music, with trained weights, at every layer and frame."""
-    monkeypatch.setattr(inference, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(form_module, "multiplies_bfloat16", lambda: True)
     model = MusicFM.from_pretrained("nano")
     song = audio.load(DEMO_SONG, model.config.sample_rate)
     clip = torch.from_numpy(song[: model.config.context_samples])[None]
@@ -217,7 +219,7 @@ def test_bfloat16_between_float32_residuals_is_near_float32(
 def test_where_half_precision_is_slow_it_is_float32_of_the_rounded_weights(
     dtype: torch.dtype, tiny: MusicFM, music: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(form_module, "multiplies_bfloat16", lambda: False)
     rounded = copy.deepcopy(tiny).to(dtype)
     found = optimize(rounded)(music, logits=True)
     with torch.no_grad():
@@ -230,7 +232,7 @@ def test_where_half_precision_is_slow_it_is_float32_of_the_rounded_weights(
 # ----------------------------------------------------------------------------- integers
 
 needs_vnni = pytest.mark.skipif(
-    not inference.multiplies_int8(), reason="this CPU has no instructions for int8"
+    not form_module.multiplies_int8(), reason="this CPU has no instructions for int8"
 )
 
 
@@ -238,7 +240,7 @@ needs_vnni = pytest.mark.skipif(
 @pytest.mark.parametrize("native", [True, False], ids=["bfloat16", "float32"])
 def test_int8_is_near_float32(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On music, with trained weights, at every layer and frame; whatever is between products."""
-    monkeypatch.setattr(inference, "multiplies_bfloat16", lambda: native)
+    monkeypatch.setattr(form_module, "multiplies_bfloat16", lambda: native)
     model = MusicFM.from_pretrained("nano")
     song = audio.load(DEMO_SONG, model.config.sample_rate)
     clip = torch.from_numpy(song[: model.config.context_samples])[None]
@@ -292,7 +294,7 @@ def test_int8_of_silence_is_finite(tiny: MusicFM) -> None:
 
 
 def test_int8_is_refused_where_it_overflows(tiny: MusicFM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "multiplies_int8", lambda: False)
+    monkeypatch.setattr(form_module, "multiplies_int8", lambda: False)
     with pytest.raises(ConfigError, match="this CPU has no AVX512-VNNI instructions"):
         optimize(tiny, int8=True)
     with pytest.raises(ConfigError, match="this CPU has no AVX512-VNNI instructions"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from musicfm.config import preset as preset
     from musicfm.embedding import Embedder as Embedder
     from musicfm.embedding import Embedding as Embedding
-    from musicfm.inference import optimize as optimize
+    from musicfm.inference.form import optimize as optimize
     from musicfm.model import MusicFM as MusicFM
     from musicfm.model import full_float32 as full_float32
 
@@ -39,7 +39,7 @@ _HOMES = {
     "Summary": "collection",
     "embed_collection": "collection",
     "full_float32": "model",
-    "optimize": "inference",
+    "optimize": "inference.form",
     "preset": "config",
 }
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from musicfm import audio, checkpoint
 from musicfm.decoders import Block, End, Event, Failure, Start
 from musicfm.errors import AudioError, ConfigError, MusicFMError
-from musicfm.inference import optimize
+from musicfm.inference.form import optimize
 from musicfm.model import MusicFM, full_float32
 from musicfm.pooling import pool, pooled_times
 from musicfm.windows import Cutter, Samples, Stitcher, Window, Windowing
