@@ -83,6 +83,8 @@ def test_a_model_without_heads_is_refused(tmp_path: Path, tiny: MusicFM) -> None
     tiny.save_pretrained(tmp_path / "mine")
     with pytest.raises(CheckpointError, match=r"no heads come with '.*mine'; train some"):
         load_predictor(str(tmp_path / "mine"))
+    with pytest.raises(CheckpointError, match=r"'nana' \(there is no folder of that name\); "):
+        load_predictor("nana")
 
 
 def test_heads_of_a_model_folder_are_found(tmp_path: Path, tiny: MusicFM) -> None:

@@ -80,6 +80,19 @@ def test_the_grid_of_the_midi_file_lies_on_the_beats(written: Written) -> None:
     assert quarters == pytest.approx([0.0, *TIMES], abs=2e-3)
 
 
+def test_the_bars_of_the_midi_file_are_those_of_the_song(written: Written) -> None:
+    times = 0.3 + 0.5 * np.arange(15)
+    positions = np.array([4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 1, 2, 3])
+    midi = pretty_midi.PrettyMIDI(str(written("midi", Annotations(beats=Beats(times, positions)))))
+    assert [(change.numerator, change.denominator) for change in midi.time_signature_changes] == [
+        (2, 4),  # what comes before the first beat, and the upbeat
+        (4, 4),
+        (3, 4),
+    ]
+    downbeats = midi.get_downbeats()
+    assert downbeats[1:] == pytest.approx(times[positions == 1], abs=2e-3)
+
+
 @pytest.mark.parametrize("times", [np.empty(0), np.array([1.0])], ids=["none", "one"])
 def test_hardly_any_beats_are_no_error(times: np.ndarray, written: Written) -> None:
     beats = Beats(times, np.ones(len(times), np.int64))

@@ -102,6 +102,13 @@ class Opened:
         )
 
 
+def open_page(browser: Any, annotations: Annotations, sound: Sound, folder: Path) -> Opened:
+    made = Analysis("song", tones.SECONDS, annotations, np.eye(1, dtype=np.float32), {})
+    path = folder / "page.html"
+    path.write_text(render_page(made, sound), encoding="utf-8")
+    return Opened(browser, path)
+
+
 @pytest.fixture(scope="module")
 def song(sound: Sound, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "so ng #1.html"
@@ -183,6 +190,29 @@ def test_the_chart_has_the_chords_of_each_bar(opened: Opened) -> None:
     assert bars.nth(2).get_attribute("aria-current") == "true"
 
 
+def test_a_bar_belongs_to_the_section_that_most_of_it_is_in(
+    browser: Any, sound: Sound, tmp_path: Path
+) -> None:
+    """Bars begin at 0.25 s, 2.25 s, 4.25 s ..."""
+    late = Spans(np.array([[0.0, 4.5], [4.5, tones.SECONDS]]), ("verse", "chorus"))
+    opened = open_page(browser, replace(analysis().annotations, segments=late), sound, tmp_path)
+    assert opened.page.locator(".part h3").all_inner_texts() == ["Verse", "Chorus"]
+    assert opened.page.locator(".part >> nth=0 >> button").count() == 2
+    opened.context.close()
+
+
+def test_tags_that_are_hardly_there_are_folded_away(
+    browser: Any, sound: Sound, tmp_path: Path
+) -> None:
+    tags = {f"tag {number}": 0.9 - 0.05 * number for number in range(14)}
+    opened = open_page(browser, replace(analysis().annotations, tags=tags), sound, tmp_path)
+    shown = opened.page.get_by_text(re.compile("^tag "))
+    assert sum(tag.is_visible() for tag in shown.all()) == 10
+    opened.page.get_by_text("4 more").click()
+    assert all(tag.is_visible() for tag in shown.all())
+    opened.context.close()
+
+
 def test_a_click_on_the_matrix_goes_there(opened: Opened) -> None:
     matrix = opened.page.locator("#similarity")
     side = matrix.bounding_box()["width"] - 10  # besides the sections
@@ -212,6 +242,31 @@ def test_the_keyboard_moves_by_beats_and_sections(opened: Opened) -> None:
     opened.page.get_by_role("button", name="Play").wait_for()
 
 
+def test_the_player_comes_first_and_all_that_has_the_focus_has_a_name(opened: Opened) -> None:
+    assert opened.page.get_by_role("region", name="Player").is_visible()
+    opened.page.locator("#theme").focus()
+    names = []
+    for _ in range(6):
+        opened.page.keyboard.press("Tab")
+        names.append(
+            opened.page.evaluate(
+                """() => {
+                  const inner = document.activeElement.shadowRoot?.activeElement;
+                  return (inner ?? document.activeElement).ariaLabel;
+                }"""
+            )
+        )
+    assert names == [
+        "Play",
+        "Position in the song",
+        "Zoom out",
+        "Zoom in",
+        "Show the whole song",
+        "Waveform",
+    ]
+    opened.page.evaluate("document.activeElement.blur()")
+
+
 def test_it_zooms_around_the_playhead(opened: Opened) -> None:
     opened.page.locator("#sections button").nth(2).click()
     opened.reaches(8.0)
@@ -230,10 +285,14 @@ def test_the_look_follows_the_system_and_the_switch(browser: Any, song: Path) ->
     opened = Opened(browser, song, color_scheme="dark")
     colour = "getComputedStyle(document.documentElement).backgroundColor"
     switch = opened.page.get_by_role("button", name="Dark")
+    others = opened.page.get_by_role("button", name="Zoom in")
+    face = "button => getComputedStyle(button).backgroundColor"
     dark = opened.page.evaluate(colour)
     assert switch.get_attribute("aria-pressed") == "true"
+    assert switch.evaluate(face) != others.evaluate(face)
     switch.click()
     light = opened.page.evaluate(colour)
+    assert switch.evaluate(face) == others.evaluate(face)
     assert sum(map(int, re.findall(r"\d+", dark))) < 150 < sum(map(int, re.findall(r"\d+", light)))
     opened.page.reload()
     opened.page.wait_for_selector("html[data-ready]")
@@ -276,10 +335,7 @@ def empty() -> Annotations:
 def test_what_is_missing_is_left_out(
     annotations: Annotations, said: str, browser: Any, sound: Sound, tmp_path: Path
 ) -> None:
-    made = Analysis("song", tones.SECONDS, annotations, np.eye(1, dtype=np.float32), {})
-    path = tmp_path / "page.html"
-    path.write_text(render_page(made, sound), encoding="utf-8")
-    opened = Opened(browser, path)
+    opened = open_page(browser, annotations, sound, tmp_path)
     assert said in opened.page.locator("#hint").inner_text()
     for key in ("ArrowRight", "ArrowDown", "ArrowUp", "ArrowLeft", "+", "0"):
         opened.page.keyboard.press(key)

@@ -1,11 +1,14 @@
 """Many songs, analysed into a folder, by Python and by the command line."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 import tones
 from command_line import Run
@@ -72,6 +75,28 @@ def test_what_cannot_be_exported_is_said_before_anything_is_done(
     with pytest.raises(ConfigError, match=r"no export 'xml'; choose from csv, labels, midi, click"):
         analyse_collection(predictor, [music], tmp_path / "out", exports=["xml"])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_recordings_is_no_success(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ConfigError, match=r"no recordings in .*none"):
+        analyse_collection(predictor, [tmp_path / "none"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_advice_names_a_command_that_has_the_option(
+    predictor: Predictor, music: Path, tmp_path: Path, run: Run
+) -> None:
+    soundfile.write(
+        tmp_path / "whole.ogg", np.random.default_rng(0).normal(0, 0.1, 480_000), 24_000
+    )
+    (tmp_path / "cut.ogg").write_bytes((tmp_path / "whole.ogg").read_bytes()[:40_000])
+    ((_, reason),) = analyse_collection(
+        predictor, [tmp_path / "cut.ogg"], tmp_path / "out"
+    ).failures
+    command = re.search(r"musicfm (\w+) (--[\w-]+) warn", reason)
+    assert command, reason
+    assert command[2] in run(command[1], "--help")[1]
 
 
 def test_from_the_command_line(run: Run, heads: list[Path], music: Path, tmp_path: Path) -> None:

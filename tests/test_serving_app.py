@@ -134,6 +134,8 @@ def test_what_goes_wrong_on_the_way_is_the_last_line(client: Client) -> None:
         ("/v1/embed?pool=26", wav(), 422, "pool is 26; give none, mean, or up to 25 Hz"),
         ("/v1/embed?pool=nan", wav(), 422, "pool is nan"),
         ("/v1/analyze?format=xml", wav(), 422, "format: Input should be 'jams' or 'html'"),
+        ("/v1/embed?layers=3", wav(), 422, "there is no parameter 'layers'; there are name, layer"),
+        ("/v1/analyze?pool=1", wav(), 422, "there is no parameter 'pool'; there are name, format"),
         ("/v1/nothing", wav(), 404, "Not Found"),
         ("/healthz", wav(), 405, "Method Not Allowed"),
     ],

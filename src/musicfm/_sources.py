@@ -317,9 +317,8 @@ def _opened(recording: AudioFile) -> tuple[str, AbstractContextManager[BinaryIO]
 def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
     name = os.fsdecode(path)
     try:
-        if not stat.S_ISREG(os.stat(name).st_mode):
-            raise AudioError(f"{shown(name)} is not a file; pass the path of a recording.")
-        return open(name, "rb")
+        if stat.S_ISREG(os.stat(name).st_mode):
+            return open(name, "rb")
     except FileNotFoundError as error:
         raise AudioError(f"{shown(name)} does not exist; check the path.") from error
     except OSError as error:
@@ -328,6 +327,7 @@ def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
         ) from error
     except ValueError as error:
         raise AudioError(f"{shown(name)} is no name of a file ({error}).") from error
+    raise AudioError(f"{shown(name)} is not a file; pass the path of a recording.")
 
 
 @contextmanager

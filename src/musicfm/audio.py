@@ -218,7 +218,8 @@ def _decode(
             if on_damage == "error":
                 raise AudioError(
                     f"{what}, so that only {part} can be decoded; "
-                    'replace it, or use what comes before (on_damage="warn", --on-damage warn).'
+                    'replace it, or use what comes before (on_damage="warn"; in the shell, '
+                    "musicfm embed --on-damage warn)."
                 )
             warnings.warn(f"{what}: only {part} was decoded.", AudioWarning, stacklevel=3)
         elif source.num_decoded == 0:

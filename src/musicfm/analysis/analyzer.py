@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import musicfm
+from musicfm.checkpoint import folder_of
 from musicfm.datasets.annotations import Annotations, Beats
 from musicfm.datasets.jams import document, observation, observations
 from musicfm.errors import CheckpointError
@@ -72,9 +73,10 @@ def load_predictor(
     if not heads:
         heads = list(shipped(model).values())
         if not heads:
+            where = "" if folder_of(model) else " (there is no folder of that name)"
             raise CheckpointError(
-                f"no heads come with '{model}'; train some (musicfm probe TASK --model {model}) "
-                "and name their folders (--head), or use nano"
+                f"no heads come with '{model}'{where}; train some (musicfm probe TASK --model "
+                f"{model}) and name their folders (--head), or use nano"
             )
     return Predictor.load(heads, model, device)
 

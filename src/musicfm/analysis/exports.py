@@ -26,6 +26,7 @@ _TICKS = 480  # of a MIDI file, per beat
 _SIDE_STICK, _CLAVES = 37, 75  # General MIDI percussion
 _DRUMS = 9
 _DEFAULT_BEAT_SECONDS = 0.5
+_LONGEST_BAR = 255  # beats; a MIDI file has a byte for them
 _SLOWEST = 2**24 - 1  # microseconds per beat; a MIDI file has three bytes for them
 
 
@@ -78,7 +79,7 @@ def write_labels(analysis: Analysis, recording: Location, path: Path) -> None:
 def write_midi(analysis: Analysis, recording: Location, path: Path) -> None:
     """A MIDI file whose tempo follows the beats, with a click at each and the sections as markers.
 
-    A quarter note is a beat, so that a sequencer's grid lies on the music.
+    A quarter note is a beat, and a bar is one, so that a sequencer's grid lies on the music.
     """
     beats = _beats(analysis)
     file = mido.MidiFile(ticks_per_beat=_TICKS)
@@ -150,10 +151,11 @@ def _of_spans(spans: Spans) -> Iterator[Row]:
 
 
 def _tempo_track(analysis: Analysis, beats: Beats) -> mido.MidiTrack:
-    """A tempo for each beat, and sections as markers at the beat that is nearest."""
+    """A tempo for each beat, metres, and sections as markers at the beat that is nearest."""
     track = mido.MidiTrack([mido.MetaMessage("track_name", name=_latin(analysis.title))])
     # What comes before the first beat is a beat too, of whatever length.
     times = np.concatenate([[0.0], beats.times[beats.times > 0.0]])
+    metres = _metres(np.concatenate([np.zeros(len(times) - len(beats.times)), beats.positions]))
     markers: dict[int, list[str]] = {}
     sections = analysis.annotations.segments
     if sections is not None:
@@ -165,8 +167,26 @@ def _tempo_track(analysis: Analysis, beats: Beats) -> mido.MidiTrack:
         tempo = min(max(1, round(1e6 * length)), _SLOWEST)
         delta = _TICKS if index else 0
         track.append(mido.MetaMessage("set_tempo", tempo=tempo, time=delta))
+        if index in metres:
+            track.append(mido.MetaMessage("time_signature", numerator=metres[index]))
         track += [mido.MetaMessage("marker", text=label) for label in markers.get(index, [])]
     return track
+
+
+def _metres(positions: npt.NDArray[np.float64]) -> dict[int, int]:
+    """Beats in a bar, by the beat at which that begins to hold; what comes before the first
+    downbeat is a bar, too.
+
+    Args:
+        positions: of the beats in their bars; 1 is a downbeat.
+    """
+    downbeats = np.flatnonzero(positions == 1)
+    if not len(downbeats):
+        return {}
+    starts = np.union1d(0, downbeats)
+    lengths = np.minimum(np.diff(starts), _LONGEST_BAR)
+    changes = np.flatnonzero(np.diff(lengths, prepend=0))
+    return {int(starts[change]): int(lengths[change]) for change in changes}
 
 
 def _click_track(beats: Beats) -> mido.MidiTrack:

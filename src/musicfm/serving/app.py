@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import anyio
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
@@ -108,6 +108,7 @@ def _add_routes(api: FastAPI, service: Service) -> None:
 
     @api.post(
         "/v1/embed",
+        dependencies=[Depends(_only_known)],
         openapi_extra=_BODY,
         response_class=Response,
         responses={
@@ -141,6 +142,7 @@ def _add_routes(api: FastAPI, service: Service) -> None:
 
     @api.post(
         "/v1/analyze",
+        dependencies=[Depends(_only_known)],
         openapi_extra=_BODY,
         response_class=Response,
         responses={
@@ -169,6 +171,16 @@ def _add_routes(api: FastAPI, service: Service) -> None:
             lines = _lines(request, service, running)
             return StreamingResponse(lines, media_type="application/x-ndjson")
         return await _file(request, service, running)
+
+
+def _only_known(request: Request) -> None:
+    """Raises Refusal for a parameter that there is not: its answer would be that of another."""
+    known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
+    if unknown := sorted(set(request.query_params) - set(known)):
+        raise Refusal(
+            422,
+            f"there is no parameter '{uploads.shown(unknown[0])}'; there are {', '.join(known)}",
+        )
 
 
 def _layers(embedder: Embedder, asked: list[int] | None) -> list[int]:

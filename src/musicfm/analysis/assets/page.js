@@ -202,6 +202,8 @@
     interact: false, // below: of jumps in quick succession, wavesurfer loses some
   });
   const media = player.getMediaElement();
+  const scroller = player.getWrapper().parentElement; // browsers let the keyboard go there: say what it is
+  Object.assign(scroller, { tabIndex: 0, role: "group", ariaLabel: "Waveform" });
   player.on("error", (error) => {
     $("trouble").textContent = `The sound cannot be played here: ${error.message}`;
     $("trouble").hidden = false;
@@ -531,15 +533,19 @@
     });
   }
 
+  const TAGS = 10; // that are shown at first: the others are hardly there
   if (tags) {
     $("tags-card").hidden = false;
-    for (const [tag, probability] of tags) {
+    const [list, more] = [$("tags"), $("more-tags")];
+    more.hidden = tags.length <= TAGS;
+    more.querySelector("summary").textContent = `${tags.length - TAGS} more`;
+    tags.forEach(([tag, probability], rank) => {
       const meter = element("span", { className: "meter" }, element("span"));
       meter.firstChild.style.setProperty("--part", probability);
-      $("tags").append(element("li", {},
+      (rank < TAGS ? list : more.querySelector("ol")).append(element("li", {},
         element("span", { textContent: tag, dir: "auto" }),
         element("span", { textContent: percent(probability) }), meter));
-    }
+    });
   }
 
   // The chart: a cell for each bar, with its chords; or, without bars, for each chord.
@@ -569,7 +575,9 @@
     let group = null;
     let section = null;
     cells.forEach((cell, index) => {
-      const here = sections ? spanAt(sections, cell.start + 0.05) : -1;
+      // Sections change about bars, not always on them: that of a bar is what its middle has.
+      const end = cells[index + 1]?.start ?? cell.start;
+      const here = sections ? spanAt(sections, (cell.start + end) / 2) : -1;
       if (!group || here !== section) {
         section = here;
         group = element("ol");
