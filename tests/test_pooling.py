@@ -17,7 +17,7 @@ def pooled(frames: torch.Tensor, rate: float) -> torch.Tensor:
 def test_pooling_is_adaptive_average_pooling_over_time(
     num_frames: int, rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pooling, "OUTPUTS_AT_ONCE", 7)  # pieces must not show
+    monkeypatch.setattr(pooling, "FRAMES_AT_ONCE", 70)  # pieces must not show
     frames = torch.randn(2, num_frames, 3)
     expected = F.adaptive_avg_pool1d(frames.mT, num_pooled(num_frames, 25.0, rate)).mT
     torch.testing.assert_close(pooled(frames, rate), expected)
@@ -50,6 +50,20 @@ def test_plateaus_of_a_higher_rate_lie_around_their_frame() -> None:
     times = pooled_times(4, 25.0, 50.0)
     np.testing.assert_allclose(times.reshape(4, 2).mean(axis=1), np.arange(4) / 25, atol=1e-12)
     np.testing.assert_allclose(np.diff(times), 0.02)
+
+
+@pytest.mark.parametrize("rate", [0.5, 8.0, 50.0])
+def test_few_frames_are_read_at_once(rate: float) -> None:
+    longest = 0
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        nonlocal longest
+        longest = max(longest, stop - start)
+        return torch.zeros(stop - start, 1)
+
+    for piece in pool(read, 100_000, 25.0, rate):
+        assert len(piece) <= pooling.FRAMES_AT_ONCE
+    assert longest <= pooling.FRAMES_AT_ONCE + 1
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from musicfm.errors import ConfigError
 
-OUTPUTS_AT_ONCE = 1_024
+FRAMES_AT_ONCE = 1_024
+"""About so many are read and summed together, whatever the rate."""
 
 
 def check_rate(rate: float) -> None:
@@ -60,8 +61,9 @@ def pool(
     """
     count = num_pooled(num_frames, frame_rate, rate)
     wanted = range(count) if outputs is None else outputs
-    for first in wanted[::OUTPUTS_AT_ONCE]:
-        output = torch.arange(first, min(first + OUTPUTS_AT_ONCE, wanted.stop))
+    size = max(1, FRAMES_AT_ONCE * count // max(num_frames, count))
+    for first in wanted[::size]:
+        output = torch.arange(first, min(first + size, wanted.stop))
         start = output * num_frames // count
         stop = -((output + 1) * -num_frames // count)
         offset = int(start[0])
