@@ -40,7 +40,7 @@ def optimize(
             integers; what is between them is in bfloat16 where the CPU multiplies that natively. On
             music, nano's frames then have a cosine of 0.9996 or more with those of float32.
         compile: whether PyTorch's compiler fuses what is between products. On a GPU that saves a
-            quarter of the time, after some ten seconds of work for each new shape.
+            tenth of the time at full size, after some ten seconds of work for each new shape.
 
     Raises ConfigError for a model on another device, or int8 without instructions for it.
     """
