@@ -58,7 +58,7 @@ def find_recordings(sources: Sequence[Source], failures: list[tuple[str, str]]) 
         sources: paths and URLs of files and folders; or recordings, which stay as they are.
         failures: is appended to.
 
-    Raises ConfigError for a URL that fsspec does not know how to read.
+    Raises ConfigError if there is nothing at all, or a URL that fsspec does not know how to read.
     """
     paths = [
         Path(os.path.abspath(source))
@@ -77,6 +77,8 @@ def find_recordings(sources: Sequence[Source], failures: list[tuple[str, str]]) 
             continue
         names[recording.name] = recording.path
         found[recording.path] = recording
+    if not found and not failures:
+        raise ConfigError(f"no recordings in {', '.join(map(str, sources))}")
     return list(found.values())
 
 
@@ -339,8 +341,6 @@ def running(
     """
     begin, summary = time.monotonic(), Summary()
     recordings = find_recordings(sources, summary.failures)
-    if not recordings and not summary.failures:
-        raise ConfigError(f"no recordings in {', '.join(map(str, sources))}")
     with Journal(folder, settings, recordings, overwrite) as journal:
         pending = _pending(recordings, journal, overwrite, summary)
         try:

@@ -9,7 +9,7 @@ from musicfm.analysis.analyzer import analyse
 from musicfm.analysis.exports import EXPORTS
 from musicfm.analysis.page import render_page
 from musicfm.analysis.sound import Sound
-from musicfm.collection import Summary, find_recordings
+from musicfm.collection import Summary
 from musicfm.errors import ConfigError
 from musicfm.files import atomic_write
 from musicfm.tasks.predict import Heard, Predictor, predict_collection
@@ -47,9 +47,6 @@ def analyse_collection(
     """
     if unknown := sorted(set(exports) - set(EXPORTS)):
         raise ConfigError(f"there is no export '{unknown[0]}'; choose from {', '.join(EXPORTS)}")
-    unusable: list[tuple[str, str]] = []
-    if not find_recordings(sources, unusable) and not unusable:
-        raise ConfigError(f"no recordings in {', '.join(map(str, sources))}")
     return predict_collection(
         predictor,
         sources,

@@ -172,7 +172,9 @@ def predict_collection(
     Returns:
         What became of all; a recording that cannot be used is among the failures.
 
-    Raises OutputError if the folder cannot be written, or holds results of other settings.
+    Raises:
+        ConfigError: no recordings.
+        OutputError: the folder cannot be written, or holds results of other settings.
     """
     begin, summary = time.monotonic(), Summary()
     write = write or partial(write_jams, predictor)
