@@ -17,12 +17,12 @@ Peak is the fastest product of two square float32 matrices, measured in every ro
 times are of the CPU, which other work on the machine prolongs less than those of a clock.
 
 On CUDA all is in half precision: the baseline in float16, which the authors offer, the others in
-bfloat16, and peak is that of bfloat16. Memory is the most that was allocated in a run.
+bfloat16, and peak is that of bfloat16. Differences are those from the baseline in float16. Memory is
+the most that was allocated in a run.
 """
 
 import argparse
 import copy
-import math
 import statistics
 import tempfile
 import time
@@ -322,7 +322,9 @@ def main() -> None:
             used = {name: memory(partial(run, mel)) for name, run in runs.items()}
             used = {"baseline": memory(lambda: baseline(heard)), **used}
         lines += ["", "| | first run, s | memory, GiB |", "|---|---|---|"]
-        lines += [f"| {n} | {warm.get(n, math.nan):.1f} | {gib:.1f} |" for n, gib in used.items()]
+        for name, gib in used.items():
+            first = f"{warm[name]:.1f}" if name in warm else ""
+            lines.append(f"| {name} | {first} | {gib:.1f} |")
     table = "\n".join(lines)
     print(table)
     if options.out:

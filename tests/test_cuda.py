@@ -92,7 +92,7 @@ def test_attention_is_fused(nano: MusicFM, windows: Tensor) -> None:
     assert any("flash" in name or "sdpa" in name for name in kernels), kernels
 
 
-def test_the_embedder(nano: MusicFM, windows: Tensor) -> None:
+def test_the_embedder(nano: MusicFM) -> None:
     on_gpu = Embedder(copy.deepcopy(nano), layer="all")
     on_cpu = Embedder(copy.deepcopy(nano).cpu(), layer="all")
     one, other = (embedder(DEMO_SONG).frames for embedder in (on_gpu, on_cpu))

@@ -332,6 +332,11 @@ def test_the_form_is_not_for_saving(tiny: MusicFM, tmp_path: object) -> None:
         optimize(tiny).save_pretrained(f"{tmp_path}/folder")
 
 
+def test_compiling_is_for_cuda(tiny: MusicFM) -> None:
+    with pytest.raises(ConfigError, match="compiling is for CUDA, and the model is on cpu"):
+        Embedder(tiny, compile=True)
+
+
 def test_another_device_is_refused() -> None:
     with torch.device("meta"):
         model = MusicFM(recipe.TINY)

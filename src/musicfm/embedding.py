@@ -288,12 +288,12 @@ class Embedder(WindowEncoder):
             context_seconds: of a window; None is the model's own context.
             batch_size: windows computed at once; None is 1 on a CPU, 16 elsewhere.
             int8: compute with 8-bit integers, on a CPU that has instructions for them.
-            compile: let PyTorch's compiler fuse what is between products: for many recordings on a
-                GPU.
+            compile: let PyTorch's compiler fuse what is between products: for many recordings on
+                CUDA.
 
         Raises:
             ConfigError: a layer that the model does not have, an impossible context, overlap or
-                batch, or int8 where that cannot be computed.
+                batch, or int8 or compiling where that cannot be.
         """
         self.model, self._int8, self._compile = model.eval(), int8, compile
         self._form = self._optimized()

@@ -85,7 +85,7 @@ def embed(
     ] = "float32",
     compile: Annotated[
         bool,
-        typer.Option("--compile", help="Fuse steps of the model: some ten seconds, then faster."),
+        typer.Option("--compile", help="On CUDA, fuse steps: some ten seconds, then faster."),
     ] = False,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows at once. [default: 1 on a CPU, else 16]")

@@ -39,15 +39,18 @@ def optimize(
         int8: on a CPU, whether the convolutions and the products of the blocks are of 8-bit
             integers; what is between them is in bfloat16 where the CPU multiplies that natively. On
             music, nano's frames then have a cosine of 0.9996 or more with those of float32.
-        compile: whether PyTorch's compiler fuses what is between products. On a GPU that saves a
-            tenth of the time at full size, after some ten seconds of work for each new shape.
+        compile: on CUDA, whether PyTorch's compiler fuses what is between products. At full size
+            that saves a tenth of the time, after some ten seconds of work for each new shape.
 
-    Raises ConfigError for a model on another device, or int8 without instructions for it.
+    Raises ConfigError for a model on another device, int8 without instructions for it, or compiling
+    on a CPU, where it gains nothing.
     """
     if model.device.type not in ("cpu", "cuda"):
         raise ConfigError(f"there is no inference form for {model.device}, where the model is")
     if int8 and model.device.type != "cpu":
         raise ConfigError(f"int8 is for CPUs, and the model is on {model.device}")
+    if compile and model.device.type != "cuda":
+        raise ConfigError(f"compiling is for CUDA, and the model is on {model.device}; do without")
     if int8 and not multiplies_int8():
         raise ConfigError(
             "this CPU has no AVX512-VNNI instructions, without which int8 is slow and inexact; "

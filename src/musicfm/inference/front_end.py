@@ -60,7 +60,7 @@ class _ResidualBlock(nn.Module):
         self.strided = convolution(*both, self.strides, dtype, winograd)
         self.conv2 = convolution(*folded(block.conv2, block.norm2), (1, 1), dtype, winograd)
 
-    def forward(self, x: Tensor, space: "Space") -> Tensor:
+    def forward(self, x: Tensor, space: Space) -> Tensor:
         """(time, frequency, in_channels) to (time', frequency / 2, channels)."""
         time, bands = (steps_over(x.shape[axis], self.strides[axis]) for axis in (0, 1))
         channels = len(self.conv2.bias)

@@ -25,7 +25,7 @@ class Int8ResidualBlock(nn.Module):
         self.skip = strided(*folded(block.conv_skip, block.norm_skip), self.strides)
         self.conv2 = _Int8Convolution(*folded(block.conv2, block.norm2), (1, 1))
 
-    def forward(self, x: Tensor, space: "Space") -> Tensor:
+    def forward(self, x: Tensor, space: Space) -> Tensor:
         """(time, frequency, in_channels) to (time', frequency / 2, channels)."""
         time, bands = (steps_over(x.shape[axis], self.strides[axis]) for axis in (0, 1))
         channels = len(self.conv2.bias)

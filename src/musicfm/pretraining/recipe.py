@@ -65,7 +65,7 @@ class Recipe(Config):
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more computation."""
     compile: bool = False
-    """Compile the encoder's blocks, for GPUs: a minute at the start, and faster steps."""
+    """Compile the encoder's blocks, for GPUs: half a minute at the start, and faster steps."""
     global_batch_norm: bool = False
     """Normalise over the micro-batches of all processes together, not over each alone."""
     log_every: Positive = 50
