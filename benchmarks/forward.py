@@ -17,8 +17,8 @@ Peak is the fastest product of two square float32 matrices, measured in every ro
 times are of the CPU, which other work on the machine prolongs less than those of a clock.
 
 On CUDA all is in half precision: the baseline in float16, which the authors offer, the others in
-bfloat16, and peak is that of bfloat16. Differences are those from the baseline in float16. Memory is
-the most that was allocated in a run.
+bfloat16, and peak is that of bfloat16. Differences are those from the baseline in float16. Memory
+is the most that was allocated in a run.
 """
 
 import argparse
