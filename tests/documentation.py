@@ -122,6 +122,7 @@ class Reader:
             if option in rest:
                 place = rest.index(option)
                 rest[place : place + 2] = [] if used is None else [option, used]
+        rest = [word for word in rest if word != "--compile"]  # it is for CUDA alone
         if verb == "serve":
             self._serve(rest)
             return
