@@ -36,7 +36,7 @@ PAGES = {
 SMALLER: dict[str, list[str]] = {
     "probe": ["--seeds=1"],
     "table1": ["--seeds=1", "--tasks=key"],
-    "finetune": ["--epochs=1"],
+    "finetune": ["--epochs=1", "--epoch-clips=8"],
     "pretrain": [
         "--device=cpu", "--workers=0", "--set=steps=2", "--set=batch_size=2",
         "--set=micro_batch_size=1", "--set=validation_clips=1", "--set=log_every=1",

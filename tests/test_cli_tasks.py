@@ -77,7 +77,7 @@ def test_the_table_of_a_folder(run: Run, music: Path, there: Path) -> None:
 @pytest.mark.slow
 def test_finetuning_a_tiny_model(run: Run, music: Path, there: Path, published_tiny: Path) -> None:
     command = ("finetune", "key", "--model", published_tiny, "--data", music, "--out", "tuned")
-    options = ("--epochs", 1, "--workers", 1, "--device", "cpu")
+    options = ("--epochs", 1, "--epoch-clips", 8, "--workers", 1, "--device", "cpu")
     status, out, errors = run(*command, *options)
     assert status == 0, errors
     assert "| test |" in out

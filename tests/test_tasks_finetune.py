@@ -28,7 +28,9 @@ from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import run
 from musicfm.tasks.trials import FIT
 
-SETTINGS = SCRATCH.replace(max_epochs=3, warmup_steps=2, batch_size=4, from_scratch=False)
+SETTINGS = SCRATCH.replace(
+    max_epochs=3, epoch_clips=12, warmup_steps=2, batch_size=4, from_scratch=False
+)
 SECONDS = 26.0
 
 

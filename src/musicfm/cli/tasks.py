@@ -167,6 +167,9 @@ def finetune(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="At most. [default: 30, from scratch 60]")
     ] = None,
+    epoch_clips: Annotated[
+        int, typer.Option(min=1, help="Of the task's length, between two looks at validation.")
+    ] = 512,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips of the task's length.")] = 8,
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="To compute with.")
@@ -194,7 +197,9 @@ def finetune(
     from musicfm.tasks.trials import TESTS, tests_of, write_tests
 
     settings = tuning.SCRATCH if from_scratch else tuning.FinetuneSettings()
-    settings = settings.replace(batch_size=batch_size, precision=precision, seed=seed)
+    settings = settings.replace(
+        epoch_clips=epoch_clips, batch_size=batch_size, precision=precision, seed=seed
+    )
     if epochs is not None:
         settings = settings.replace(max_epochs=epochs)
     with interruptible(f"what is done is in {out}, and the same command continues"):

@@ -21,7 +21,7 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -68,13 +68,20 @@ class FinetuneSettings(Config):
     batch_size: Positive = 8
     """Clips of the task's length."""
     max_epochs: Positive = 30
-    """An epoch has as many clips as the recordings."""
+    epoch_clips: Positive = 512
+    """Of an epoch, after which validation is looked at. From as many passes over the recordings as
+    that takes, so that with few of them there is no less time to learn."""
     patience: Positive = 5
     """Epochs without a lower validation loss until it stops."""
     from_scratch: bool = False
     """Begin with random weights; both learning rates should be higher then, see SCRATCH."""
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def epoch_steps(self) -> int:
+        """Batches of an epoch."""
+        return -(-self.epoch_clips // self.batch_size)
 
 
 SCRATCH = FinetuneSettings(
@@ -100,7 +107,7 @@ class Clips(Dataset[Clip]):
         task: whose targets.
         config: of the model.
         seed: None: clips follow one another through each recording. Else they are at random
-            places, in random order: clip n is a function of (seed, n), over any number of epochs.
+            places, in random order: clip n is a function of (seed, n), over any number of passes.
 
     A file that cannot be read gives silence of which nothing is known, and a warning.
     """
@@ -121,13 +128,13 @@ class Clips(Dataset[Clip]):
         ]
 
     def __len__(self) -> int:
-        """Clips of an epoch."""
+        """Clips of one pass over the recordings."""
         return len(self._places)
 
     def __getitem__(self, n: int) -> Clip:
-        epoch, index = divmod(n, len(self))
+        passes, index = divmod(n, len(self))
         if self._seed is not None:
-            index = permuted(index, len(self), derive_seed(self._seed, "order", epoch))
+            index = permuted(index, len(self), derive_seed(self._seed, "order", passes))
         number, place = self._places[index]
         item = self._tracks[number]
         room = max(0.0, item.track.duration - self._task.clip_seconds)
@@ -160,19 +167,6 @@ class Clips(Dataset[Clip]):
             torch.from_numpy(values).float(),
             torch.from_numpy(known),
         )
-
-
-class _Order:
-    """The clips of one epoch."""
-
-    def __init__(self, size: int, epoch: int) -> None:
-        self._range = range(epoch * size, (epoch + 1) * size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._range)
-
-    def __len__(self) -> int:
-        return len(self._range)
 
 
 def _join(clips: list[Clip]) -> tuple[Tensor, Tensor, Tensor]:
@@ -377,14 +371,14 @@ def _train(
         precision=_PRECISIONS[settings.precision],
         max_epochs=settings.max_epochs,
         logger=False,
-        callbacks=[_Bar(-(-len(learnt) // settings.batch_size), progress), stopping, best],
+        callbacks=[_Bar(settings.epoch_steps, progress), stopping, best],
         plugins=[AtomicCheckpointIO()],
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = _Loaders(learnt, held_out, options)
+    data = _Loaders(learnt, held_out, settings, options)
     last = folder / "last.ckpt"
     if not last.is_file() or _is_unfinished(AtomicCheckpointIO().load_checkpoint(last), settings):
         interrupt = signal.getsignal(signal.SIGINT)
@@ -409,17 +403,21 @@ def _is_unfinished(last: Mapping[str, Any], settings: FinetuneSettings) -> bool:
 class _Loaders(LightningDataModule):
     """Clips for each epoch."""
 
-    def __init__(self, train: Clips, valid: Clips, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, train: Clips, valid: Clips, settings: FinetuneSettings, options: Mapping[str, Any]
+    ) -> None:
         super().__init__()
-        self._train, self._valid, self._options = train, valid, options
+        self._train, self._valid = train, valid
+        self._settings, self._options = settings, options
 
     def train_dataloader(self) -> DataLoader[Clip]:
         """Those of the epoch that the trainer has come to."""
         assert self.trainer is not None
         # Not its current_epoch, which a run that is continued does not know yet.
-        epoch = self.trainer.global_step // -(-len(self._train) // self._options["batch_size"])
-        order = _Order(len(self._train), epoch)
-        return DataLoader(self._train, sampler=order, **self._options)
+        epoch = self.trainer.global_step // self._settings.epoch_steps
+        size = self._settings.epoch_clips
+        numbers = range(epoch * size, (epoch + 1) * size)
+        return DataLoader(self._train, sampler=numbers, **self._options)
 
     def val_dataloader(self) -> DataLoader[Clip]:
         return DataLoader(self._valid, **self._options)
