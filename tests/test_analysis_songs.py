@@ -84,8 +84,8 @@ def test_a_folder_without_recordings_is_no_success(predictor: Predictor, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_advice_names_a_command_that_has_the_option(
-    predictor: Predictor, music: Path, tmp_path: Path, run: Run
+def test_a_damaged_song_is_refused_or_used_in_part(
+    predictor: Predictor, heads: list[Path], tmp_path: Path, run: Run
 ) -> None:
     soundfile.write(
         tmp_path / "whole.ogg", np.random.default_rng(0).normal(0, 0.1, 480_000), 24_000
@@ -94,9 +94,22 @@ def test_advice_names_a_command_that_has_the_option(
     ((_, reason),) = analyse_collection(
         predictor, [tmp_path / "cut.ogg"], tmp_path / "out"
     ).failures
-    command = re.search(r"musicfm (\w+) (--[\w-]+) warn", reason)
-    assert command, reason
-    assert command[2] in run(command[1], "--help")[1]
+    advice = re.search(r"(\w+), (\w+) and (\w+) take (--[\w-]+) warn", reason)
+    assert advice, reason
+    for verb in advice.groups()[:3]:
+        assert advice[4] in run(verb, "--help")[1]
+
+    out, named = tmp_path / "used", [part for head in heads for part in ("--head", str(head))]
+    command = ("analyze", tmp_path / "cut.ogg", "--out", out, advice[4], "warn", *named)
+    status, _, said = run(*command, "--export", "click")
+    assert status == 0, said
+    assert "1 damaged and used in part" in said
+    assert said.count("cut.ogg is damaged") == 1
+    heard = read_jams(out / "cut.jams").duration
+    assert heard is not None
+    assert 1.0 < heard < 19.0
+    assert soundfile.info(out / "cut.click.wav").duration == pytest.approx(heard, abs=0.01)
+    assert (out / "cut.html").is_file()
 
 
 def test_from_the_command_line(run: Run, heads: list[Path], music: Path, tmp_path: Path) -> None:

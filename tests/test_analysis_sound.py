@@ -3,6 +3,7 @@
 import io
 import tracemalloc
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import av
@@ -88,7 +89,7 @@ def test_nothing_depends_on_where_blocks_end(
     made: Sound, recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = audio.stream
-    monkeypatch.setattr(audio, "stream", lambda path, rate: stream(path, rate, block_seconds=0.017))
+    monkeypatch.setattr(audio, "stream", partial(stream, block_seconds=0.017))
     again = Sound.of(recording)
     assert again.mp3 == made.mp3
     assert (again.peaks == made.peaks).all()
@@ -97,7 +98,7 @@ def test_nothing_depends_on_where_blocks_end(
 def test_memory_grows_with_the_result_alone(
     recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stream(path: Path, rate: int) -> Iterator[npt.NDArray[np.float32]]:
+    def stream(path: Path, rate: int, on_damage: str) -> Iterator[npt.NDArray[np.float32]]:
         for _ in range(120):
             yield np.zeros(rate, np.float32)
 

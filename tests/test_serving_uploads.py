@@ -83,7 +83,8 @@ def test_reasons_have_the_clients_name_and_no_path_of_ours(tmp_path: Path) -> No
     upload = tmp_path / "ab12" / "upload"
     damaged = AudioError(
         f"{upload} is damaged (cut), so that only 1 of 2 s can be decoded; replace it, or use "
-        'what comes before (on_damage="warn"; in the shell, musicfm embed --on-damage warn).'
+        'what comes before (on_damage="warn"; in the shell, embed, analyze and predict take '
+        "--on-damage warn)."
     )
     assert str(refusal_of(damaged, upload, "x.mp3")) == (
         "x.mp3 is damaged (cut), so that only 1 of 2 s can be decoded; replace it."

@@ -219,7 +219,7 @@ def _decode(
                 raise AudioError(
                     f"{what}, so that only {part} can be decoded; "
                     'replace it, or use what comes before (on_damage="warn"; in the shell, '
-                    "musicfm embed --on-damage warn)."
+                    "embed, analyze and predict take --on-damage warn)."
                 )
             warnings.warn(f"{what}: only {part} was decoded.", AudioWarning, stacklevel=3)
         elif source.num_decoded == 0:

@@ -20,6 +20,7 @@ import signal
 import threading
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -145,7 +146,7 @@ def run_workers(
             worker.stop()
 
 
-class Worker(Generic[Key, Event]):
+class Worker(ABC, Generic[Key, Event]):
     """Our side of one worker: its pipe, and its process, which is replaced on death.
 
     A subclass says what the process runs and what its messages mean.
@@ -161,13 +162,13 @@ class Worker(Generic[Key, Event]):
         self.heard = 0.0  # when its last message came, or the work that it was idle for
         self.name: str | None = None  # of the file in hand, if the job is one of several
 
+    @abstractmethod
     def _program(self, context: SpawnContext) -> tuple[Callable[..., None], tuple[Any, ...]]:
         """What the process runs: a function that takes its pipe and these arguments."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _event(self, key: Key, message: Any) -> Event:
         """What a message about a job means."""
-        raise NotImplementedError
 
     @property
     def deadline(self) -> float:

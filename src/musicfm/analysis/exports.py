@@ -91,7 +91,8 @@ def write_midi(analysis: Analysis, recording: Location, path: Path) -> None:
 def write_click(analysis: Analysis, recording: Location, path: Path) -> None:
     """The recording, mono, with a click on each beat, a higher one on downbeats.
 
-    Raises AudioError if the recording cannot be read.
+    Of a damaged one it is what comes before the damage, with an AudioWarning. Raises AudioError if
+    nothing can be read.
     """
     beats = _beats(analysis)
     starts = np.round(beats.times * CLICK_RATE).astype(np.int64)
@@ -101,7 +102,7 @@ def write_click(analysis: Analysis, recording: Location, path: Path) -> None:
         file.setsampwidth(2)
         file.setframerate(CLICK_RATE)
         first = 0
-        for block in audio.stream(recording, CLICK_RATE):
+        for block in audio.stream(recording, CLICK_RATE, on_damage="warn"):
             mixed = (1.0 - _CLICK_LEVEL) * block
             length = len(clicks[True])
             near = range(*np.searchsorted(starts, [first - length + 1, first + len(block)]))

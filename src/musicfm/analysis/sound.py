@@ -49,11 +49,13 @@ class Sound:
     def of(cls, recording: Location) -> "Sound":
         """The sound of a recording, in memory that grows with the result alone.
 
-        Raises AudioError if it cannot be read.
+        Of a damaged one it is what comes before the damage, with an AudioWarning. Raises AudioError
+        if nothing can be read.
         """
         file, outline = io.BytesIO(), _Outline()
+        blocks = audio.stream(recording, SAMPLE_RATE, on_damage="warn")
         file.write(bytes(FRAME_BYTES))  # becomes the tag
-        for packet in _packets(outline.through(audio.stream(recording, SAMPLE_RATE))):
+        for packet in _packets(outline.through(blocks)):
             file.write(packet)
         with file.getbuffer() as content:
             content[:FRAME_BYTES] = tag(bytes(content[FRAME_BYTES : FRAME_BYTES + 4]), len(content))

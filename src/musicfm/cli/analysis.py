@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from musicfm.cli.app import Decoders, Device, Timeout, app, conclude, device_of, interruptible, need
+from musicfm.cli.app import (
+    Decoders,
+    Device,
+    OnDamage,
+    Timeout,
+    app,
+    conclude,
+    device_of,
+    interruptible,
+    need,
+)
 
 
 @app.command()
@@ -34,6 +44,7 @@ def analyze(
     device: Device = "auto",
     workers: Decoders = None,
     timeout: Timeout = 60.0,
+    on_damage: OnDamage = "error",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Analyse again what is done already.")
     ] = False,
@@ -56,6 +67,7 @@ def analyze(
             exports=[kind.strip() for kind in export.split(",") if kind.strip()],
             num_workers=workers,
             timeout_seconds=timeout,
+            on_damage=on_damage,
             overwrite=overwrite,
             progress=True,
         )

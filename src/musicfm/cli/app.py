@@ -36,6 +36,10 @@ Decoders = Annotated[
     int | None, typer.Option(min=1, help="Processes that decode. [default: all cores but one]")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes what is there.")]
+OnDamage = Annotated[
+    Literal["error", "warn"],
+    typer.Option(help="Refuse damaged recordings, or use what comes before the damage."),
+]
 Timeout = Annotated[
     float, typer.Option(min=0.1, help="Seconds without progress until a file is given up.")
 ]

@@ -9,6 +9,7 @@ import typer
 from musicfm.cli.app import (
     Decoders,
     Device,
+    OnDamage,
     Stats,
     Timeout,
     app,
@@ -92,10 +93,7 @@ def embed(
     ] = None,
     workers: Decoders = None,
     timeout: Timeout = 60.0,
-    on_damage: Annotated[
-        Literal["error", "warn"],
-        typer.Option(help="Refuse damaged recordings, or use what comes before the damage."),
-    ] = "error",
+    on_damage: OnDamage = "error",
     stats: Stats = None,
     allow_hash_mismatch: Annotated[
         bool, typer.Option("--allow-hash-mismatch", help="Use msd or fma even if altered.")

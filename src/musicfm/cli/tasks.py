@@ -7,6 +7,7 @@ import typer
 
 from musicfm.cli.app import (
     Device,
+    OnDamage,
     Timeout,
     Workers,
     app,
@@ -279,6 +280,7 @@ def predict(
     device: Device = "auto",
     workers: Workers = None,
     timeout: Timeout = 60.0,
+    on_damage: OnDamage = "error",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do again what is done already.")
     ] = False,
@@ -298,6 +300,7 @@ def predict(
             out,
             num_workers=workers,
             timeout_seconds=timeout,
+            on_damage=on_damage,
             overwrite=overwrite,
             progress=True,
         )

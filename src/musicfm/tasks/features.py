@@ -230,6 +230,7 @@ def compute(
     *,
     num_workers: int | None = None,
     timeout_seconds: float = 60.0,
+    on_damage: Literal["error", "warn"] = "error",
 ) -> Generator[Finished[Where] | Failure[Where], None, None]:
     """Writes the hidden states of recordings, in memory that their length does not change.
 
@@ -239,6 +240,7 @@ def compute(
         bar: to move; it knows the sizes of the recordings.
         num_workers: processes that decode; None leaves one core for the encoder.
         timeout_seconds: after which a decoder without progress is given up.
+        on_damage: refuse damaged recordings, or use what comes before the damage.
 
     Yields:
         What became of each recording, once its files are there or known not to come.
@@ -248,7 +250,7 @@ def compute(
         encoder.sample_rate,
         num_workers=num_cores(num_workers, spare=1),
         timeout_seconds=timeout_seconds,
-        on_damage="error",
+        on_damage=on_damage,
     )
     with contextlib.closing(decoded), FeatureWriters() as writers:
         for event in encoder.tracks(decoded):

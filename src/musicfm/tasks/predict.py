@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import musicfm
 from musicfm.collection import Summary, find_recordings
@@ -153,6 +153,7 @@ def predict_collection(
     settings: Mapping[str, Any] | None = None,
     num_workers: int | None = None,
     timeout_seconds: float = 60.0,
+    on_damage: Literal["error", "warn"] = "error",
     overwrite: bool = False,
     progress: bool = False,
 ) -> Summary:
@@ -166,6 +167,7 @@ def predict_collection(
         settings: what else than the heads defines the files.
         num_workers: processes that decode; None leaves one core for the encoder.
         timeout_seconds: after which a decoder without progress is given up.
+        on_damage: refuse damaged recordings, or use what comes before the damage.
         overwrite: whether to do again what is done.
         progress: show a bar on standard error.
 
@@ -179,7 +181,7 @@ def predict_collection(
     begin, summary = time.monotonic(), Summary()
     write = write or partial(write_jams, predictor)
     recordings = find_recordings(sources, summary.failures)
-    defining = {"head": predictor.fingerprint(), **(settings or {})}
+    defining = {"head": predictor.fingerprint(), "on_damage": on_damage, **(settings or {})}
     with (
         Journal(out, defining, recordings, overwrite) as journal,
         tempfile.TemporaryDirectory(dir=out, prefix=".") as folder,
@@ -203,6 +205,7 @@ def predict_collection(
                     bar,
                     num_workers=num_workers,
                     timeout_seconds=timeout_seconds,
+                    on_damage=on_damage,
                 )
             ) as computed,
         ):
@@ -222,7 +225,12 @@ def predict_collection(
                 finally:
                     for path in files[event.key].values():
                         path.unlink(missing_ok=True)
-                journal.add(recording, output=output, duration=event.duration)
+                journal.add(
+                    recording, output=output, duration=event.duration, warnings=event.warnings
+                )
+                for warning in event.warnings:
+                    summary.damaged.append((str(event.key), warning))
+                    bar.say(f"warning: {warning}")
                 summary.done += 1
                 summary.audio_seconds += event.duration
     summary.wall_seconds = time.monotonic() - begin
