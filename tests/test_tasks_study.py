@@ -129,6 +129,9 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, corpus: Corpus) -> None:
     changed = {path for path, time in times.items() if path.stat().st_mtime_ns != time}
     assert changed == {lost}
     assert again[:2] == first
+    shutil.rmtree(tmp_path / "cache")
+    assert run_study(study, corpus, rows, tmp_path / "cache") == first
+    assert not (tmp_path / "cache").exists()
     with pytest.raises(ConfigError, match="another probe"):
         run_study(
             study_in(tmp_path / "out", probe=ProbeSettings(max_epochs=1)), corpus, rows, tmp_path

@@ -3,6 +3,7 @@
 ``musicfm probe`` is a study of one row and one task, ``musicfm table1`` one of many. Its folder:
 
     study.json                           what is studied; the same call goes on
+    ROW/heard.json                       of rows with layers: what their frames are like
     ROW/TASK/layer_3/seed_0/             a head, its fit.json, and tests.json if it was chosen
     ROW/TASK/                            of rows without layers: fit.json, tests.json, a model
     report.json, table.md, table.csv, table.png, layers.png
@@ -13,7 +14,8 @@ gets the other seeds, and is tested.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -86,20 +88,85 @@ class Result:
 
 @dataclass(frozen=True)
 class _Heard:
-    """What an encoder makes of all recordings."""
+    """What there is to know of an encoder's frames, but for the frames."""
 
     fingerprint: str
     layers: tuple[int, ...]
     dim: int
-    features: Mapping[str, Features]
-    """By the recording's SHA-256."""
     failures: tuple[str, ...]
 
-    def recordings(self, corpus: Corpus) -> Recordings:
-        """Those of a corpus, but for what failed."""
-        tests = {name: paired(items, self.features) for name, items in corpus.tests.items()}
-        train, valid = (paired(items, self.features) for items in (corpus.train, corpus.valid))
+
+class _Listener:
+    """An encoder, which hears all recordings as soon as a head has to be fitted or tested.
+
+    What it made of them stays in the study, so that a study that is done needs no frames any more.
+
+    Args:
+        study: where that stays, and how to listen.
+        corpus: the recordings.
+        row: whose encoder it is.
+        context_seconds: to be heard at once; None: the encoder's own context.
+        cache: the folder for hidden states.
+    """
+
+    def __init__(
+        self, study: Study, corpus: Corpus, row: Row, context_seconds: float | None, cache: Path
+    ) -> None:
+        wanted: Sequence[int] | Literal["all"] | None = "all"
+        if isinstance(study.layers, tuple) or study.layers == "auto":
+            wanted = None if study.layers == "auto" else study.layers
+        self._encoder = row.encoder(context_seconds, study.device, wanted)
+        self._study, self._corpus, self._cache = study, corpus, cache
+        suffix = "" if context_seconds is None else f"_{context_seconds:g}s"
+        self._path = study.out / row.folder / f"heard{suffix}.json"
+
+    @cached_property
+    def heard(self) -> _Heard:
+        """As it was noted, or found out now."""
+        fingerprint, layers = self._encoder.fingerprint(), self._encoder.layers
+        if self._path.is_file():
+            cure = "delete it, and it will be written again"
+            content = read_object(self._path, cure)
+            try:
+                found = _Heard(
+                    str(content["fingerprint"]),
+                    tuple(content["layers"]),
+                    int(content["dim"]),
+                    tuple(content["failures"]),
+                )
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(f"{self._path} is damaged; {cure}") from error
+            if (found.fingerprint, found.layers) == (fingerprint, layers):
+                return found
+        features, failures = self._listened
+        dim = next(iter(features.values())).frames(layers[0]).shape[1]
+        found = _Heard(fingerprint, layers, dim, tuple(failures))
+        with atomic_write(self._path) as temporary:
+            temporary.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
+        return found
+
+    @cached_property
+    def recordings(self) -> Recordings:
+        """All recordings with their frames, which are computed unless they are in the cache."""
+        features, _ = self._listened
+        tests = {name: paired(items, features) for name, items in self._corpus.tests.items()}
+        train, valid = (
+            paired(items, features) for items in (self._corpus.train, self._corpus.valid)
+        )
         return Recordings(train, valid, tests)
+
+    @cached_property
+    def _listened(self) -> tuple[dict[str, Features], list[str]]:
+        features, failures = extract(
+            self._encoder,
+            self._corpus.tracks,
+            self._cache,
+            num_workers=self._study.num_workers,
+            progress=self._study.progress,
+        )
+        if not features:
+            raise DataError(f"no recording can be used: {failures[0]}")
+        return features, failures
 
 
 def run_study(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> list[Result]:
@@ -163,25 +230,25 @@ def _check_rows(study: Study, rows: Sequence[Row]) -> None:
 
 def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> Iterator[Result]:
     """Heads on frozen frames: all layers first, then all seeds of the best."""
-    recordings: dict[str, Recordings] = {}
+    listeners: dict[str, _Listener] = {}
     failures: dict[Row, tuple[str, ...]] = {}
     trials: dict[tuple[Row, TaskName], dict[tuple[int, ...], list[Trial]]] = {}
     first_seeds = range(min(study.seeds_per_layer, study.num_seeds))
     for row in rows:
-        known: dict[float | None, _Heard] = {}
+        known: dict[float | None, _Listener] = {}
         for task in _tasks(study, row):
             clip = build_task(task, ("any",)).clip_seconds if study.context == "paper" else None
             if clip not in known:
-                known[clip] = _listen(study, corpus, row, clip, cache)
-            heard = known[clip]
+                known[clip] = _Listener(study, corpus, row, clip, cache)
+            listeners[_source(row, task)] = known[clip]
+            heard = known[clip].heard
             failures[row] = tuple(dict.fromkeys((*failures.get(row, ()), *heard.failures)))
-            recordings[_source(row, task)] = heard.recordings(corpus)
             trials[row, task] = {
                 config.layers: [_trial(study, row, task, config, seed) for seed in first_seeds]
                 for config in _configs(study, corpus, row, task, heard)
             }
     first = [t for by_layers in trials.values() for some in by_layers.values() for t in some]
-    _run(study, first, recordings)
+    _run(study, first, listeners)
     curves = {
         which: {
             layers: tuple(objective_of(trial.folder) for trial in some)
@@ -196,7 +263,7 @@ def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> It
         chosen[row, task] = [
             _trial(study, row, task, config, seed, tested=True) for seed in range(study.num_seeds)
         ]
-    _run(study, [trial for some in chosen.values() for trial in some], recordings)
+    _run(study, [trial for some in chosen.values() for trial in some], listeners)
     for (row, task), some in chosen.items():
         yield Result(
             row,
@@ -209,7 +276,9 @@ def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> It
         )
 
 
-def _run(study: Study, trials: Sequence[Trial], recordings: Mapping[str, Recordings]) -> None:
+def _run(study: Study, trials: Sequence[Trial], listeners: Mapping[str, _Listener]) -> None:
+    pending = {trial.source for trial in trials if not trial.is_done}
+    recordings = {source: listeners[source].recordings for source in pending}
     run_trials(trials, recordings, num_workers=study.num_workers, progress=study.progress)
 
 
@@ -232,22 +301,6 @@ def _trial(
         study.probe.replace(seed=seed),
         tested,
     )
-
-
-def _listen(
-    study: Study, corpus: Corpus, row: Row, context_seconds: float | None, cache: Path
-) -> _Heard:
-    wanted: Sequence[int] | Literal["all"] | None = "all"
-    if isinstance(study.layers, tuple) or study.layers == "auto":
-        wanted = None if study.layers == "auto" else study.layers
-    encoder = row.encoder(context_seconds, study.device, wanted)
-    features, failures = extract(
-        encoder, corpus.tracks, cache, num_workers=study.num_workers, progress=study.progress
-    )
-    if not features:
-        raise DataError(f"no recording can be used: {failures[0]}")
-    dim = next(iter(features.values())).frames(encoder.layers[0]).shape[1]
-    return _Heard(encoder.fingerprint(), encoder.layers, dim, features, tuple(failures))
 
 
 def _configs(
