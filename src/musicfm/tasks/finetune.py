@@ -184,7 +184,8 @@ class _TaskModel(LightningModule):
         super().__init__()
         self.model, self.head, self._settings = model, head, settings
         self.losses: list[tuple[float, float]] = []
-        self._sums = {"train": [0.0, 0.0], "valid": [0.0, 0.0]}
+        # Of losses and weights; added up where they are, since a GPU would wait for each number.
+        self._sums: dict[str, tuple[Tensor | float, Tensor | float]] = {}
 
     def forward(self, waveform: Tensor, num_outputs: int) -> Tensor:
         """Logits of clips, (batch, num_outputs, num_logits)."""
@@ -230,13 +231,12 @@ class _TaskModel(LightningModule):
     def _loss(self, batch: tuple[Tensor, Tensor, Tensor], purpose: str) -> Tensor:
         waveform, values, known = batch
         loss = self.head.task.loss(self(waveform, values.shape[1]), values, known)
-        self._sums[purpose][0] += loss.total.item()
-        self._sums[purpose][1] += loss.weight.item()
+        total, weight = self._sums.get(purpose, (0.0, 0.0))
+        self._sums[purpose] = total + loss.total.detach(), weight + loss.weight
         return loss.mean
 
     def _take(self, purpose: str) -> float:
-        total, weight = self._sums[purpose]
-        self._sums[purpose] = [0.0, 0.0]
+        total, weight = (float(value) for value in self._sums.pop(purpose))
         return total / max(weight, 1.0)
 
 
