@@ -1,4 +1,5 @@
 import copy
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from musicfm.model import MusicFM
 from musicfm.render.soundfont import SoundFont, load_font
 
 torch.set_num_threads(1)
+# For processes of tests too: on some CPUs the last bits hang on the number of threads.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Jobs in the background of a shell have Ctrl-C ignored, and hand that down to what tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
