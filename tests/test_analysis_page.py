@@ -343,6 +343,19 @@ def test_what_is_missing_is_left_out(
     opened.context.close()
 
 
+@pytest.mark.parametrize("warnings", [(), ("song.ogg is damaged: only 5 s was decoded.",)])
+def test_damage_is_shown(
+    warnings: tuple[str, ...], browser: Any, sound: Sound, tmp_path: Path
+) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(render_page(replace(analysis(), warnings=warnings), sound), encoding="utf-8")
+    opened = Opened(browser, path)
+    assert opened.page.locator("#damage").inner_text() == " ".join(warnings)
+    assert opened.page.locator("#damage").is_visible() == bool(warnings)
+    assert not opened.complaints
+    opened.context.close()
+
+
 def test_the_shortest_song_opens(browser: Any, tmp_path: Path) -> None:
     import soundfile
 

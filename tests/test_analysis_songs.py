@@ -109,7 +109,10 @@ def test_a_damaged_song_is_refused_or_used_in_part(
     assert heard is not None
     assert 1.0 < heard < 19.0
     assert soundfile.info(out / "cut.click.wav").duration == pytest.approx(heard, abs=0.01)
-    assert (out / "cut.html").is_file()
+    sandbox = json.loads((out / "cut.jams").read_text(encoding="utf-8"))["sandbox"]
+    (warning,) = sandbox["warnings"]
+    assert warning.startswith("cut.ogg is damaged")
+    assert warning in (out / "cut.html").read_text(encoding="utf-8")
 
 
 def test_from_the_command_line(run: Run, heads: list[Path], music: Path, tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ class Analysis:
     the mean of the recording."""
     provenance: dict[str, Any]
     """The model and the heads."""
+    warnings: tuple[str, ...] = ()
+    """Of damage, for people."""
 
     @property
     def tempo(self) -> tuple[float, float] | None:
@@ -54,7 +56,7 @@ class Analysis:
             title=self.title,
             tool="musicfm analyze",
             version=musicfm.__version__,
-            sandbox=self.provenance,
+            sandbox={**self.provenance, "warnings": list(self.warnings)},
         )
 
 
@@ -81,7 +83,13 @@ def load_predictor(
     return Predictor.load(heads, model, device)
 
 
-def analyse(predictor: Predictor, features: Features, duration: float, title: str) -> Analysis:
+def analyse(
+    predictor: Predictor,
+    features: Features,
+    duration: float,
+    title: str,
+    warnings: tuple[str, ...] = (),
+) -> Analysis:
     """What hidden states tell of a recording.
 
     Args:
@@ -89,6 +97,7 @@ def analyse(predictor: Predictor, features: Features, duration: float, title: st
         features: of the recording.
         duration: of the recording, in seconds.
         title: what it is called.
+        warnings: of damage, to be shown.
     """
     return Analysis(
         title,
@@ -96,6 +105,7 @@ def analyse(predictor: Predictor, features: Features, duration: float, title: st
         predictor.decode(features, duration),
         self_similarity(features.frames(max(predictor.encoder.layers))),
         predictor.provenance(),
+        warnings,
     )
 
 

@@ -93,6 +93,7 @@ def _data(analysis: Analysis) -> dict[str, Any]:
     return {
         "title": analysis.title,
         "duration": analysis.duration,
+        "warnings": analysis.warnings,
         "peakRate": PEAK_RATE,
         "tempo": None if analysis.tempo is None else _rounded(np.array(analysis.tempo)),
         "beats": None if found.beats is None else _beats(found.beats),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import musicfm
@@ -137,6 +137,8 @@ class Heard:
     features: Features
     duration: float
     """In seconds."""
+    warnings: tuple[str, ...] = ()
+    """Of damage, with the name of the file."""
 
 
 Write = Callable[[Heard, Path], str]
@@ -217,7 +219,12 @@ def predict_collection(
                     if isinstance(event, Failure):
                         raise AudioError(event.reason)
                     features = predictor.features(files[event.key])
-                    output = write(Heard(recording, features, event.duration), out)
+                    # Without the folder: results are passed on, and paths are private.
+                    named = tuple(
+                        warning.replace(str(recording), PurePath(str(recording)).name)
+                        for warning in event.warnings
+                    )
+                    output = write(Heard(recording, features, event.duration, named), out)
                 except AudioError as error:
                     summary.failures.append((str(event.key), str(error)))
                     bar.say(f"failed: {error}")
@@ -246,7 +253,7 @@ def write_jams(predictor: Predictor, heard: Heard, out: Path) -> str:
         title=Path(heard.recording.name).name,
         tool=f"musicfm predict ({tasks})",
         version=musicfm.__version__,
-        sandbox=predictor.provenance(),
+        sandbox={**predictor.provenance(), "warnings": list(heard.warnings)},
     )
     output = f"{heard.recording.name}.jams"
     with atomic_write(out / output) as temporary:

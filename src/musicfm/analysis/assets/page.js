@@ -188,6 +188,8 @@
     missing.length ? `Not listened for: ${missing.join(", ")}.` : "",
     empty.length ? `None found: ${empty.join(", ")}.` : "",
   ].join(" ");
+  $("damage").textContent = song.warnings.join(" ");
+  $("damage").hidden = !song.warnings.length;
   $("provenance").textContent =
     `Heard by the model “${song.model}”, musicfm ${song.version}. Machines mishear: trust your ears.`;
 
