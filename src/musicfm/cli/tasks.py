@@ -46,6 +46,9 @@ Context = Annotated[
     typer.Option(help="What a model hears at once: its own context, or clips of the task."),
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Heads, which differ in their seed.")]
+Precision = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="To train a model with, and its head.")
+]
 
 _PACKAGES = ("mir_eval", "pyarrow", "scipy", "sklearn", "matplotlib")
 
@@ -126,6 +129,7 @@ def table1(
         int | None,
         typer.Option(min=1, help="At most, in rows that train their model. [default: 30, or 60]"),
     ] = None,
+    precision: Precision = "float32",
     songs: Songs = Path("rendered-v1"),
     cache: Cache = Path("features"),
     device: Device = "auto",
@@ -149,6 +153,7 @@ def table1(
         seeds_per_layer=seeds_per_layer,
         context=context,
         max_epochs=epochs,
+        precision=precision,
         device=device_of(device),
         num_workers=workers,
         progress=True,
@@ -172,9 +177,7 @@ def finetune(
         int, typer.Option(min=1, help="Of the task's length, between two looks at validation.")
     ] = 512,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips of the task's length.")] = 8,
-    precision: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="To compute with.")
-    ] = "float32",
+    precision: Precision = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
     labels: Labels = 1.0,
     part: Part = 1.0,

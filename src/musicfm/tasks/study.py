@@ -63,6 +63,8 @@ class Study:
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     max_epochs: int | None = None
     """Of rows that train their model; None: as long as it helps."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """That such rows are trained with."""
     device: str = "cpu"
     num_workers: int | None = None
     progress: bool = False
@@ -366,6 +368,7 @@ def _finetune(
     from musicfm.tasks.finetune import SCRATCH, FinetuneSettings, finetune
 
     settings = SCRATCH if row.kind == "scratch" else FinetuneSettings()
+    settings = settings.replace(precision=study.precision)
     if study.max_epochs is not None:
         settings = settings.replace(max_epochs=study.max_epochs)
     finetune(
@@ -401,7 +404,6 @@ def _check_folder(study: Study, corpus: Corpus) -> None:
         "tests": {name: digest(items) for name, items in corpus.tests.items()},
         "context": study.context,
         "probe": study.probe.to_dict(),
-        "max_epochs": study.max_epochs,
     }
     if not path.exists():
         with atomic_write(path) as temporary:
