@@ -5,15 +5,18 @@ import io
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tones
+from musicfm.config import preset
 from musicfm.datasets.labelled import read_labelled
 from musicfm.datasets.splits import Splitting
 from musicfm.errors import ConfigError, DataError
+from musicfm.model import MusicFM
 from musicfm.tasks import pictures
 from musicfm.tasks.corpus import Corpus, open_corpus, vocabulary_of
 from musicfm.tasks.heads import HeadConfig, load
@@ -114,6 +117,29 @@ def test_a_study_of_all_tasks(tmp_path: Path, corpus: Corpus) -> None:
     pictures.draw(report, tmp_path / "out")
     for name in (pictures.PICTURE, pictures.LAYERS):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_rows_that_train_their_model(tmp_path: Path, corpus: Corpus) -> None:
+    MusicFM(preset("tiny")).save_pretrained(tmp_path / "model")
+    rows = [Row(f"{kind}:{tmp_path / 'model'}") for kind in ("finetuned", "scratch")]
+    tuning = {"max_epochs": 1, "epoch_clips": 16, "precision": "bfloat16"}
+    study = study_in(tmp_path / "out", tasks=("key",), tuning=tuning)
+    first = run_study(study, corpus, rows, tmp_path / "cache")
+    assert [(result.row, result.task, len(result.runs)) for result in first] == [
+        (row, "key", 1) for row in rows
+    ]
+    for row in rows:
+        there = json.loads((tmp_path / "out" / row.folder / "key" / "run.json").read_text())
+        assert there["settings"]["precision"] == "bfloat16"
+        assert there["settings"]["from_scratch"] == (row.kind == "scratch")
+    assert run_study(study, corpus, rows, tmp_path / "cache") == first
+    assert not (tmp_path / "cache").exists()
+    # What such rows have nothing to do with goes on in the same folder.
+    others = replace(study, tuning={})
+    assert run_study(others, corpus, [Row("trivial")], tmp_path / "cache")
+    with pytest.raises(ConfigError, match="another settings"):
+        run_study(others, corpus, rows, tmp_path / "cache")
 
 
 @pytest.mark.slow

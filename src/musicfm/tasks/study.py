@@ -61,10 +61,8 @@ class Study:
     context: Context = "model"
     layers: Layers = "each"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
-    max_epochs: int | None = None
-    """Of rows that train their model; None: as long as it helps."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """That such rows are trained with."""
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    """Of rows that train their model: settings that are not the defaults of fine-tuning."""
     device: str = "cpu"
     num_workers: int | None = None
     progress: bool = False
@@ -368,15 +366,12 @@ def _finetune(
     from musicfm.tasks.finetune import SCRATCH, FinetuneSettings, finetune
 
     settings = SCRATCH if row.kind == "scratch" else FinetuneSettings()
-    settings = settings.replace(precision=study.precision)
-    if study.max_epochs is not None:
-        settings = settings.replace(max_epochs=study.max_epochs)
     finetune(
         name,
         _vocabulary(corpus, name),
         row.load(),
         row.model,
-        settings,
+        settings.replace(**study.tuning),
         corpus.train,
         corpus.valid,
         folder,
