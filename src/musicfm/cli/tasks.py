@@ -50,6 +50,14 @@ Precision = Annotated[
     Literal["float32", "bfloat16"], typer.Option(help="To train a model with, and its head.")
 ]
 
+LearningRates = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a model that is fine-tuned, and of its head; a small model may want "
+        "3e-4,1e-3. [default: 1e-5,1e-4]"
+    ),
+]
+
 _PACKAGES = ("mir_eval", "pyarrow", "scipy", "sklearn", "matplotlib")
 
 
@@ -129,6 +137,7 @@ def table1(
         int | None,
         typer.Option(min=1, help="At most, in rows that train their model. [default: 30, or 60]"),
     ] = None,
+    learning_rates: LearningRates = None,
     precision: Precision = "float32",
     songs: Songs = Path("rendered-v1"),
     cache: Cache = Path("features"),
@@ -153,6 +162,7 @@ def table1(
         seeds_per_layer=seeds_per_layer,
         context=context,
         tuning={"precision": precision, **({} if epochs is None else {"max_epochs": epochs})},
+        finetuning=_rates(learning_rates),
         device=device_of(device),
         num_workers=workers,
         progress=True,
@@ -176,6 +186,7 @@ def finetune(
         int, typer.Option(min=1, help="Of the task's length, between two looks at validation.")
     ] = 512,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips of the task's length.")] = 8,
+    learning_rates: LearningRates = None,
     precision: Precision = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
     labels: Labels = 1.0,
@@ -202,7 +213,7 @@ def finetune(
     settings = tuning.SCRATCH if from_scratch else tuning.FinetuneSettings()
     settings = settings.replace(
         epoch_clips=epoch_clips, batch_size=batch_size, precision=precision, seed=seed
-    )
+    ).replace(**_rates(learning_rates))
     if epochs is not None:
         settings = settings.replace(max_epochs=epochs)
     with interruptible(f"what is done is in {out}, and the same command continues"):
@@ -342,6 +353,19 @@ def _study(
     print(to_markdown(report))
     say(f"wrote {study.out / TABLE}")
     return results
+
+
+def _rates(given: str | None) -> dict[str, float]:
+    """Settings of fine-tuning."""
+    if given is None:
+        return {}
+    try:
+        model, head = (float(rate) for rate in given.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"--learning-rates {given} is not two numbers with a comma, such as 1e-5,1e-4"
+        ) from error
+    return {"model_learning_rate": model, "head_learning_rate": head}
 
 
 def _layers(layer: str) -> "Layers":

@@ -63,6 +63,8 @@ class Study:
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     tuning: Mapping[str, Any] = field(default_factory=dict)
     """Of rows that train their model: settings that are not the defaults of fine-tuning."""
+    finetuning: Mapping[str, Any] = field(default_factory=dict)
+    """The same, but not for rows that begin with random weights."""
     device: str = "cpu"
     num_workers: int | None = None
     progress: bool = False
@@ -365,7 +367,7 @@ def _finetune(
     # Lightning takes seconds to import, and most studies do without.
     from musicfm.tasks.finetune import SCRATCH, FinetuneSettings, finetune
 
-    settings = SCRATCH if row.kind == "scratch" else FinetuneSettings()
+    settings = SCRATCH if row.kind == "scratch" else FinetuneSettings(**study.finetuning)
     finetune(
         name,
         _vocabulary(corpus, name),
