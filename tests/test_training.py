@@ -12,7 +12,7 @@ import pytest
 LOADER = """
 import os, sys, time
 from torch.utils.data import DataLoader, Dataset
-from musicfm.training import begin_loading
+from musicfm.training import begin_loading, ending_loaders
 
 class Numbers(Dataset):
     def __len__(self):
@@ -25,9 +25,12 @@ if __name__ == "__main__":
     loader = DataLoader(
         Numbers(), num_workers=2, worker_init_fn=begin_loading, multiprocessing_context=sys.argv[1]
     )
-    found = iter(loader)
-    print(*(int(next(found)) for _ in range(2)), flush=True)
-    time.sleep(600)
+    with ending_loaders():
+        found = iter(loader)
+        print(*(int(next(found)) for _ in range(2)), flush=True)
+        if sys.argv[2] == "fails":
+            raise KeyError("of the run")
+        time.sleep(600)
 """
 
 
@@ -39,13 +42,21 @@ def is_alive(process: int) -> bool:
     return state != "Z"
 
 
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    (folder / "loader.py").write_text(LOADER)
+    return subprocess.Popen(
+        [sys.executable, str(folder / "loader.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_loaders_end_with_a_run_that_is_killed(context: str, tmp_path: Path) -> None:
-    (tmp_path / "loader.py").write_text(LOADER)
-    command = [sys.executable, str(tmp_path / "loader.py"), context]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as run:
+    with start(tmp_path, context, "is killed") as run:
         assert run.stdout is not None
         workers = [int(word) for word in run.stdout.readline().split()]
         assert len(workers) == 2
@@ -55,3 +66,14 @@ def test_loaders_end_with_a_run_that_is_killed(context: str, tmp_path: Path) -> 
     while any(map(is_alive, workers)):
         assert time.monotonic() < end, "loaders live on"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
+def test_loaders_end_with_a_run_that_fails(context: str, tmp_path: Path) -> None:
+    with start(tmp_path, context, "fails") as run:
+        try:
+            _, said = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    # And its own failure is the one that is told.
+    assert said.splitlines()[-1] == "KeyError: 'of the run'"

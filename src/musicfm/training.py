@@ -1,7 +1,9 @@
 """What all training with Lightning needs: whole checkpoints, quiet, loaders that end with it."""
 
 import logging
+import multiprocessing
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +69,37 @@ def quiet() -> Iterator[None]:
         finally:
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def ending_loaders() -> Iterator[None]:
+    """Ends the processes of DataLoaders when what uses them fails.
+
+    At its exit Python sends SIGTERM to those that are left, which they ignore, and waits for them
+    for ever.
+    """
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    except BaseException:
+        with _deaf_to_deaths():
+            for loader in set(multiprocessing.active_children()) - before:
+                loader.kill()
+                loader.join()
+        raise
+
+
+@contextmanager
+def _deaf_to_deaths() -> Iterator[None]:
+    """Without PyTorch's handler of SIGCHLD, to which a process that is killed is an error."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() != threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def begin_loading(_: int) -> None:

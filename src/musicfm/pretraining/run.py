@@ -48,7 +48,7 @@ from musicfm.pretraining.metrics import METRICS, draw_curves, read_metrics
 from musicfm.pretraining.module import PretrainingModule, build_model
 from musicfm.pretraining.recipe import CHANGEABLE, Recipe
 from musicfm.seeds import derive_seed
-from musicfm.training import AtomicCheckpointIO, quiet
+from musicfm.training import AtomicCheckpointIO, ending_loaders, quiet
 
 MAX_BROKEN = 0.05
 """Part of the tracks that may break during training, and at least ten, until a run is stopped."""
@@ -153,7 +153,8 @@ def pretrain(
         )
         module = PretrainingModule(recipe, _model(recipe, centroids, is_new=step is None))
         start = None if step is None else checkpoint_path(folder / "checkpoints", step)
-        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+        with ending_loaders():
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         if trainer.global_step < recipe.steps:
             return Outcome(trainer.global_step, None, heartbeat.stopped_by)
         if trainer.is_global_zero:

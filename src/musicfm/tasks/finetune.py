@@ -54,7 +54,7 @@ from musicfm.tasks.heads import MODEL, Head, HeadConfig, TaskName, build_task
 from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import choose_decoding, labelled
 from musicfm.tasks.trials import FIT, write_fit
-from musicfm.training import AtomicCheckpointIO, begin_loading, quiet
+from musicfm.training import AtomicCheckpointIO, begin_loading, ending_loaders, quiet
 
 _PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
@@ -383,7 +383,8 @@ def _train(
     if not last.is_file() or _is_unfinished(AtomicCheckpointIO().load_checkpoint(last), settings):
         interrupt = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None)
+            with ending_loaders():
+                trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None)
         except SystemExit as error:  # what Lightning makes of Ctrl-C, which it then ignores
             signal.signal(signal.SIGINT, interrupt)
             raise KeyboardInterrupt from error
