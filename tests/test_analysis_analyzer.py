@@ -94,6 +94,19 @@ def test_heads_of_a_model_folder_are_found(tmp_path: Path, tiny: MusicFM) -> Non
     assert len(load_predictor(str(folder)).heads) == 5
 
 
+def test_a_head_brings_its_model_along(tmp_path: Path, tiny: MusicFM) -> None:
+    tiny.save_pretrained(tmp_path / "tuned" / "model")
+    key = next(
+        path
+        for path in write_heads(tmp_path / "heads", str(tmp_path / "tuned" / "model"))
+        if path.name == "key"
+    )
+    for path in key.iterdir():
+        path.rename(tmp_path / "tuned" / path.name)
+    predictor = load_predictor(heads=[tmp_path / "tuned"])
+    assert predictor.model == str(tmp_path / "tuned" / "model")
+
+
 def test_nano_comes_with_heads_for_all_tasks() -> None:
     predictor = load_predictor()
     assert tuple(head.config.task for head in predictor.heads) == TASKS

@@ -33,6 +33,12 @@ def test_from_labels_to_a_head_to_annotations_to_scores(run: Run, music: Path, t
     assert status == 0, errors
     assert "| chroma" in out
     assert (there / "probes" / "table.md").read_text() == out.removesuffix("\n")
+    head = (there / "probes" / "head" / "head.json").read_bytes()
+    for other in (("key", "--model", "chroma"), ("chord", "--model", "mel")):
+        status, _, errors = run("probe", *other, "--data", music, "--out", "probes", *options)
+        assert status == 1
+        assert "probes holds a chord head for 'chroma'; choose another folder" in errors
+    assert (there / "probes" / "head" / "head.json").read_bytes() == head
     status, _, errors = run("predict", "probes/head", music / "tone_3.wav", "--workers", 1)
     assert status == 0, errors
     assert "1 annotated" in errors
@@ -86,6 +92,10 @@ def test_finetuning_a_tiny_model(run: Run, music: Path, there: Path, published_t
     assert (there / "predictions" / "tone_0.jams").is_file()
     status, again, errors = run(*command, *options)
     assert (status, again) == (0, out)
+    probe = ("probe", "key", "--model", "mel", "--data", music, "--out", "tuned", "--workers", 1)
+    status, _, errors = run(*probe)
+    assert status == 1
+    assert "tuned holds a fine-tuned model" in errors
 
 
 def test_what_is_wrong_is_said_in_a_sentence(run: Run, music: Path, there: Path) -> None:
@@ -104,6 +114,12 @@ def test_what_is_wrong_is_said_in_a_sentence(run: Run, music: Path, there: Path)
     assert "there is no task 'beets'" in error(
         "table1", "--tasks", "beets", "--data", music, "--out", "out"
     )
+    table = ("table1", "--data", music, "--out", "out")
+    assert "a row has no name" in error(*table, "--models", "mel,")
+    for rates in ("1e-4", "a,b", "1,2,3"):
+        assert f"--learning-rates {rates} is not two numbers" in error(
+            *table, "--learning-rates", rates
+        )
     assert "nowhere" in error("predict", "nowhere", music)
     assert "cannot compute on 'gpu'" in error(*probe, "--data", music, "--device", "gpu")
     assert "nowhere" in error("evaluate", "nowhere", "--data", music)

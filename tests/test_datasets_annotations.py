@@ -200,3 +200,15 @@ def test_numbers_that_no_array_takes_are_reported(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(DataError, match=r"song\.jams is not JSON"):
             read_jams(path)
+
+
+def test_tags_of_all_annotations_are_taken_together(tmp_path: Path) -> None:
+    sure = {**observation(0.0, 10.0, "piano"), "confidence": 0.4}
+    path = write(
+        tmp_path / "song.jams",
+        {
+            "tag_open": [sure, observation(0.0, 10.0, "jazz")],
+            "tag_gtzan": [sure | {"confidence": 0.6}],
+        },
+    )
+    assert read_jams(path).annotations.tags == {"piano": 0.6, "jazz": 1.0}

@@ -1,7 +1,9 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
+import soundfile
 
 import songs
 from musicfm.datasets.labelled import read_labelled
@@ -74,3 +76,31 @@ def test_recordings_without_any_annotations_are_no_labelled_data(tmp_path: Path)
     songs.write_songs(tmp_path, 2)
     with pytest.raises(DataError, match=r"no recording in .* has annotations .*beside each"):
         read_labelled([tmp_path], WHOLE, num_workers=1)
+
+
+def test_recordings_that_share_their_labels_count_once(tmp_path: Path) -> None:
+    songs.write_songs(tmp_path, 2)
+    first, second = sorted(tmp_path.glob("*.wav"))
+    for audio in (first, second):
+        annotate(audio)
+    samples, rate = soundfile.read(first)
+    soundfile.write(first.with_suffix(".flac"), samples, rate)
+    found = read_labelled([tmp_path], WHOLE, num_workers=1)
+    assert len(found.tracks) == 2
+    (problem,) = found.problems
+    assert f"{first.stem}.jams is the labels of" in problem
+
+
+def test_what_is_no_longer_what_was_scanned_is_left_out(tmp_path: Path) -> None:
+    songs.write_songs(tmp_path / "music", 3)
+    paths = sorted((tmp_path / "music").glob("*.wav"))
+    for audio in paths:
+        annotate(audio)
+    update_manifest(tmp_path / "manifest.jsonl", [tmp_path / "music"], num_workers=1)
+    os.utime(paths[0], ns=(1, 1))  # as a copy has
+    paths[1].write_bytes(paths[2].read_bytes())
+    found = read_labelled([tmp_path / "manifest.jsonl"], WHOLE, num_workers=1)
+    assert {item.audio for item in found.tracks} == {paths[0], paths[2]}
+    assert found.problems == (
+        f"{paths[1]} is not the file that was scanned, and is left out; scan it again",
+    )

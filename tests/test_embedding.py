@@ -230,6 +230,12 @@ def test_a_sample_rate_for_a_file_is_refused(embedder: Embedder) -> None:
         embedder("song.wav", sample_rate=RATE)
 
 
+@pytest.mark.parametrize("rate", [0, -1])
+def test_an_impossible_sample_rate_is_refused(embedder: Embedder, song: Samples, rate: int) -> None:
+    with pytest.raises(AudioError):
+        embedder(song, sample_rate=rate)
+
+
 def test_layers_are_one_several_or_all(tiny: MusicFM, song: Samples) -> None:
     everything = Embedder(tiny, layer="all")(song[:5000]).frames
     assert everything.shape[0] == 4

@@ -129,6 +129,20 @@ def test_it_learns_and_what_it_saves_is_what_it_has(tmp_path: Path) -> None:
     assert run(head, recording.features).argmax(axis=1).tolist() == [21] * 13
 
 
+def test_a_training_that_comes_to_no_number_says_why(tmp_path: Path) -> None:
+    tracks = two_tones(tmp_path / "music", 6)
+    for _ in range(2):  # nor does it go on from there
+        with pytest.raises(ConfigError, match=r"came to no number.*--learning-rates"):
+            tuned(tmp_path / "run", tracks, model_learning_rate=1e30, head_learning_rate=1e30)
+
+
+def test_the_folder_of_a_study_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "study.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a study of probes"):
+        tuned(tmp_path / "run", two_tones(tmp_path / "music", 6))
+
+
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

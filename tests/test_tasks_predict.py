@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,21 @@ def test_the_head_of_another_model_is_refused(head: Path, tmp_path: Path, tiny: 
     tiny.save_pretrained(tuned / "model")
     with pytest.raises(CheckpointError, match="is another model"):
         Predictor.load([tuned])  # it is the model beside it that counts
+
+
+def test_a_rendered_song_is_the_same_in_any_format(
+    corpus: Corpus, tmp_path: Path, tiny: MusicFM
+) -> None:
+    tiny.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "training_tracks.txt").write_text(f"{'0' * 64}\nmusicfm render, seed 7\n")
+    one, *_ = corpus.tests["test"]
+    songs = tuple(
+        replace(one, track=replace(one.track, artist=f"musicfm render, seed {seed}"))
+        for seed in (7, 70)
+    )
+    row = Row(str(tmp_path / "model"))
+    found = overlaps([row], replace(corpus, tests={"test": songs}))
+    assert found == {row.name: "1 test recordings were in its pretraining"}
 
 
 def test_what_a_model_has_heard_is_marked(corpus: Corpus, tmp_path: Path, tiny: MusicFM) -> None:

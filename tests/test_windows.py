@@ -31,7 +31,7 @@ def test_windows_of_the_published_model_are_30_s_and_overlap_by_5() -> None:
     assert Windowing.of(preset("fm7"), overlap_seconds=10.0).overlap == 250
 
 
-@pytest.mark.parametrize("seconds", [-1.0, 15.1])
+@pytest.mark.parametrize("seconds", [-1.0, 15.1, float("nan"), float("inf")])
 def test_an_impossible_overlap_is_refused(seconds: float) -> None:
     with pytest.raises(ConfigError, match="choose between 0 and 15"):
         Windowing.of(preset("fm7"), overlap_seconds=seconds)

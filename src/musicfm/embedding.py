@@ -417,7 +417,8 @@ class Embedder(WindowEncoder):
                 yield Block(key, samples)
         else:
             key = "the waveform"
-            yield Block(key, self._samples(source, sample_rate or self.config.sample_rate))
+            rate = self.config.sample_rate if sample_rate is None else sample_rate
+            yield Block(key, self._samples(source, rate))
         yield End(key, ())
 
     def _samples(self, source: Tensor | npt.NDArray[np.floating], sample_rate: int) -> Samples:

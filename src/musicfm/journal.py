@@ -110,7 +110,8 @@ class Journal:
                 f"{self._path} is damaged, or no journal of musicfm; use another output folder"
             ) from error
         if there is not None and there != self._settings:
-            self._refuse_mixture(there)
+            if self.entries:
+                self._refuse_mixture(there)
             self.entries = {}
             there = None
         if there is None:

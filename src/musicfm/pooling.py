@@ -14,14 +14,19 @@ from torch.nn import functional as F
 
 from musicfm.errors import ConfigError
 
+MAX_RATE = 1_000.0
+"""Hz; more than anybody wants, so that no slip of the finger fills a disk."""
+
 FRAMES_AT_ONCE = 1_024
 """About so many are read and summed together, whatever the rate."""
 
 
 def check_rate(rate: float) -> None:
     """Raises ConfigError for a rate that nothing can be pooled to."""
-    if not 0 < rate < float("inf"):
-        raise ConfigError(f"cannot pool to {rate} Hz; give a rate above zero")
+    if not 0 < rate <= MAX_RATE:
+        raise ConfigError(
+            f"cannot pool to {rate} Hz; give a rate above zero, of {MAX_RATE:g} at most"
+        )
 
 
 def num_pooled(num_frames: int, frame_rate: float, rate: float) -> int:

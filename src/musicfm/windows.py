@@ -6,6 +6,7 @@ so that it is full too. Where windows overlap, their frames are cross-faded. Nei
 which samples arrive nor the batches in which windows are computed change anything.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,7 +65,7 @@ class Windowing:
             )
         if overlap_seconds is None:
             return cls(window, window // 6, frame)
-        overlap = round(overlap_seconds * frame_rate)
+        overlap = round(overlap_seconds * frame_rate) if math.isfinite(overlap_seconds) else -1
         if not 0 <= overlap <= window // 2:
             raise ConfigError(
                 f"overlap_seconds is {overlap_seconds}; choose between 0 and "

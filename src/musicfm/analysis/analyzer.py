@@ -61,18 +61,19 @@ class Analysis:
 
 
 def load_predictor(
-    model: str = "nano", heads: Sequence[Path] = (), device: str = "cpu"
+    model: str | None = None, heads: Sequence[Path] = (), device: str = "cpu"
 ) -> Predictor:
     """The heads of a model, ready for :func:`analyse`.
 
     Args:
-        model: as --model of other commands takes it.
+        model: as --model of other commands takes it; None: that of the heads, or nano.
         heads: folders of the heads to use; none: those that come with the model.
         device: to compute on.
 
     Raises CheckpointError if there are none.
     """
     if not heads:
+        model = model or "nano"
         heads = list(shipped(model).values())
         if not heads:
             where = "" if folder_of(model) else " (there is no folder of that name)"

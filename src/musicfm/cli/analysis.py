@@ -25,8 +25,12 @@ def analyze(
         Path, typer.Option(help="Folder for the results; the same one continues a run.")
     ] = Path("analyses"),
     model: Annotated[
-        str, typer.Option(help="nano, or the folder of a model with heads in it; see also --head.")
-    ] = "nano",
+        str | None,
+        typer.Option(
+            help="nano, or the folder of a model with heads in it. [default: that of --head, or "
+            "nano]"
+        ),
+    ] = None,
     head: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of a head; again for more. [default: those of the model]"),

@@ -70,8 +70,9 @@ def scan(
         else:
             scanned = update_manifest(out, sources or [], splitting=splitting, **options)
     say(_describe_scan(scanned, out))
-    if valid and "valid" not in scanned.sizes:
-        say(f"warning: by {split_by}, nothing fell to validation; raise --valid, or change --seed")
+    for wanted, name, what in ((valid, "valid", "validation"), (test, "test", "testing")):
+        if wanted and name not in scanned.sizes:
+            say(f"warning: by {split_by}, nothing fell to {what}; raise --{name}, or change --seed")
     raise typer.Exit(1 if scanned.failures else 0)
 
 

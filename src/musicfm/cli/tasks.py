@@ -93,8 +93,16 @@ def probe(
     OUT/head.
     """
     need("tasks", *_PACKAGES)
+    from musicfm.tasks import heads
+    from musicfm.tasks.rows import Row
     from musicfm.tasks.study import Study
 
+    if (out / "head").is_dir():
+        there = heads.load(out / "head").config
+        if (there.task, there.model) != (task, Row(model).lasting_name):
+            raise ConfigError(
+                f"{out} holds a {there.task} head for '{there.model}'; choose another folder"
+            )
     study = Study(
         out,
         (task,),
@@ -108,8 +116,6 @@ def probe(
     )
     (result,) = _study([model], _corpus(data, songs, part, labels, workers), study, cache)
     if result.best is not None:
-        from musicfm.tasks import heads
-
         heads.save(heads.load(result.best), out / "head")
         say(f"the best head is {out / 'head'}")
 
@@ -261,7 +267,9 @@ def evaluate(
     """Score a head on labelled recordings: as a table, and per recording with --out."""
     need("tasks", *_PACKAGES)
     from musicfm.tasks.evaluation import evaluate_head, to_json, to_text
+    from musicfm.tasks.overlap import overlaps
     from musicfm.tasks.predict import Predictor
+    from musicfm.tasks.rows import Row
 
     with interruptible("nothing was written"):
         predictor = Predictor.load([head], model, device_of(device))
@@ -270,6 +278,9 @@ def evaluate(
         found = evaluate_head(predictor, corpus.tests, num_workers=workers, progress=True)
     (loaded,) = predictor.heads
     print(to_text(loaded.task, found.tests))
+    row = Row(predictor.model)
+    if remark := overlaps([row], corpus)[row.name]:
+        say(f"{row.name}: {remark}")
     if out is not None:
         from musicfm.files import atomic_write
 
@@ -344,6 +355,8 @@ def _study(
     from musicfm.tasks.rows import Row
     from musicfm.tasks.study import run_study
 
+    if not all(name.strip() for name in models):
+        raise ConfigError("a row has no name; give --models names with commas between them")
     rows = [Row(name.strip()) for name in models]
     with interruptible(f"what is done is in {study.out}, and the same command continues"):
         results = run_study(study, corpus, rows, cache)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def make_spans(rows: Iterable[tuple[float, float, str]]) -> Spans:
 
 
 def read_jams(path: str | os.PathLike[str]) -> Read:
-    """Reads the annotations that are used here; of several of a kind, the first.
+    """Reads the annotations that are used here; of several of a kind, the first, of tags all.
 
     A kind whose annotation is malformed, empty or contradicts itself is left out and reported, so
     that the others can be used. Downbeats come from the namespace beat_position, or from beat,
@@ -198,20 +198,19 @@ def read_jams(path: str | os.PathLike[str]) -> Read:
         raise DataError(f"{path} is not JAMS: it has no list of annotations")
     problems: list[str] = []
 
-    def first(
+    def usable(
         namespaces: Iterable[str], parse: Callable[[Sequence[Mapping[str, Any]]], Any]
-    ) -> Any:
-        """The first annotation that can be used; what is wrong with the others is noted."""
+    ) -> Iterator[Any]:
+        """Annotations that can be used; what is wrong with the others is noted."""
         for namespace in namespaces:
             for annotation in annotations:
                 if not isinstance(annotation, dict) or annotation.get("namespace") != namespace:
                     continue
                 try:
-                    return parse(_observations(annotation))
+                    yield parse(_observations(annotation))
                 except (DataError, TypeError, ValueError, KeyError, AttributeError) as error:
                     reason = str(error) if isinstance(error, DataError) else "it is malformed"
                     problems.append(f"{path}: the annotation '{namespace}' is not used: {reason}")
-        return None
 
     tag_namespaces = sorted(
         {
@@ -222,11 +221,11 @@ def read_jams(path: str | os.PathLike[str]) -> Read:
         }
     )
     found = Annotations(
-        beats=first(BEAT_NAMESPACES, _beats),
-        chords=first(CHORD_NAMESPACES, _spans),
-        segments=first(SEGMENT_NAMESPACES, _spans),
-        keys=first(KEY_NAMESPACES, _spans),
-        tags=first(tag_namespaces, _tags),
+        beats=next(usable(BEAT_NAMESPACES, _beats), None),
+        chords=next(usable(CHORD_NAMESPACES, _spans), None),
+        segments=next(usable(SEGMENT_NAMESPACES, _spans), None),
+        keys=next(usable(KEY_NAMESPACES, _spans), None),
+        tags=_together(list(usable(tag_namespaces, _tags))),
     )
     metadata = content.get("file_metadata")
     duration = metadata.get("duration") if isinstance(metadata, dict) else None
@@ -251,7 +250,7 @@ def fit(read: Read, duration: float, name: str) -> Read:
     if read.duration is not None and abs(read.duration - duration) > _BEYOND:
         problems.append(
             f"{name} is about {read.duration:.1f} s of audio, and the audio has {duration:.1f} s; "
-            "is it another recording?"
+            "its labels are used all the same; is it another recording?"
         )
     kept: dict[str, Any] = {}
     for kind in ("beats", "chords", "segments", "keys"):
@@ -329,6 +328,14 @@ def _text(value: object) -> str:
 
 def _tags(data: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {_text(row.get("value")): _confidence(row.get("confidence")) for row in data}
+
+
+def _together(annotated: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
+    """The tags of all annotations, each with its highest confidence; None without any."""
+    found: dict[str, float] = {}
+    for tags in annotated:
+        found |= {tag: max(sure, found.get(tag, 0.0)) for tag, sure in tags.items()}
+    return found if annotated else None
 
 
 def _confidence(value: object) -> float:

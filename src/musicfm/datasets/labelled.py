@@ -49,6 +49,18 @@ class Labelled:
         return tuple(item for item in self.tracks if item.track.split == split)
 
 
+def _is_unchanged(track: Track, audio: Path) -> bool:
+    """Whether a recording is still the one of the manifest; a copy of it is."""
+    try:
+        status = audio.stat()
+        if (status.st_size, status.st_mtime_ns) == (track.size, track.modified):
+            return True
+        with audio.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == track.sha256
+    except OSError:  # what cannot be read is reported where it is decoded
+        return True
+
+
 def read_labelled(
     sources: Sequence[str | os.PathLike[str]],
     splitting: Splitting,
@@ -71,6 +83,7 @@ def read_labelled(
     scanned = collect(sources, num_workers=num_workers, progress=progress)
     manifest = split(scanned.manifest, splitting)
     tracks: list[LabelledTrack] = []
+    by_labels: dict[Path, Path] = {}
     problems = [reason for _, reason in scanned.failures]
     for track in manifest:
         if track.shard is not None:
@@ -84,6 +97,14 @@ def read_labelled(
         path = audio.with_suffix(ANNOTATIONS)
         if not path.exists():
             problems.append(f"{audio} has no annotations: there is no {path.name} beside it")
+            continue
+        if (other := by_labels.setdefault(path, audio)) != audio:
+            problems.append(f"{audio} is left out: {path.name} is the labels of {other.name} too")
+            continue
+        if not _is_unchanged(track, audio):
+            problems.append(
+                f"{audio} is not the file that was scanned, and is left out; scan it again"
+            )
             continue
         try:
             read = fit(read_jams(path), track.duration, str(path))

@@ -37,6 +37,7 @@ from musicfm.remote import is_url, join
 
 _READ_BYTES = 1 << 23
 _GENERATOR = "musicfm render"  # in the labels of rendered songs
+_SONG = f"{_GENERATOR}, seed "
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
     tags = audio.tags(path)
     song = _rendered(Path(path).with_suffix(".jams"))
     # All takes of a song are by one artist, lest some be validated and others trained on.
-    artist = "" if song is None else f"musicfm render, seed {song.seed}"
+    artist = "" if song is None else f"{_SONG}{song.seed}"
     reserved = None if song is None else song.reserved
     yield Track(
         path=path,
@@ -118,6 +119,11 @@ def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
         split=None if reserved is None else "test",
         reserved=reserved,
     )
+
+
+def rendered_songs(tracks: Iterable[Track]) -> set[str]:
+    """Names of the rendered songs among some tracks: the same for a song in any format."""
+    return {track.artist for track in tracks if track.artist.startswith(_SONG)}
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ import musicfm
 from musicfm import checkpoint
 from musicfm.config import RandomProjectionConfig
 from musicfm.datasets.crops import Crops, GlobalBatches
+from musicfm.datasets.scanning import rendered_songs
 from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import Manifest
 from musicfm.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
@@ -54,7 +55,7 @@ MAX_BROKEN = 0.05
 """Part of the tracks that may break during training, and at least ten, until a run is stopped."""
 
 TRAINING, TRACKS = "training.json", "training_tracks.txt"
-"""Beside a model: how it was trained, and the SHA-256 of each file that it was trained on."""
+"""Beside a model: how it was trained, and on what; see :mod:`musicfm.tasks.overlap`."""
 
 _PRECISIONS: dict[str, Any] = {
     "float32": "32-true",
@@ -393,6 +394,7 @@ def _conclude(folder: Path, recipe: Recipe, data: _Data) -> None:
     rows = read_metrics(folder / METRICS)
     last = {key: value for row in rows for key, value in row.items() if value is not None}
     tracks = sorted(track.sha256 for track in data.train)
+    songs = sorted(rendered_songs(data.train))
     facts = {
         "musicfm": musicfm.__version__,
         "recipe": recipe.to_dict(),
@@ -406,7 +408,7 @@ def _conclude(folder: Path, recipe: Recipe, data: _Data) -> None:
     }
     for name, text in (
         (TRAINING, json.dumps(facts, indent=2) + "\n"),
-        (TRACKS, "".join(f"{sha256}\n" for sha256 in tracks)),
+        (TRACKS, "".join(f"{name}\n" for name in (*tracks, *songs))),
     ):
         with atomic_write(folder / "model" / name) as temporary:
             temporary.write_text(text)

@@ -116,8 +116,9 @@ def _of_splits(name: str, found: Labelled) -> Corpus:
         problems = (
             *problems,
             f"{name} has {len(train)} recordings for training, {len(valid)} for validation and "
-            f"{len(test)} for testing; for another split, make a manifest: musicfm scan FOLDER "
-            "--valid 0.2 --test 0.2 --split-by track --out songs.parquet",
+            f"{len(test)} for testing; for another split, make a manifest, with another --seed "
+            "until it has some of each: musicfm scan FOLDER --valid 0.2 --test 0.2 --split-by "
+            "track --seed 1 --out songs.parquet",
         )
     return _checked(Corpus(name, train, valid, {"test": test}, vocabulary_of(train), problems))
 

@@ -16,6 +16,7 @@ After each epoch all is saved; the same call continues a run that was stopped.
 """
 
 import json
+import math
 import shutil
 import signal
 import tempfile
@@ -53,7 +54,7 @@ from musicfm.tasks.evaluation import listen
 from musicfm.tasks.heads import MODEL, Head, HeadConfig, TaskName, build_task
 from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import choose_decoding, labelled
-from musicfm.tasks.trials import FIT, write_fit
+from musicfm.tasks.trials import FIT, RUN, STUDY, write_fit
 from musicfm.training import AtomicCheckpointIO, begin_loading, ending_loaders, quiet
 
 _PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
@@ -390,6 +391,11 @@ def _train(
             raise KeyboardInterrupt from error
     else:
         module.on_load_checkpoint(AtomicCheckpointIO().load_checkpoint(last))
+    if not any(math.isfinite(valid) for _, valid in module.losses):
+        raise ConfigError(
+            f"the training in {folder.parent} came to no number, as its learning rates are too "
+            "high; lower them (--learning-rates), and take another folder"
+        )
     state = AtomicCheckpointIO().load_checkpoint(folder / "best.ckpt")["state_dict"]
     module.load_state_dict(state)
 
@@ -432,13 +438,15 @@ def _check_folder(
     valid: Sequence[LabelledTrack],
 ) -> None:
     """Raises ConfigError if the folder holds a run of other settings."""
-    path = out / "run.json"
+    path = out / RUN
     content = {
         "head": config.to_dict(),
         "settings": settings.to_dict(),
         "train": digest(train),
         "valid": digest(valid),
     }
+    if (out / STUDY).is_file():
+        raise ConfigError(f"{out} holds a study of probes; choose another folder")
     if not path.exists():
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -31,6 +31,8 @@ from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import Evaluation, ProbeSettings, labelled, paired
 from musicfm.tasks.rows import Row
 from musicfm.tasks.trials import (
+    RUN,
+    STUDY,
     TESTS,
     Recordings,
     Trial,
@@ -40,8 +42,6 @@ from musicfm.tasks.trials import (
     write_tests,
 )
 from musicfm.tasks.trivial import oracle, trivial
-
-STUDY = "study.json"
 
 Context = Literal["paper", "model"]
 Layers = Literal["each", "mixed", "auto"] | tuple[int, ...]
@@ -393,6 +393,8 @@ def _evaluate(study: Study, corpus: Corpus, folder: Path) -> Mapping[str, Evalua
 
 def _check_folder(study: Study, corpus: Corpus) -> None:
     """Raises ConfigError if the folder holds another study; rows and tasks may be added."""
+    if (study.out / RUN).is_file():
+        raise ConfigError(f"{study.out} holds a fine-tuned model; choose another folder")
     path = study.out / STUDY
     content: dict[str, Any] = {
         "corpus": corpus.name,

@@ -37,6 +37,8 @@ from musicfm.tasks.probe import (
 T = TypeVar("T")
 
 FIT, TESTS = "fit.json", "tests.json"
+STUDY, RUN = "study.json", "run.json"
+"""What a folder of studies, and one of fine-tuning, holds."""
 
 _PATIENCE_SECONDS = 24 * 3600.0  # for one trial: it has no files that could make it hang
 
