@@ -88,7 +88,7 @@ def test_recordings_that_share_their_labels_count_once(tmp_path: Path) -> None:
     found = read_labelled([tmp_path], WHOLE, num_workers=1)
     assert len(found.tracks) == 2
     (problem,) = found.problems
-    assert f"{first.stem}.jams is the labels of" in problem
+    assert f"{first.stem}.jams has the labels of" in problem
 
 
 def test_what_is_no_longer_what_was_scanned_is_left_out(tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ Precision = Annotated[
 LearningRates = Annotated[
     str | None,
     typer.Option(
-        help="Of a model that is fine-tuned, and of its head; a small model may want "
-        "3e-4,1e-3. [default: 1e-5,1e-4]"
+        help="Of a model that is fine-tuned, and of its head; a small one may want 1e-3,1e-3. "
+        "[default: 1e-5,1e-4]"
     ),
 ]
 
@@ -218,8 +218,12 @@ def finetune(
 
     settings = tuning.SCRATCH if from_scratch else tuning.FinetuneSettings()
     settings = settings.replace(
-        epoch_clips=epoch_clips, batch_size=batch_size, precision=precision, seed=seed
-    ).replace(**_rates(learning_rates))
+        epoch_clips=epoch_clips,
+        batch_size=batch_size,
+        precision=precision,
+        seed=seed,
+        **_rates(learning_rates),
+    )
     if epochs is not None:
         settings = settings.replace(max_epochs=epochs)
     with interruptible(f"what is done is in {out}, and the same command continues"):

@@ -98,13 +98,13 @@ def read_labelled(
         if not path.exists():
             problems.append(f"{audio} has no annotations: there is no {path.name} beside it")
             continue
-        if (other := by_labels.setdefault(path, audio)) != audio:
-            problems.append(f"{audio} is left out: {path.name} is the labels of {other.name} too")
-            continue
         if not _is_unchanged(track, audio):
             problems.append(
                 f"{audio} is not the file that was scanned, and is left out; scan it again"
             )
+            continue
+        if (other := by_labels.setdefault(path, audio)) != audio:
+            problems.append(f"{audio} is left out: {path.name} has the labels of {other.name}")
             continue
         try:
             read = fit(read_jams(path), track.duration, str(path))
