@@ -109,3 +109,4 @@ def test_gaps_in_the_labels_do_not_count() -> None:
     scores = TASK.score(reference, estimate)
     assert scores["chord"] == scores["chord_majmin"] == 1.0
     assert scores["chord_ignored_seconds"] == 10.0
+    assert "10.0 s of a recording" in TASK.remark(TASK.summarise([scores]))

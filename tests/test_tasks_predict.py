@@ -94,7 +94,9 @@ def test_what_is_exported_scores_what_was_scored(head: Path, music: Path, corpus
         annotations, _ = predictor(item.audio)
         direct = task.score(item.annotations, annotations)
         assert direct == found.tests["test"].tracks[item.track.path]
-    assert "| test | 2 |" in to_text(task, found.tests)
+    text = to_text(task, found.tests)
+    assert "| test | 2 |" in text
+    assert "test: 0.0 s of a recording" in text
     content = json.loads(to_json(task, found))
     assert content["tests"]["test"]["summary"]["chord"] > 0.9
     assert set(content["tests"]["test"]["tracks"]) == {i.track.path for i in corpus.tests["test"]}

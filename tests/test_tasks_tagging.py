@@ -39,6 +39,13 @@ def test_no_tags_at_all_is_an_annotation_and_none_is_not() -> None:
     summary = TASK.summarise([TASK.score(Annotations(tags={}), Annotations(tags={"piano": 0.4}))])
     assert np.isnan(summary["map"])
     assert summary["tags"] == 0.0
+    assert "No tag applies to some" in TASK.remark(summary)
+
+
+def test_chance_stands_beside_the_metrics() -> None:
+    tagged = [Annotations(tags=tags) for tags in ({"piano": 1.0}, {}, {}, {})]
+    summary = TASK.summarise([TASK.score(a, Annotations(tags={})) for a in tagged])
+    assert "chance is 0.250, the mean prevalence of the 1 tags" in TASK.remark(summary)
 
 
 def test_clips_are_averaged() -> None:

@@ -144,6 +144,10 @@ class Task(ABC, Generic[D]):
             for metric in (scores[0] if scores else {})
         }
 
+    def remark(self, summary: Mapping[str, float]) -> str:
+        """What a summary's metrics have to be read with, in a sentence; or nothing."""
+        return ""
+
     def resample(
         self, scores: Sequence[Scores], metric: str, places: npt.NDArray[np.integer]
     ) -> Array:

@@ -8,7 +8,7 @@ metrics. The seconds ignored are reported.
 Metrics: frame accuracy at 16 Hz, and mir_eval's weighted majmin accuracy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated
 
@@ -82,6 +82,13 @@ class Chord(Task[ChordDecoding]):
             "chord_majmin": _majmin(reference.chords, estimate.chords),
             "chord_ignored_seconds": float((~counted).sum() / self.rate),
         }
+
+    def remark(self, summary: Mapping[str, float]) -> str:
+        """What is not measured."""
+        return (
+            f"{summary['chord_ignored_seconds']:.1f} s of a recording, on average, have a chord "
+            "that is neither major nor minor, or no label, and do not count."
+        )
 
 
 @lru_cache(maxsize=4_096)

@@ -70,14 +70,19 @@ def evaluate_head(
 
 
 def to_text(task: Task[Any], tests: Mapping[str, Evaluation]) -> str:
-    """A table in Markdown: a line for each test set, with 95 % intervals over the recordings."""
-    lines = []
+    """A table in Markdown, and what it has to be read with.
+
+    It has a line for each test set, with 95 % intervals over the recordings.
+    """
+    lines, remarks = [], []
     for name, evaluation in tests.items():
         estimates = _estimates(task, evaluation)
         cells = [f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})" for e in estimates.values()]
         lines.append(f"| {' | '.join([name, str(len(evaluation.tracks)), *cells])} |")
+        if remark := task.remark(evaluation.summary):
+            remarks += ["", f"{name}: {remark}"]
     header = ["", "recordings", *task.metrics]
-    return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *lines])
+    return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *lines, *remarks])
 
 
 def to_json(task: Task[Any], evaluated: Evaluated) -> str:

@@ -145,7 +145,7 @@ def to_markdown(report: Report) -> str:
         sections.append(f"## {test}{headline}\n\n{_table(report, test, COLUMNS)}")
         if place == 0:
             sections.append(f"More of {test}:\n\n{_table(report, test, MORE)}")
-            sections.append(_prevalence(report, test))
+            sections.append(_remarks(report, test))
     sections.append(_choices(report))
     sections.append(_excluded_note(report))
     sections.append(
@@ -265,15 +265,11 @@ def _short(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:.3f}".removeprefix("0")
 
 
-def _prevalence(report: Report, test: str) -> str:
-    for result in report.results:
-        if result.task == "tagging":
-            summary = result.runs[0][test].summary
-            return (
-                f"mAP by chance is {_short(summary['prevalence'])}, the mean prevalence of the "
-                f"{summary['tags']:.0f} tags of which some songs have one and some have not."
-            )
-    return ""
+def _remarks(report: Report, test: str) -> str:
+    """What the metrics have to be read with, of each task once."""
+    summaries = {result.task: result.runs[0][test].summary for result in report.results}
+    remarks = [_task(report.corpus, task).remark(summary) for task, summary in summaries.items()]
+    return " ".join(remark for remark in remarks if remark)
 
 
 def _choices(report: Report) -> str:

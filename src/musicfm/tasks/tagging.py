@@ -7,7 +7,7 @@ scikit-learn. They belong to a collection, not to a recording. Tags that every r
 none, are left out and counted; the mean prevalence of the others is what chance gives as mAP.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +106,15 @@ class Tagging(Task[TaggingDecoding]):
             "prevalence": float(truth.mean()),
             "tags": float(used.sum()),
         }
+
+    def remark(self, summary: Mapping[str, float]) -> str:
+        """What chance scores."""
+        if not summary["tags"]:
+            return "No tag applies to some of the recordings and not to others."
+        return (
+            f"mAP by chance is {summary['prevalence']:.3f}, the mean prevalence of the "
+            f"{summary['tags']:.0f} tags that apply to some of the recordings and not to others."
+        )
 
     def resample(
         self, scores: Sequence[Scores], metric: str, places: npt.NDArray[np.integer]
