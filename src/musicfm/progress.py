@@ -60,12 +60,13 @@ class AudioProgress(_Shown):
 
     def advance(self, *, files: int = 0, seconds: float = 0.0, work: float = 0.0) -> None:
         """Adds finished files, seconds of audio, and work."""
-        fields = self._bar.tasks[0].fields
+        (task,) = self._bar.tasks
+        fields = task.fields
+        files += fields["files"]
+        # Parts of bytes add up to a little less than all of them, and the bar would never be full.
+        done = task.total if files == fields["num_files"] else task.completed + work
         self._bar.update(
-            self._task,
-            advance=work,
-            files=fields["files"] + files,
-            seconds=fields["seconds"] + seconds,
+            self._task, completed=done, files=files, seconds=fields["seconds"] + seconds
         )
 
     def say(self, message: str) -> None:
