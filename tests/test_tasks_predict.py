@@ -1,6 +1,8 @@
 """Heads at work on tones, by Python and by the command line."""
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from musicfm.tasks import heads
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.evaluation import evaluate_head, to_json, to_text
 from musicfm.tasks.overlap import overlaps
-from musicfm.tasks.predict import Predictor, predict_collection
+from musicfm.tasks.predict import Heard, Predictor, predict_collection, write_jams
 from musicfm.tasks.probe import ProbeSettings
 from musicfm.tasks.rows import Row
 from musicfm.tasks.study import Study, run_study
@@ -82,8 +84,48 @@ def test_a_collection_goes_on_and_bad_files_are_passed_over(
     other = Predictor((heads.Head(config).eval(),), predictor.encoder, "chroma")
     with pytest.raises(OutputError, match="results of other settings"):
         predict_collection(other, [mine], out, num_workers=1)
-    left = {path.name for path in out.iterdir()} - {"a.jams", "album", "journal.jsonl"}
+    report = json.loads((out / "report.json").read_bytes())
+    assert (report["done"], report["skipped"], len(report["failures"])) == (0, 2, 1)
+    left = {path.name for path in out.iterdir()}
+    left -= {"a.jams", "album", "journal.jsonl", "report.json"}
     assert all(name.endswith(".lock") for name in left)
+
+
+def test_a_result_is_not_replaced_by_that_of_another_recording(
+    head: Path, music: Path, tmp_path: Path
+) -> None:
+    predictor, out = Predictor.load([head]), tmp_path / "out"
+    for name in ("tone_0", "tone_1"):
+        (tmp_path / name).mkdir()
+        shutil.copy(music / f"{name}.wav", tmp_path / name / "song.wav")
+    predict_collection(predictor, [tmp_path / "tone_0"], out, num_workers=1)
+    before = (out / "song.jams").read_bytes()
+    summary = predict_collection(predictor, [tmp_path / "tone_1"], out, num_workers=1)
+    ((_, reason),) = summary.failures
+    assert "would have the name of that of" in reason
+    assert (out / "song.jams").read_bytes() == before
+
+
+@pytest.mark.parametrize("code", [errno.ENAMETOOLONG, errno.ENOSPC], ids=errno.errorcode.get)
+def test_a_result_that_cannot_be_written_ends_a_run_if_no_other_can(
+    head: Path, music: Path, tmp_path: Path, code: int
+) -> None:
+    predictor, out = Predictor.load([head]), tmp_path / "out"
+
+    def write(heard: Heard, out: Path) -> str:
+        if heard.recording.name == "tone_0":
+            raise OutputError("it cannot be written") from OSError(code, os.strerror(code))
+        return write_jams(predictor, heard, out)
+
+    paths = [music / "tone_0.wav", music / "tone_1.wav"]
+    if code == errno.ENOSPC:
+        with pytest.raises(OutputError, match="cannot be written"):
+            predict_collection(predictor, paths, out, write=write, num_workers=1)
+    else:
+        summary = predict_collection(predictor, paths, out, write=write, num_workers=1)
+        assert [reason for _, reason in summary.failures] == ["it cannot be written"]
+        assert (out / "tone_1.jams").is_file()
+    assert not list(out.rglob("*.npy"))
 
 
 def test_what_is_exported_scores_what_was_scored(head: Path, music: Path, corpus: Corpus) -> None:

@@ -40,7 +40,7 @@ class Summary:
     skipped: int = 0
     """Recordings that an earlier run had done."""
     failures: list[tuple[str, str]] = field(default_factory=list)
-    """Path and reason of each recording that could not be embedded."""
+    """Path and reason of each recording that could not be used."""
     damaged: list[tuple[str, str]] = field(default_factory=list)
     """Path and warning of each recording of which only a part was used."""
     audio_seconds: float = 0.0
@@ -163,7 +163,9 @@ def embed_collection(
         if file_format == "parquet"
         else NpzWriter(folder, embedder, pooling)
     )
-    with running(sources, folder, settings, writer.conclude, overwrite, progress) as run:
+    with running(
+        "Embedding", sources, folder, settings, overwrite, progress, writer.conclude
+    ) as run:
         decoded = decode_files(
             ((recording, recording.path) for recording in run.pending),
             embedder.config.sample_rate,
@@ -262,7 +264,7 @@ def written(
                                 recording.name, collected, duration, str(recording)
                             )
                     except OutputError as error:
-                        if _hits_all(error):
+                        if hits_all(error):
                             raise
                         yield Failure(recording, str(error))
                         continue
@@ -318,22 +320,24 @@ class Run:
 
 @contextlib.contextmanager
 def running(
+    what: str,
     sources: Sequence[Source],
     folder: Path,
     settings: Mapping[str, Any],
-    conclude: Callable[[Iterable[Mapping[str, Any]]], None],
     overwrite: bool,
     progress: bool,
+    conclude: Callable[[Iterable[Mapping[str, Any]]], None] | None = None,
 ) -> Iterator[Run]:
     """A run over a collection into a folder, which it has for itself; in the end, the report.
 
     Args:
+        what: is done, for the bar.
         sources: as :func:`find_recordings` takes them.
         folder: of the results.
         settings: what defines a result.
-        conclude: told what is done, in this run and before, when the run ends.
         overwrite: whether to do again what is done.
         progress: whether to show a bar.
+        conclude: told what is done, in this run and before, when the run ends.
 
     Raises:
         ConfigError: no recordings.
@@ -345,11 +349,12 @@ def running(
         pending = _pending(recordings, journal, overwrite, summary)
         try:
             sizes = {recording: recording.size for recording in pending}
-            with ListeningProgress("Embedding", sizes, progress) as bar:
+            with ListeningProgress(what, sizes, progress) as bar:
                 yield Run(pending, journal, summary, bar)
         finally:
             summary.wall_seconds = time.monotonic() - begin
-            conclude(journal.entries.values())
+            if conclude is not None:
+                conclude(journal.entries.values())
             _write_report(folder / REPORT, settings, summary)
 
 
@@ -370,7 +375,7 @@ def _pending(
     return pending
 
 
-def _hits_all(error: OutputError) -> bool:
+def hits_all(error: OutputError) -> bool:
     """Whether a failure to write is the disk's, not that of one file's name."""
     cause = error.__cause__
     whole_disk = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)

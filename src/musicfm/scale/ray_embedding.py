@@ -113,7 +113,7 @@ def embed_on_ray(
         if is_table:
             reconcile(folder, entries)
 
-    with running(sources, folder, settings, conclude, overwrite, progress) as run:
+    with running("Embedding", sources, folder, settings, overwrite, progress, conclude) as run:
         if run.pending:
             with _cluster(address, actors, num_workers, use_gpus) as cluster:
                 job = Job(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.decoders import Failure, Start, decode_files
-from musicfm.embedding import Finished, Frames, WindowEncoder
+from musicfm.embedding import Finished, Frames, TrackEvent, WindowEncoder
 from musicfm.errors import DataError
 from musicfm.files import atomic_write, writing
 from musicfm.pooling import pool, pooled_times
@@ -206,15 +206,22 @@ def extract(
         computed = compute(
             encoder,
             {path: list(files[item.track.sha256].values()) for path, item in by_path.items()},
-            bar,
             num_workers=num_workers,
             timeout_seconds=timeout_seconds,
         )
         with contextlib.closing(computed):
             for event in computed:
-                if isinstance(event, Failure):
-                    failures.append(event.reason)
-                    bar.say(f"failed: {event.reason}")
+                match event:
+                    case Start(key=path, duration_seconds=duration):
+                        bar.starts(path, duration)
+                    case Frames(key=path, frames=frames):
+                        bar.hears(path, frames.shape[1] / encoder.rate)
+                    case Finished(key=path):
+                        bar.ends(path)
+                    case Failure(key=path, reason=reason):
+                        failures.append(reason)
+                        bar.say(f"failed: {reason}")
+                        bar.ends(path)
     there = {
         sha256: Features(paths, encoder.rate)
         for sha256, paths in files.items()
@@ -226,24 +233,23 @@ def extract(
 def compute(
     encoder: WindowEncoder,
     files: Mapping[Where, Sequence[Path]],
-    bar: ListeningProgress[Where],
     *,
     num_workers: int | None = None,
     timeout_seconds: float = 60.0,
     on_damage: Literal["error", "warn"] = "error",
-) -> Generator[Finished[Where] | Failure[Where], None, None]:
+) -> Generator[TrackEvent[Where], None, None]:
     """Writes the hidden states of recordings, in memory that their length does not change.
 
     Args:
         encoder: gives the hidden states.
         files: of each recording, where its layers go.
-        bar: to move; it knows the sizes of the recordings.
         num_workers: processes that decode; None leaves one core for the encoder.
         timeout_seconds: after which a decoder without progress is given up.
         on_damage: refuse damaged recordings, or use what comes before the damage.
 
     Yields:
-        What became of each recording, once its files are there or known not to come.
+        The encoder's events; the last of a recording once its files are there, or known not to
+        come.
     """
     decoded = decode_files(
         ((path, path) for path in files),
@@ -255,19 +261,13 @@ def compute(
     with contextlib.closing(decoded), FeatureWriters() as writers:
         for event in encoder.tracks(decoded):
             match event:
-                case Start(key=path, duration_seconds=duration):
-                    bar.starts(path, duration)
                 case Frames(key=path, frames=frames):
                     writers.append(path, files[path], frames)
-                    bar.hears(path, frames.shape[1] / encoder.rate)
                 case Finished(key=path):
                     writers.finish(path)
-                    yield event
-                    bar.ends(path)
                 case Failure(key=path):
                     writers.drop(path)
-                    yield event
-                    bar.ends(path)
+            yield event
 
 
 @dataclass

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import tempfile
-import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -12,16 +12,16 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import musicfm
-from musicfm.collection import Summary, find_recordings
+from musicfm.collection import Run, Summary, Written, hits_all, running
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.jams import document, observations
-from musicfm.decoders import Failure
-from musicfm.embedding import Embedder, WindowEncoder
-from musicfm.errors import AudioError, CheckpointError
+from musicfm.decoders import Failure, Start
+from musicfm.embedding import Embedder, Finished, Frames, WindowEncoder
+from musicfm.errors import AudioError, CheckpointError, OutputError
 from musicfm.files import atomic_write
-from musicfm.journal import Journal, Recording
+from musicfm.journal import Recording
 from musicfm.model import MusicFM
-from musicfm.progress import ListeningProgress
+from musicfm.remote import Location
 from musicfm.tasks import heads
 from musicfm.tasks.features import Features, compute
 from musicfm.tasks.heads import MODEL, Head, HeadConfig, check_model
@@ -87,11 +87,12 @@ class Predictor:
         Raises AudioError if it cannot be used, OutputError if the files cannot be written.
         """
         files = self.files(folder, "0")
-        bar = ListeningProgress("Listening", {recording: 1}, enabled=False)
-        (event,) = compute(self.encoder, {recording: list(files.values())}, bar, num_workers=1)
-        if isinstance(event, Failure):
-            raise AudioError(event.reason)
-        return self.features(files), event.duration
+        events = compute(self.encoder, {recording: list(files.values())}, num_workers=1)
+        (last,) = deque(events, maxlen=1)
+        if isinstance(last, Failure):
+            raise AudioError(last.reason)
+        assert isinstance(last, Finished)
+        return self.features(files), last.duration
 
     def files(self, folder: Path, name: str) -> dict[int, Path]:
         """Where the layers of a recording go."""
@@ -165,6 +166,7 @@ def predict_collection(
         predictor: the heads and their encoder.
         sources: recordings, and folders of them.
         out: the folder for the results, named as :func:`musicfm.collection.find_recordings` does.
+            It also gets ``journal.jsonl`` and ``report.json``.
         write: makes the files of a recording; None: a JAMS file.
         settings: what else than the heads defines the files.
         num_workers: processes that decode; None leaves one core for the encoder.
@@ -180,68 +182,65 @@ def predict_collection(
         ConfigError: no recordings.
         OutputError: the folder cannot be written, or holds results of other settings.
     """
-    begin, summary = time.monotonic(), Summary()
     write = write or partial(write_jams, predictor)
-    recordings = find_recordings(sources, summary.failures)
     defining = {"head": predictor.fingerprint(), "on_damage": on_damage, **(settings or {})}
     with (
-        Journal(out, defining, recordings, overwrite) as journal,
+        running("Listening", sources, out, defining, overwrite, progress) as run,
         tempfile.TemporaryDirectory(dir=out, prefix=".") as folder,
     ):
-        pending = {
-            recording.path: recording
-            for recording in recordings
-            if overwrite or not journal.has(recording)
-        }
-        summary.skipped = len(recordings) - len(pending)
+        recordings = {recording.path: recording for recording in run.pending}
         files = {
-            path: predictor.files(Path(folder), str(number)) for number, path in enumerate(pending)
+            path: predictor.files(Path(folder), str(number))
+            for number, path in enumerate(recordings)
         }
-        sizes = {path: recording.size for path, recording in pending.items()}
-        with (
-            ListeningProgress("Listening", sizes, progress) as bar,
-            contextlib.closing(
-                compute(
-                    predictor.encoder,
-                    {path: list(layers.values()) for path, layers in files.items()},
-                    bar,
-                    num_workers=num_workers,
-                    timeout_seconds=timeout_seconds,
-                    on_damage=on_damage,
-                )
-            ) as computed,
-        ):
-            for _, reason in summary.failures:
-                bar.say(f"failed: {reason}")
+        computed = compute(
+            predictor.encoder,
+            {path: list(layers.values()) for path, layers in files.items()},
+            num_workers=num_workers,
+            timeout_seconds=timeout_seconds,
+            on_damage=on_damage,
+        )
+        with contextlib.closing(computed):
             for event in computed:
-                recording = pending[event.key]
-                try:
-                    if isinstance(event, Failure):
-                        raise AudioError(event.reason)
-                    features = predictor.features(files[event.key])
-                    # Without the folder: results are passed on, and paths are private.
-                    named = tuple(
-                        warning.replace(str(recording), PurePath(str(recording)).name)
-                        for warning in event.warnings
-                    )
-                    output = write(Heard(recording, features, event.duration, named), out)
-                except AudioError as error:
-                    summary.failures.append((str(event.key), str(error)))
-                    bar.say(f"failed: {error}")
-                    continue
-                finally:
-                    for path in files[event.key].values():
-                        path.unlink(missing_ok=True)
-                journal.add(
-                    recording, output=output, duration=event.duration, warnings=event.warnings
-                )
-                for warning in event.warnings:
-                    summary.damaged.append((str(event.key), warning))
-                    bar.say(f"warning: {warning}")
-                summary.done += 1
-                summary.audio_seconds += event.duration
-    summary.wall_seconds = time.monotonic() - begin
-    return summary
+                recording = recordings[event.key]
+                match event:
+                    case Start(duration_seconds=duration):
+                        run.starts(recording, duration)
+                    case Frames(frames=frames):
+                        run.hears(recording, frames.shape[1] / predictor.encoder.rate)
+                    case Failure(reason=reason):
+                        run.fails(recording, reason)
+                    case Finished():
+                        features = predictor.features(files[event.key])
+                        _finish(run, write, recording, features, event, out)
+                        for path in files[event.key].values():
+                            path.unlink()
+    return run.summary
+
+
+def _finish(
+    run: Run,
+    write: Write,
+    recording: Recording,
+    features: Features,
+    event: Finished[Location],
+    out: Path,
+) -> None:
+    """Writes what was heard in a recording. Raises OutputError if nothing can be written."""
+    # Without the folder: results are passed on, and paths are private.
+    named = tuple(
+        warning.replace(str(recording), PurePath(str(recording)).name) for warning in event.warnings
+    )
+    try:
+        output = write(Heard(recording, features, event.duration, named), out)
+    except OutputError as error:
+        if hits_all(error):
+            raise
+        run.fails(recording, str(error))
+    except AudioError as error:  # exports and pages read it once more
+        run.fails(recording, str(error))
+    else:
+        run.finishes(Written(recording, {"output": output}, event.duration, event.warnings))
 
 
 def write_jams(predictor: Predictor, heard: Heard, out: Path) -> str:
