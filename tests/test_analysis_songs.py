@@ -53,7 +53,11 @@ def test_every_song_gets_its_files_and_bad_ones_are_passed_over(
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     suffixes = (".jams", ".html", *(export.suffix for export in EXPORTS.values()))
     expected = {f"{name}{suffix}" for name in ("album/a.b", "c") for suffix in suffixes}
-    assert {name for name in files if not name.startswith(".")} == {*expected, "journal.jsonl"}
+    assert {name for name in files if not name.startswith(".")} == {
+        *expected,
+        "journal.jsonl",
+        "report.json",
+    }
     read = read_jams(out / "album" / "a.b.jams")
     assert read.duration == tones.SECONDS
     assert read.annotations.segments is not None
