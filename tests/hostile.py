@@ -602,6 +602,7 @@ def _make_journal(folder: Path) -> None:
     recordings = _recordings(folder)
     (folder / VECTORS).write_bytes(bytes(3 * 4 * MICRO.encoder.dim))
     with Journal(folder, {"layers": 1, "pooling": "mean"}, recordings, False) as journal:
+        journal.begin(recordings)
         for row, recording in enumerate(recordings[:3]):
             journal.add(recording, output=VECTORS, row=row, duration=1.0, warnings=())
 
@@ -609,7 +610,7 @@ def _make_journal(folder: Path) -> None:
 def _read_journal(folder: Path) -> None:
     recordings = _recordings(folder)
     with Journal(folder, {"layers": 1, "pooling": "mean"}, recordings, False) as journal:
-        _pending(recordings, journal, False, Summary())
+        _pending(recordings, journal, folder, [".npz"], False, Summary())
         TableWriter(folder, Embedder(_model(), 1)).conclude(journal.entries.values())
 
 

@@ -12,7 +12,7 @@ import torch
 import audio_files
 import npz
 from musicfm import collection, results
-from musicfm.collection import embed_collection, find_recordings
+from musicfm.collection import Run, Written, embed_collection, find_recordings
 from musicfm.embedding import Embedder
 from musicfm.errors import ConfigError, OutputError
 from musicfm.model import MusicFM
@@ -212,9 +212,33 @@ def test_a_result_that_cannot_be_written_costs_only_itself(
     music: Path, embedder: Embedder, tmp_path: Path
 ) -> None:
     (tmp_path / "top.npz").mkdir()
-    summary = embed_collection(embedder, [music], tmp_path)
+    summary = embed_collection(embedder, [music], tmp_path, overwrite=True)
     assert summary.done == 5
     assert "cannot write" in summary.failures[0][1]
+
+
+def test_files_of_others_are_not_replaced(music: Path, embedder: Embedder, tmp_path: Path) -> None:
+    (tmp_path / "top.npz").write_bytes(b"another program's")
+    for done in (5, 0):
+        summary = embed_collection(embedder, [music], tmp_path)
+        assert summary.done == done
+        assert "top.npz is there already, and no run" in summary.failures[0][1]
+        assert (tmp_path / "top.npz").read_bytes() == b"another program's"
+
+
+def test_what_a_killed_run_left_is_replaced(
+    music: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Run, done: Written) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "finishes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        embed_collection(embedder, [music], tmp_path)
+    monkeypatch.undo()
+    assert len(outputs(tmp_path)) == 1
+    summary = embed_collection(embedder, [music], tmp_path)
+    assert (summary.done, summary.failures) == (6, [])
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(

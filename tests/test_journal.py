@@ -28,6 +28,21 @@ def test_what_is_noted_is_found_again(tmp_path: Path) -> None:
         assert not second.has(B)
 
 
+def test_what_was_about_to_be_done_is_known_after_a_kill(tmp_path: Path) -> None:
+    with journal(tmp_path) as it:
+        assert not it.owns(A)
+        it.begin([A])
+        it.add(A, output="a.npz")
+    with journal(tmp_path) as it:
+        assert it.owns(A)
+        assert not it.owns(B)
+        it.begin([A, B])
+    with journal(tmp_path) as it:
+        assert it.owns(B)
+        assert list(it.entries) == [str(A)]
+    assert (tmp_path / JOURNAL).read_text().count("begins") == 2
+
+
 def test_a_changed_recording_and_a_lost_result_do_not_count(tmp_path: Path) -> None:
     (tmp_path / "a.npz").touch()
     with journal(tmp_path) as it:
@@ -78,6 +93,7 @@ def test_only_one_run_at_a_time(tmp_path: Path) -> None:
         "not json\n",
         "[]\n",
         '{"settings": 1}\n',
+        '{"settings": {"layer": 7}}\n{"begins": 1}\n',
         '{"settings": {}}\n{"no": "path"}\n',
         '{"settings": {}}\n{"path": "/a", "name": "a", "size": 1, "modified": 2}\n',
         '{"settings": {}}\n{"path": "/a", "name": 1, "size": 1, "modified": 2, "output": "a"}\n',

@@ -106,6 +106,22 @@ def test_a_result_is_not_replaced_by_that_of_another_recording(
     assert (out / "song.jams").read_bytes() == before
 
 
+def test_annotations_made_by_hand_are_not_replaced(head: Path, music: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load([head])
+    for name in ("tone_0.wav", "tone_0.jams", "tone_1.wav"):
+        shutil.copy(music / name, tmp_path)
+    mine = (tmp_path / "tone_0.jams").read_bytes()
+    for _ in range(2):
+        summary = predict_collection(predictor, [tmp_path], tmp_path, num_workers=1)
+        ((_, reason),) = summary.failures
+        assert f"{tmp_path / 'tone_0.jams'} is there already, and no run" in reason
+        assert (tmp_path / "tone_0.jams").read_bytes() == mine
+    assert summary.skipped == 1
+    summary = predict_collection(predictor, [tmp_path], tmp_path, overwrite=True, num_workers=1)
+    assert (summary.done, summary.failures) == (2, [])
+    assert (tmp_path / "tone_0.jams").read_bytes() != mine
+
+
 @pytest.mark.parametrize("code", [errno.ENAMETOOLONG, errno.ENOSPC], ids=errno.errorcode.get)
 def test_a_result_that_cannot_be_written_ends_a_run_if_no_other_can(
     head: Path, music: Path, tmp_path: Path, code: int

@@ -164,7 +164,14 @@ def embed_collection(
         else NpzWriter(folder, embedder, pooling)
     )
     with running(
-        "Embedding", sources, folder, settings, overwrite, progress, writer.conclude
+        "Embedding",
+        sources,
+        folder,
+        settings,
+        suffixes=[".npz"] if file_format == "npz" else [],
+        conclude=writer.conclude,
+        overwrite=overwrite,
+        progress=progress,
     ) as run:
         decoded = decode_files(
             ((recording, recording.path) for recording in run.pending),
@@ -324,9 +331,11 @@ def running(
     sources: Sequence[Source],
     folder: Path,
     settings: Mapping[str, Any],
-    overwrite: bool,
-    progress: bool,
+    *,
+    suffixes: Sequence[str],
     conclude: Callable[[Iterable[Mapping[str, Any]]], None] | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
 ) -> Iterator[Run]:
     """A run over a collection into a folder, which it has for itself; in the end, the report.
 
@@ -335,9 +344,11 @@ def running(
         sources: as :func:`find_recordings` takes them.
         folder: of the results.
         settings: what defines a result.
-        overwrite: whether to do again what is done.
-        progress: whether to show a bar.
+        suffixes: of the files of a recording; where one is there that no run into this folder
+            wrote, the recording fails.
         conclude: told what is done, in this run and before, when the run ends.
+        overwrite: whether to do again what is done, and to replace the files of others.
+        progress: whether to show a bar.
 
     Raises:
         ConfigError: no recordings.
@@ -346,7 +357,8 @@ def running(
     begin, summary = time.monotonic(), Summary()
     recordings = find_recordings(sources, summary.failures)
     with Journal(folder, settings, recordings, overwrite) as journal:
-        pending = _pending(recordings, journal, overwrite, summary)
+        pending = _pending(recordings, journal, folder, suffixes, overwrite, summary)
+        journal.begin(pending)
         try:
             sizes = {recording: recording.size for recording in pending}
             with ListeningProgress(what, sizes, progress) as bar:
@@ -359,9 +371,19 @@ def running(
 
 
 def _pending(
-    recordings: Iterable[Recording], journal: Journal, overwrite: bool, summary: Summary
+    recordings: Iterable[Recording],
+    journal: Journal,
+    folder: Path,
+    suffixes: Sequence[str],
+    overwrite: bool,
+    summary: Summary,
 ) -> list[Recording]:
     """What is to be done; the rest is noted as skipped, or as failed if its name is taken."""
+
+    def there(recording: Recording) -> list[Path]:
+        files = (folder / f"{recording.name}{suffix}" for suffix in suffixes)
+        return [file for file in files if file.exists()]
+
     owners = {entry["name"]: path for path, entry in journal.entries.items()}
     pending = []
     for recording in recordings:
@@ -370,6 +392,12 @@ def _pending(
             summary.failures.append((str(recording), _collision(recording.path, owner)))
         elif journal.has(recording) and not overwrite:
             summary.skipped += 1
+        elif not overwrite and not journal.owns(recording) and (taken := there(recording)):
+            reason = (
+                f"{recording}: {taken[0]} is there already, and no run into this folder wrote it; "
+                "use another folder, or overwrite it"
+            )
+            summary.failures.append((str(recording), reason))
         else:
             pending.append(recording)
     return pending

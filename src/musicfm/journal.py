@@ -1,7 +1,8 @@
 """The journal of a folder of results: what is done, and under which settings.
 
 A result counts when its line is in the journal; the line is written after the result has its final
-name, so a run that was killed at any moment continues where it stopped.
+name, so a run that was killed at any moment continues where it stopped. What a run is about to do
+has a line before: whose files are there without one, nobody here wrote.
 """
 
 import contextlib
@@ -55,6 +56,7 @@ class Journal:
     ) -> None:
         self.entries: dict[str, dict[str, Any]] = {}
         """By the recording's path."""
+        self._begun: set[str] = set()
         self._folder, self._path = folder, folder / JOURNAL
         self._settings, self._overwrite = dict(settings), overwrite
         self._recordings = {str(recording) for recording in recordings}
@@ -82,6 +84,16 @@ class Journal:
             and (self._folder / entry["output"]).is_file()
         )
 
+    def owns(self, recording: Recording) -> bool:
+        """Whether a run into this folder has done a recording, or was about to."""
+        return str(recording) in self.entries or str(recording) in self._begun
+
+    def begin(self, recordings: Iterable[Recording]) -> None:
+        """Notes that recordings are about to be done."""
+        new = [str(recording) for recording in recordings if not self.owns(recording)]
+        self._begun.update(new)
+        self._write({"begins": path} for path in new)
+
     def add(self, recording: Recording, **facts: Any) -> None:
         """Notes that a recording is done."""
         entry = {
@@ -92,8 +104,11 @@ class Journal:
             **facts,
         }
         self.entries[str(recording)] = entry
+        self._write([entry])
+
+    def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
         with writing(self._path):
-            self._file.write(json.dumps(entry) + "\n")
+            self._file.writelines(json.dumps(line) + "\n" for line in lines)
             self._file.flush()
 
     def _read(self) -> None:
@@ -102,8 +117,10 @@ class Journal:
         # What follows the last line's end was being written when a run was killed.
         whole = content[: content.rfind(b"\n") + 1]
         try:
-            header, *entries = [parse_json(line) for line in whole.splitlines()] or [None]
-            self.entries = {entry["path"]: _checked(entry) for entry in entries}
+            header, *lines = [parse_json(line) for line in whole.splitlines()] or [None]
+            self._begun = {_begun(line) for line in lines if "begins" in line}
+            entries = [_checked(line) for line in lines if "begins" not in line]
+            self.entries = {entry["path"]: entry for entry in entries}
             there = None if header is None else dict(header["settings"])
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(
@@ -112,7 +129,7 @@ class Journal:
         if there is not None and there != self._settings:
             if self.entries:
                 self._refuse_mixture(there)
-            self.entries = {}
+            self.entries, self._begun = {}, set()
             there = None
         if there is None:
             whole = json.dumps({"settings": self._settings}).encode() + b"\n"
@@ -131,6 +148,13 @@ class Journal:
                 f"{what}, and this run would not overwrite those of {len(kept)} recordings, such "
                 f"as {kept[0]}; use another folder"
             )
+
+
+def _begun(line: Mapping[str, Any]) -> str:
+    """Of which recording a line says that it begins. Raises TypeError for one that does not."""
+    if not isinstance(line["begins"], str):
+        raise TypeError("values of other types")
+    return line["begins"]
 
 
 def _checked(entry: dict[str, Any]) -> dict[str, Any]:

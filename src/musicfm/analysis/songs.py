@@ -51,11 +51,13 @@ def analyse_collection(
     """
     if unknown := sorted(set(exports) - set(EXPORTS)):
         raise ConfigError(f"there is no export '{unknown[0]}'; choose from {', '.join(EXPORTS)}")
+    suffixes = [".jams", *(EXPORTS[kind].suffix for kind in exports)]
     return predict_collection(
         predictor,
         sources,
         out,
         write=partial(_write, predictor, page, exports),
+        suffixes=[*suffixes, ".html"] if page else suffixes,
         settings={"page": page, "exports": sorted(exports)},
         num_workers=num_workers,
         timeout_seconds=timeout_seconds,

@@ -113,7 +113,16 @@ def embed_on_ray(
         if is_table:
             reconcile(folder, entries)
 
-    with running("Embedding", sources, folder, settings, overwrite, progress, conclude) as run:
+    with running(
+        "Embedding",
+        sources,
+        folder,
+        settings,
+        suffixes=[] if is_table else [".npz"],
+        conclude=conclude,
+        overwrite=overwrite,
+        progress=progress,
+    ) as run:
         if run.pending:
             with _cluster(address, actors, num_workers, use_gpus) as cluster:
                 job = Job(

@@ -153,6 +153,7 @@ def predict_collection(
     out: Path,
     *,
     write: Write | None = None,
+    suffixes: Sequence[str] = (".jams",),
     settings: Mapping[str, Any] | None = None,
     num_workers: int | None = None,
     timeout_seconds: float = 60.0,
@@ -168,6 +169,7 @@ def predict_collection(
         out: the folder for the results, named as :func:`musicfm.collection.find_recordings` does.
             It also gets ``journal.jsonl`` and ``report.json``.
         write: makes the files of a recording; None: a JAMS file.
+        suffixes: of these files.
         settings: what else than the heads defines the files.
         num_workers: processes that decode; None leaves one core for the encoder.
         timeout_seconds: after which a decoder without progress is given up.
@@ -185,7 +187,15 @@ def predict_collection(
     write = write or partial(write_jams, predictor)
     defining = {"head": predictor.fingerprint(), "on_damage": on_damage, **(settings or {})}
     with (
-        running("Listening", sources, out, defining, overwrite, progress) as run,
+        running(
+            "Listening",
+            sources,
+            out,
+            defining,
+            suffixes=suffixes,
+            overwrite=overwrite,
+            progress=progress,
+        ) as run,
         tempfile.TemporaryDirectory(dir=out, prefix=".") as folder,
     ):
         recordings = {recording.path: recording for recording in run.pending}
