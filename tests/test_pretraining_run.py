@@ -162,6 +162,7 @@ def test_workers_do_not_change_a_run(undisturbed: Path, songs: Path, tmp_path: P
     assert rows(tmp_path) == rows(undisturbed)
 
 
+@pytest.mark.filterwarnings("ignore:this CPU has no instructions")
 @pytest.mark.parametrize("setting", ["precision", "activation_checkpointing"])
 def test_other_ways_to_compute_come_close(
     undisturbed: Path, songs: Path, tmp_path: Path, setting: str

@@ -126,6 +126,7 @@ def test_a_study_of_all_tasks(tmp_path: Path, corpus: Corpus) -> None:
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.filterwarnings("ignore:this CPU has no instructions")
 @pytest.mark.slow
 def test_rows_that_train_their_model(tmp_path: Path, corpus: Corpus) -> None:
     MusicFM(preset("tiny")).save_pretrained(tmp_path / "model")

@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
+
+from musicfm import training
 
 LOADER = """
 import os, sys, time
@@ -77,3 +80,19 @@ def test_loaders_end_with_a_run_that_fails(context: str, tmp_path: Path) -> None
             run.kill()
     # And its own failure is the one that is told.
     assert said.splitlines()[-1] == "KeyError: 'of the run'"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("native", [True, False], ids=["native bfloat16", "none"])
+def test_a_precision_that_a_cpu_has_no_instructions_for_is_warned_of(
+    precision: str, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "multiplies_bfloat16", lambda: native)
+    slow = precision == "float16" or (precision == "bfloat16" and not native)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        training.check_precision(precision, "cpu")
+        training.check_precision(precision, "cuda")
+    assert [f"no instructions for {precision}" in str(item.message) for item in caught] == (
+        [True] if slow else []
+    )

@@ -16,6 +16,7 @@ from lightning.fabric.plugins import CheckpointIO
 from musicfm import published
 from musicfm.errors import CheckpointError, OutputError
 from musicfm.files import atomic_write
+from musicfm.inference.form import multiplies_bfloat16
 from musicfm.processes import end_with_parent
 
 
@@ -47,6 +48,17 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def check_precision(precision: str, accelerator: str) -> None:
+    """Warns of a precision that a CPU has no instructions for."""
+    native = precision == "bfloat16" and multiplies_bfloat16()
+    if accelerator == "cpu" and precision != "float32" and not native:
+        message = (
+            f"this CPU has no instructions for {precision}, in which training takes several times "
+            "as long as in float32"
+        )
+        warnings.warn(message, stacklevel=3)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ from musicfm.pretraining.metrics import METRICS, draw_curves, read_metrics
 from musicfm.pretraining.module import PretrainingModule, build_model
 from musicfm.pretraining.recipe import CHANGEABLE, Recipe
 from musicfm.seeds import derive_seed
-from musicfm.training import AtomicCheckpointIO, ending_loaders, quiet
+from musicfm.training import AtomicCheckpointIO, check_precision, ending_loaders, quiet
 
 MAX_BROKEN = 0.05
 """Part of the tracks that may break during training, and at least ten, until a run is stopped."""
@@ -129,6 +129,8 @@ def pretrain(
         step = _last_step(folder, recipe) if resume else None
         stack.enter_context(quiet())
         accelerator, processes, num_nodes = _hardware(device, processes, num_nodes)
+        if is_first:
+            check_precision(recipe.precision, accelerator)
         world_size = processes * num_nodes
         data = _Data(recipe, folder, collect, num_workers, world_size)
         heartbeat = Heartbeat(

@@ -55,7 +55,13 @@ from musicfm.tasks.heads import MODEL, Head, HeadConfig, TaskName, build_task
 from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import choose_decoding, labelled
 from musicfm.tasks.trials import FIT, RUN, STUDY, write_fit
-from musicfm.training import AtomicCheckpointIO, begin_loading, ending_loaders, quiet
+from musicfm.training import (
+    AtomicCheckpointIO,
+    begin_loading,
+    check_precision,
+    ending_loaders,
+    quiet,
+)
 
 _PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
@@ -361,13 +367,14 @@ def _train(
         "worker_init_fn": begin_loading,
         "persistent_workers": False,
     }
-    folder = out / "checkpoints"
+    folder, accelerator = out / "checkpoints", torch.device(device).type
+    check_precision(settings.precision, accelerator)
     stopping = EarlyStopping("valid_loss", patience=settings.patience, check_finite=True)
     best = ModelCheckpoint(
         folder, "best", "valid_loss", save_last=True, enable_version_counter=False
     )
     trainer = Trainer(
-        accelerator=torch.device(device).type,
+        accelerator=accelerator,
         devices=[torch.device(device).index or 0] if device.startswith("cuda") else 1,
         precision=_PRECISIONS[settings.precision],
         max_epochs=settings.max_epochs,
