@@ -129,8 +129,6 @@ def pretrain(
         step = _last_step(folder, recipe) if resume else None
         stack.enter_context(quiet())
         accelerator, processes, num_nodes = _hardware(device, processes, num_nodes)
-        if is_first:
-            check_precision(recipe.precision, accelerator)
         world_size = processes * num_nodes
         data = _Data(recipe, folder, collect, num_workers, world_size)
         heartbeat = Heartbeat(
@@ -156,6 +154,8 @@ def pretrain(
         )
         module = PretrainingModule(recipe, _model(recipe, centroids, is_new=step is None))
         start = None if step is None else checkpoint_path(folder / "checkpoints", step)
+        if is_first:
+            check_precision(recipe.precision, accelerator)
         with ending_loaders():
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         if trainer.global_step < recipe.steps:
