@@ -379,11 +379,6 @@ def _pending(
     summary: Summary,
 ) -> list[Recording]:
     """What is to be done; the rest is noted as skipped, or as failed if its name is taken."""
-
-    def there(recording: Recording) -> list[Path]:
-        files = (folder / f"{recording.name}{suffix}" for suffix in suffixes)
-        return [file for file in files if file.exists()]
-
     owners = {entry["name"]: path for path, entry in journal.entries.items()}
     pending = []
     for recording in recordings:
@@ -392,15 +387,23 @@ def _pending(
             summary.failures.append((str(recording), _collision(recording.path, owner)))
         elif journal.has(recording) and not overwrite:
             summary.skipped += 1
-        elif not overwrite and not journal.owns(recording) and (taken := there(recording)):
+        elif (
+            not overwrite
+            and not journal.owns(recording)
+            and (taken := _first_there(folder / f"{recording.name}{suffix}" for suffix in suffixes))
+        ):
             reason = (
-                f"{recording}: {taken[0]} is there already, and no run into this folder wrote it; "
+                f"{recording}: {taken} is there already, and no run into this folder wrote it; "
                 "use another folder, or overwrite it"
             )
             summary.failures.append((str(recording), reason))
         else:
             pending.append(recording)
     return pending
+
+
+def _first_there(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if path.exists()), None)
 
 
 def hits_all(error: OutputError) -> bool:
