@@ -21,7 +21,6 @@ from typing import Any
 
 import slurm
 from command_line import Run
-from musicfm.datasets.tracks import Manifest
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -129,28 +128,11 @@ class Reader:
             return
         if verb == "render":
             rest[0] = str(min(int(rest[0]), 3))
-        if verb == "scan" and "--valid" in rest:
-            self._split(rest)
-            return
         added = SMALLER.get(verb, [])
         if verb in ("pretrain", "kmeans") and rest[0].startswith("fm"):
             added = [*added, *SMALLER_MODEL]
         status, _, errors = self._run(verb, *rest, *added)
         assert status == 0, f"{shlex.join(arguments)}: {errors[-2_000:]}"
-
-    def _split(self, arguments: list[str]) -> None:
-        """Scans so few recordings that not every seed gives each split one.
-
-        Which do hangs on their bytes, and those of rendered songs on the processor.
-        """
-        for seed in range(100):
-            thirds = ["--valid", "0.34", "--test", "0.34", "--seed", str(seed)]
-            status, _, errors = self._run("scan", *arguments, *thirds)
-            assert status == 0, errors[-2_000:]
-            manifest = Manifest.load(Path(arguments[arguments.index("--out") + 1]))
-            if {track.split for track in manifest} == {"train", "valid", "test"}:
-                return
-        raise AssertionError("no seed gives each split a recording")
 
     def _serve(self, arguments: list[str]) -> None:
         self._stop_server()

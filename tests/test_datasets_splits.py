@@ -52,6 +52,22 @@ def test_adding_tracks_moves_no_others() -> None:
     assert splits(split(Manifest("x", tracks(200)), Splitting(0.3, seed=1))) != few
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_few_groups_leave_no_part_without_any(seed: int) -> None:
+    def parts(count: int, how: Splitting, given: list[Track] | None = None) -> set[str | None]:
+        return {track.split for track in split(Manifest("x", (given or []) + tracks(count)), how)}
+
+    whole = Splitting(0.05, 0.05, "track", seed)
+    for count in (3, 4, 8):
+        assert parts(count, whole) == {"train", "valid", "test"}
+        assert parts(count, replace(whole, test=0.0)) == {"train", "valid"}
+        assert parts(count, Splitting(0.9, 0.0, "track", seed)) == {"train", "valid"}
+    assert parts(30, replace(whole, by="artist")) == {"train", "valid", "test"}
+    assert len(parts(20, replace(whole, by="artist"))) <= 2  # two artists are not divided
+    taken = [replace(tracks(1)[0], path="taken", sha256="f" * 64, split="test")]
+    assert parts(2, whole, taken) == {"train", "valid", "test"}
+
+
 def test_given_splits_stay() -> None:
     given = [replace(track, split="test") for track in tracks(50)]
     done = split(

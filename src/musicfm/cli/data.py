@@ -72,7 +72,7 @@ def scan(
     say(_describe_scan(scanned, out))
     for wanted, name, what in ((valid, "valid", "validation"), (test, "test", "testing")):
         if wanted and name not in scanned.sizes:
-            say(f"warning: by {split_by}, nothing fell to {what}; raise --{name}, or change --seed")
+            say(f"warning: by {split_by}, there is too little to divide: nothing fell to {what}")
     raise typer.Exit(1 if scanned.failures else 0)
 
 

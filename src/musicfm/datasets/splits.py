@@ -1,9 +1,11 @@
 """Splitting a collection by artist, album, folder or track: at random, or into folds.
 
 The split of a group follows from a hash of its name alone, so that no list is kept, and adding
-recordings never moves others.
+recordings never moves others. Only where that would leave a part empty does the next group join it.
 """
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Literal, get_args
@@ -67,15 +69,19 @@ class Folding:
 
 
 def split(manifest: Manifest, how: Splitting) -> Manifest:
-    """Puts each track that is in no split into one; those that are in one stay there."""
+    """Puts each track that is in no split into one; those that are in one stay there.
+
+    A part that is asked for gets at least one group, if there are as many groups as such parts.
+    """
+    given = {track.split for track in manifest}
+    places = {_place(_group(track, how.by), how.seed) for track in manifest if track.split is None}
+    test_end, valid_end = _ends(sorted(places), how, given)
 
     def assign(track: Track) -> Track:
         if track.split is not None:
             return track
         place = _place(_group(track, how.by), how.seed)
-        chosen: Split = (
-            "test" if place < how.test else "valid" if place < how.test + how.valid else "train"
-        )
+        chosen: Split = "test" if place < test_end else "valid" if place < valid_end else "train"
         return replace(track, split=chosen)
 
     return manifest.map(assign)
@@ -112,6 +118,22 @@ def _group(track: Track, by: SplitBy) -> str:
     if by == "folder" or (by != "track" and folder.name):
         return f"folder {folder}"
     return f"track {track.sha256}"
+
+
+def _ends(places: list[float], how: Splitting, given: set[Split | None]) -> tuple[float, float]:
+    """Where testing and validation end: as asked for, or so much further that no part is empty."""
+    test, valid, train = (
+        part > 0 and name not in given
+        for name, part in (("test", how.test), ("valid", how.valid), ("train", 1.0))
+    )
+    ends = how.test, how.test + how.valid
+    if len(places) < test + valid + train:
+        return ends
+    num_test, until_valid = (bisect_left(places, end) for end in ends)
+    num_test = min(max(num_test, test), len(places) - valid - train)
+    until_valid = min(max(until_valid, num_test + valid), len(places) - train)
+    bounds = [*places, math.inf]
+    return bounds[num_test], bounds[until_valid]
 
 
 def _place(group: str, seed: int) -> float:
