@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,29 @@ def test_what_is_done_is_skipped_and_what_changed_is_not(
     assert (summary.done, summary.skipped) == (2, 1)
     assert outputs(out) == before
     assert embed_collection(embedder, [library], out, overwrite=True).done == 3
+
+
+def test_what_is_done_is_done_wherever_the_recordings_move(
+    music: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    library, moved, out = tmp_path / "library", tmp_path / "moved", tmp_path / "out"
+    shutil.copytree(music, library)
+    embed_collection(embedder, [library], out)
+    before = outputs(out)
+    library.rename(moved)
+    assert embed_collection(embedder, [moved], out).skipped == 6
+
+    (out / "top.npz").unlink()
+    os.utime(moved / "album 1" / "1 flac.flac", (1, 1))  # is there no more, and this is another
+    summary = embed_collection(embedder, [moved], out)
+    assert (summary.done, summary.skipped) == (1, 4)
+    assert "its result would have the name of that of" in summary.failures[0][1]
+    assert outputs(out).keys() == before.keys()
+
+    again = embed_collection(embedder, [moved], out, overwrite=True)
+    assert (again.done, len(again.failures)) == (5, 1)
+    shutil.copytree(moved, library)  # copies are two, and one of them has the name
+    assert len(embed_collection(embedder, [library], out).failures) == 5
 
 
 def test_bad_recordings_are_reported_and_skipped(

@@ -379,12 +379,10 @@ def _pending(
     summary: Summary,
 ) -> list[Recording]:
     """What is to be done; the rest is noted as skipped, or as failed if its name is taken."""
-    owners = {entry["name"]: path for path, entry in journal.entries.items()}
     pending = []
     for recording in recordings:
-        owner = owners.get(recording.name, str(recording))
-        if owner != str(recording):
-            summary.failures.append((str(recording), _collision(recording.path, owner)))
+        if rival := journal.rival(recording):
+            summary.failures.append((str(recording), _collision(recording.path, rival)))
         elif journal.has(recording) and not overwrite:
             summary.skipped += 1
         elif (

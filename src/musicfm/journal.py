@@ -7,6 +7,7 @@ has a line before: whose files are there without one, nobody here wrote.
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ class Journal:
     ) -> None:
         self.entries: dict[str, dict[str, Any]] = {}
         """By the recording's path."""
+        self._paths: dict[str, str] = {}
+        """By the name of the result, which one recording has."""
         self._begun: set[str] = set()
         self._folder, self._path = folder, folder / JOURNAL
         self._settings, self._overwrite = dict(settings), overwrite
@@ -76,17 +79,23 @@ class Journal:
             self._open.close()
 
     def has(self, recording: Recording) -> bool:
-        """Whether a recording is done, and has not changed since."""
-        entry = self.entries.get(str(recording))
+        """Whether a recording is done, and has not changed since; it may have moved."""
+        entry = self.entries.get(str(recording)) or self._moved(recording)
         return (
             entry is not None
-            and (entry["size"], entry["modified"]) == (recording.size, recording.modified)
+            and _is_of_one_state(entry, recording)
             and (self._folder / entry["output"]).is_file()
         )
 
+    def rival(self, recording: Recording) -> str | None:
+        """The path of another recording whose result has the name that this one's would have."""
+        path = self._paths.get(recording.name, str(recording))
+        return None if path == str(recording) or self._moved(recording) else path
+
     def owns(self, recording: Recording) -> bool:
         """Whether a run into this folder has done a recording, or was about to."""
-        return str(recording) in self.entries or str(recording) in self._begun
+        path = str(recording)
+        return path in self.entries or path in self._begun or self._moved(recording) is not None
 
     def begin(self, recordings: Iterable[Recording]) -> None:
         """Notes that recordings are about to be done."""
@@ -103,8 +112,24 @@ class Journal:
             "modified": recording.modified,
             **facts,
         }
-        self.entries[str(recording)] = entry
+        self._put(entry)
         self._write([entry])
+
+    def _put(self, entry: dict[str, Any]) -> None:
+        """In place of what the recording had, and of what had its name: there it lay before."""
+        path, name = entry["path"], entry["name"]
+        if old := self.entries.pop(path, None):
+            self._paths.pop(old["name"], None)
+        if name in self._paths:
+            self.entries.pop(self._paths[name], None)
+        self.entries[path], self._paths[name] = entry, path
+
+    def _moved(self, recording: Recording) -> dict[str, Any] | None:
+        """The entry of a recording that lay elsewhere, if it is this one and is there no more."""
+        entry = self.entries.get(self._paths.get(recording.name, ""))
+        if entry is None or not _is_of_one_state(entry, recording):
+            return None
+        return None if os.path.exists(entry["path"]) else entry
 
     def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
         with writing(self._path):
@@ -120,7 +145,8 @@ class Journal:
             header, *lines = [parse_json(line) for line in whole.splitlines()] or [None]
             self._begun = {_begun(line) for line in lines if "begins" in line}
             entries = [_checked(line) for line in lines if "begins" not in line]
-            self.entries = {entry["path"]: entry for entry in entries}
+            for entry in entries:
+                self._put(entry)
             there = None if header is None else dict(header["settings"])
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(
@@ -129,7 +155,7 @@ class Journal:
         if there is not None and there != self._settings:
             if self.entries:
                 self._refuse_mixture(there)
-            self.entries, self._begun = {}, set()
+            self.entries, self._paths, self._begun = {}, {}, set()
             there = None
         if there is None:
             whole = json.dumps({"settings": self._settings}).encode() + b"\n"
@@ -148,6 +174,10 @@ class Journal:
                 f"{what}, and this run would not overwrite those of {len(kept)} recordings, such "
                 f"as {kept[0]}; use another folder"
             )
+
+
+def _is_of_one_state(entry: Mapping[str, Any], recording: Recording) -> bool:
+    return (entry["size"], entry["modified"]) == (recording.size, recording.modified)
 
 
 def _begun(line: Mapping[str, Any]) -> str:
