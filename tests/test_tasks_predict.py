@@ -20,7 +20,7 @@ from musicfm.tasks import heads
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.evaluation import evaluate_head, to_json, to_text
 from musicfm.tasks.overlap import overlaps
-from musicfm.tasks.predict import Heard, Predictor, predict_collection, write_jams
+from musicfm.tasks.predict import Heard, Output, Predictor, predict_collection, write_jams
 from musicfm.tasks.probe import ProbeSettings
 from musicfm.tasks.rows import Row
 from musicfm.tasks.study import Study, run_study
@@ -133,12 +133,13 @@ def test_a_result_that_cannot_be_written_ends_a_run_if_no_other_can(
             raise OutputError("it cannot be written") from OSError(code, os.strerror(code))
         return write_jams(predictor, heard, out)
 
+    output = Output(write, [".jams"])
     paths = [music / "tone_0.wav", music / "tone_1.wav"]
     if code == errno.ENOSPC:
         with pytest.raises(OutputError, match="cannot be written"):
-            predict_collection(predictor, paths, out, write=write, num_workers=1)
+            predict_collection(predictor, paths, out, output=output, num_workers=1)
     else:
-        summary = predict_collection(predictor, paths, out, write=write, num_workers=1)
+        summary = predict_collection(predictor, paths, out, output=output, num_workers=1)
         assert [reason for _, reason in summary.failures] == ["it cannot be written"]
         assert (out / "tone_1.jams").is_file()
     assert not list(out.rglob("*.npy"))

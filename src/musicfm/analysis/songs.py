@@ -14,7 +14,7 @@ from musicfm.analysis.sound import Sound
 from musicfm.collection import Summary
 from musicfm.errors import AudioWarning, ConfigError
 from musicfm.files import atomic_write
-from musicfm.tasks.predict import Heard, Predictor, predict_collection
+from musicfm.tasks.predict import Heard, Output, Predictor, predict_collection
 
 
 def analyse_collection(
@@ -51,14 +51,16 @@ def analyse_collection(
     """
     if unknown := sorted(set(exports) - set(EXPORTS)):
         raise ConfigError(f"there is no export '{unknown[0]}'; choose from {', '.join(EXPORTS)}")
-    suffixes = [".jams", *(EXPORTS[kind].suffix for kind in exports)]
+    output = Output(
+        partial(_write, predictor, page, exports),
+        [".jams", *(EXPORTS[kind].suffix for kind in exports), *([".html"] if page else [])],
+        {"page": page, "exports": sorted(exports)},
+    )
     return predict_collection(
         predictor,
         sources,
         out,
-        write=partial(_write, predictor, page, exports),
-        suffixes=[*suffixes, ".html"] if page else suffixes,
-        settings={"page": page, "exports": sorted(exports)},
+        output=output,
         num_workers=num_workers,
         timeout_seconds=timeout_seconds,
         on_damage=on_damage,

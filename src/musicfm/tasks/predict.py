@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -142,9 +142,17 @@ class Heard:
     """Of damage, with the name of the file."""
 
 
-Write = Callable[[Heard, Path], str]
-"""Takes what was heard to files in a folder. Gives the name of the last one, without which the
-recording does not count as done."""
+@dataclass(frozen=True)
+class Output:
+    """What becomes of what was heard."""
+
+    write: Callable[[Heard, Path], str]
+    """Takes it to files in a folder. Gives the name of the last one, without which the recording
+    does not count as done."""
+    suffixes: Sequence[str]
+    """Of all these files, which have the recording's name."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What else than the heads defines them."""
 
 
 def predict_collection(
@@ -152,9 +160,7 @@ def predict_collection(
     sources: Sequence[Path],
     out: Path,
     *,
-    write: Write | None = None,
-    suffixes: Sequence[str] = (".jams",),
-    settings: Mapping[str, Any] | None = None,
+    output: Output | None = None,
     num_workers: int | None = None,
     timeout_seconds: float = 60.0,
     on_damage: Literal["error", "warn"] = "error",
@@ -168,9 +174,7 @@ def predict_collection(
         sources: recordings, and folders of them.
         out: the folder for the results, named as :func:`musicfm.collection.find_recordings` does.
             It also gets ``journal.jsonl`` and ``report.json``.
-        write: makes the files of a recording; None: a JAMS file.
-        suffixes: of these files.
-        settings: what else than the heads defines the files.
+        output: what to write; None: a JAMS file for each.
         num_workers: processes that decode; None leaves one core for the encoder.
         timeout_seconds: after which a decoder without progress is given up.
         on_damage: refuse damaged recordings, or use what comes before the damage.
@@ -184,15 +188,15 @@ def predict_collection(
         ConfigError: no recordings.
         OutputError: the folder cannot be written, or holds results of other settings.
     """
-    write = write or partial(write_jams, predictor)
-    defining = {"head": predictor.fingerprint(), "on_damage": on_damage, **(settings or {})}
+    output = output or Output(partial(write_jams, predictor), [".jams"])
+    settings = {"head": predictor.fingerprint(), "on_damage": on_damage, **output.settings}
     with (
         running(
             "Listening",
             sources,
             out,
-            defining,
-            suffixes=suffixes,
+            settings,
+            suffixes=output.suffixes,
             overwrite=overwrite,
             progress=progress,
         ) as run,
@@ -222,7 +226,7 @@ def predict_collection(
                         run.fails(recording, reason)
                     case Finished():
                         features = predictor.features(files[event.key])
-                        _finish(run, write, recording, features, event, out)
+                        _finish(run, output, recording, features, event, out)
                         for path in files[event.key].values():
                             path.unlink()
     return run.summary
@@ -230,7 +234,7 @@ def predict_collection(
 
 def _finish(
     run: Run,
-    write: Write,
+    output: Output,
     recording: Recording,
     features: Features,
     event: Finished[Location],
@@ -242,7 +246,7 @@ def _finish(
         warning.replace(str(recording), PurePath(str(recording)).name) for warning in event.warnings
     )
     try:
-        output = write(Heard(recording, features, event.duration, named), out)
+        written = output.write(Heard(recording, features, event.duration, named), out)
     except OutputError as error:
         if hits_all(error):
             raise
@@ -250,7 +254,7 @@ def _finish(
     except AudioError as error:  # exports and pages read it once more
         run.fails(recording, str(error))
     else:
-        run.finishes(Written(recording, {"output": output}, event.duration, event.warnings))
+        run.finishes(Written(recording, {"output": written}, event.duration, event.warnings))
 
 
 def write_jams(predictor: Predictor, heard: Heard, out: Path) -> str:
