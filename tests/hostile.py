@@ -602,8 +602,8 @@ def _make_journal(folder: Path) -> None:
     recordings = _recordings(folder)
     (folder / VECTORS).write_bytes(bytes(3 * 4 * MICRO.encoder.dim))
     with Journal(folder, {"layers": 1, "pooling": "mean"}, recordings, False) as journal:
-        journal.begin(recordings)
         for row, recording in enumerate(recordings[:3]):
+            journal.begin(recording)
             journal.add(recording, output=VECTORS, row=row, duration=1.0, warnings=())
 
 

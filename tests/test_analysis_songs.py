@@ -1,6 +1,7 @@
 """Many songs, analysed into a folder, by Python and by the command line."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -71,6 +72,22 @@ def test_every_song_gets_its_files_and_bad_ones_are_passed_over(
     assert analyse_collection(predictor, [music], out, **options).done == 1
     with pytest.raises(OutputError, match=r"other settings \(exports, page differ\)"):
         analyse_collection(predictor, [music], out, page=False)
+
+
+def test_into_the_library_itself(predictor: Predictor, music: Path, tmp_path: Path) -> None:
+    """With a name that is no text, and what a killed run left."""
+    name = os.fsdecode(b"caf\xe9.wav")
+    (music / "c.wav").rename(music / name)
+    (music / ".features").mkdir()
+    (music / ".features" / "0.npy").touch()
+    for done in (2, 0):
+        options: dict[str, Any] = {"exports": ["click"], "num_workers": 1}
+        summary = analyse_collection(predictor, [music], music, **options)
+        assert (summary.done, summary.skipped) == (done, 2 - done)
+    assert len(list(music.rglob("*.click.wav"))) == 2
+    assert not (music / ".features").exists()
+    read = json.loads((music / os.fsdecode(b"caf\xe9.jams")).read_text(encoding="utf-8"))
+    assert read["file_metadata"]["title"] == r"caf\udce9"
 
 
 def test_what_cannot_be_exported_is_said_before_anything_is_done(

@@ -141,6 +141,7 @@ def test_one_bad_file_is_status_1_and_the_rest_is_done(
     [
         ([], "nothing to embed; give files or folders, or --list FILE"),
         (["x.wav", "--layer", "seven"], "--layer is 'seven'; give a number, several (3,7), or all"),
+        (["x.wav", "--layer", "2,-2"], "of the layers 2, 2, one comes twice; give each once"),
         (["x.wav", "--layer", "9"], "no layer 9; this model has layers 0 to 3"),
         (["x.wav", "--pool", "max"], "--pool is 'max'; give none, mean, or a rate in Hz"),
         (["x.wav", "--pool", "-3"], "cannot pool to -3.0 Hz; give a rate above zero"),

@@ -180,8 +180,33 @@ def test_what_is_done_is_done_wherever_the_recordings_move(
 
     again = embed_collection(embedder, [moved], out, overwrite=True)
     assert (again.done, len(again.failures)) == (5, 1)
-    shutil.copytree(moved, library)  # copies are two, and one of them has the name
-    assert len(embed_collection(embedder, [library], out).failures) == 5
+
+
+def test_a_table_holds_where_recordings_have_moved(
+    music: Path, tiny: MusicFM, tmp_path: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    library, moved, out = tmp_path / "library", tmp_path / "moved", tmp_path / "out"
+    shutil.copytree(music / "album 1", library)
+    for folder in (library, moved):
+        if folder is moved:
+            library.rename(moved)
+        embed_collection(Embedder(tiny, 1), [folder], out, pooling="mean", file_format="parquet")
+        rows = parquet.read_table(out / results.TABLE).to_pylist()
+        assert [Path(row["path"]) for row in rows] == sorted(folder.iterdir())
+
+
+def test_a_name_that_is_too_long_costs_only_itself(
+    music: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    for name in (f"{'n' * 252}.au", "a.wav"):
+        (library / name).write_bytes((music / "top.WAV").read_bytes())
+    summary = embed_collection(embedder, [library], tmp_path / "out")
+    ((_, reason),) = summary.failures
+    assert summary.done == 1
+    assert "File name too long" in reason
 
 
 def test_bad_recordings_are_reported_and_skipped(

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from musicfm.errors import DataError, MusicFMError, OutputError
-from musicfm.files import atomic_write, exclusive, parse_json, read_object, sweep, sweep_beside
+from musicfm.files import (
+    atomic_write,
+    exclusive,
+    parse_json,
+    read_object,
+    scratch,
+    sweep,
+    sweep_beside,
+)
 
 
 @pytest.fixture
@@ -126,6 +134,18 @@ def test_what_killed_runs_left_is_swept_up_but_not_what_others_write(tmp_path: P
         sweep(tmp_path)
     left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert left == {*kept, names[2], "d/.journal.jsonl.lock"}
+
+
+def test_scratch_is_empty_and_leaves_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "new" / ".scratch"
+    (place / "left by a kill").mkdir(parents=True)
+    with scratch(place) as folder:
+        assert not list(folder.iterdir())
+        (folder / "a").touch()
+    assert not place.exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*Not a directory"):
+        scratch(tmp_path / "file" / "in").__enter__()
 
 
 def test_what_killed_runs_left_of_a_file_is_swept_up_and_of_others_not(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from musicfm.collection import find_recordings
-from musicfm.datasets.scanning import scan
+from musicfm.datasets.scanning import collect, scan
+from musicfm.errors import CheckpointError, DataError
 from musicfm.folders import common_folder, recordings_in
+from musicfm.model import MusicFM
 
 
 @pytest.fixture
@@ -28,6 +30,28 @@ def test_recordings_come_in_order_and_hidden_ones_do_not(library: Path) -> None:
     found = [path.relative_to(library).as_posix() for path in recordings_in(library, fail)]
     assert found == ["a/1.mp3", "a/c/3.opus", "b/2.FLAC"]
     assert list(recordings_in(library / "a" / "notes.txt", fail)) == [library / "a" / "notes.txt"]
+
+
+def test_what_is_in_a_closed_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat: Callable[..., Any] = os.stat
+    closed, readable = tmp_path / "closed" / "b.wav", tmp_path / "a.wav"
+    readable.touch()
+
+    def refuse(path: Any, **options: Any) -> Any:
+        if "/closed" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    failures: list[tuple[str, str]] = []
+    assert [one.path for one in find_recordings([closed, readable], failures)] == [readable]
+    assert failures == [(str(closed), f"{closed} cannot be read: Permission denied")]
+    with pytest.raises(CheckpointError, match=r"no model '.*closed'"):
+        MusicFM.from_pretrained(closed.parent)
+    with pytest.raises(DataError, match=r"no file can be used: .*Permission denied"):
+        collect([closed], num_workers=1)
 
 
 def test_what_paths_have_in_common(library: Path) -> None:

@@ -30,15 +30,16 @@ def test_what_is_noted_is_found_again(tmp_path: Path) -> None:
 
 def test_what_was_about_to_be_done_is_known_after_a_kill(tmp_path: Path) -> None:
     with journal(tmp_path) as it:
-        assert not it.owns(A)
-        it.begin([A])
+        assert not it.owns("a")
+        it.begin(A)
         it.add(A, output="a.npz")
     with journal(tmp_path) as it:
-        assert it.owns(A)
-        assert not it.owns(B)
-        it.begin([A, B])
+        assert it.owns("a")
+        assert not it.owns("b")
+        it.begin(A)
+        it.begin(B)
     with journal(tmp_path) as it:
-        assert it.owns(B)
+        assert it.owns("b")
         assert list(it.entries) == [str(A)]
     assert (tmp_path / JOURNAL).read_text().count("begins") == 2
 
@@ -51,6 +52,42 @@ def test_a_changed_recording_and_a_lost_result_do_not_count(tmp_path: Path) -> N
         assert not it.has(Recording(A.path, A.name, 10, 21))
         (tmp_path / "a.npz").unlink()
         assert not it.has(A)
+
+
+def test_a_recording_that_moved_is_known_by_its_content(tmp_path: Path) -> None:
+    def at(folder: str, content: bytes) -> Recording:
+        path = tmp_path / folder / "a.wav"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        return Recording(path, "a", len(content), 20)
+
+    (tmp_path / "a.npz").touch()
+    content = bytes(300_000)
+    before = at("before", content)
+    url = Recording("https://x.org/1/b.wav", "b", 5, 0)
+    with journal(tmp_path) as it:
+        it.add(before, output="a.npz")
+        it.add(url, output="a.npz")
+    after = at("after", content)
+    other = at("other", content[:150_000] + b"x" + content[150_001:])
+    with journal(tmp_path) as it:
+        for recording in (after, other):  # copies are two, and one of them has the name
+            assert it.rival(recording) == str(before)
+            assert not it.has_moved(recording)
+    Path(before.path).unlink()
+    with journal(tmp_path) as it:
+        assert it.has_moved(after)
+        assert it.rival(after) is None
+        assert it.rival(other) == str(before)
+        assert it.rival(Recording("https://x.org/2/b.wav", "b", 5, 0)) == str(url)
+        it.add(after, output="a.npz")
+    with journal(tmp_path) as it:
+        assert list(it.entries) == [str(url), str(after)]
+    with pytest.raises(OutputError, match=r"those of 1 .*as https://x\.org/1"):
+        journal(tmp_path, layer=8, recordings=[after], overwrite=True).__enter__()
+    Path(after.path).rename(before.path)
+    with journal(tmp_path, layer=8, recordings=[before, url], overwrite=True) as it:
+        assert not it.entries
 
 
 @pytest.mark.parametrize("kept", range(1, 40, 6))

@@ -122,6 +122,20 @@ def test_annotations_made_by_hand_are_not_replaced(head: Path, music: Path, tmp_
     assert (tmp_path / "tone_0.jams").read_bytes() != mine
 
 
+def test_what_a_run_did_not_come_to_write_is_not_its_own(
+    head: Path, music: Path, tmp_path: Path
+) -> None:
+    predictor = Predictor.load([head])
+    song, mine = tmp_path / "song.wav", tmp_path / "song.jams"
+    song.write_bytes((music / "tone_0.wav").read_bytes()[:-50_000])
+    assert len(predict_collection(predictor, [song], tmp_path, num_workers=1).failures) == 1
+    mine.write_bytes((music / "tone_0.jams").read_bytes())
+    shutil.copy(music / "tone_0.wav", song)
+    ((_, reason),) = predict_collection(predictor, [song], tmp_path, num_workers=1).failures
+    assert "is there already, and no run" in reason
+    assert mine.read_bytes() == (music / "tone_0.jams").read_bytes()
+
+
 @pytest.mark.parametrize("code", [errno.ENAMETOOLONG, errno.ENOSPC], ids=errno.errorcode.get)
 def test_a_result_that_cannot_be_written_ends_a_run_if_no_other_can(
     head: Path, music: Path, tmp_path: Path, code: int

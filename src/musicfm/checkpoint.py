@@ -7,6 +7,7 @@ memory-mapped, so a file in use must be replaced by renaming, which is what :fun
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from functools import reduce
@@ -70,18 +71,18 @@ def load(
     if str(source) in hub.PUBLISHED:
         path, found = hub.fetch_published(str(source), allow_hash_mismatch)
         stats = found if stats is None else stats
-    elif not path.exists() and hub.is_repo_id(str(source)):
+    elif not os.path.exists(path) and hub.is_repo_id(str(source)):
         path = hub.fetch_folder(str(source), (CONFIG, WEIGHTS), revision)
         revision = None
     if revision is not None:
         raise CheckpointError(f"revision={revision!r} is for hub ids, and '{source}' is none")
-    if path.is_dir():
+    if os.path.isdir(path):
         if stats is not None:
             raise CheckpointError(f"stats= is for .pt files; those of {path} are in its {CONFIG}")
         config, tensors = read_pair(path / WEIGHTS, path / CONFIG, ModelConfig, "model")
-    elif path.suffix == ".ckpt" and path.is_file():
+    elif path.suffix == ".ckpt" and os.path.isfile(path):
         config, tensors = _read_run(path)
-    elif path.is_file():
+    elif os.path.isfile(path):
         config, tensors = published.read(path, stats)
     elif path.suffix in (".pt", ".ckpt"):
         raise CheckpointError(f"there is no file {path}; check the path")
@@ -104,7 +105,7 @@ def folder_of(source: str | Path) -> Path | None:
     """
     if str(source) == SHIPPED:
         return Path(__file__).with_name(SHIPPED)
-    return Path(source) if str(source) not in hub.PUBLISHED and Path(source).is_dir() else None
+    return Path(source) if str(source) not in hub.PUBLISHED and os.path.isdir(source) else None
 
 
 def save(model: "MusicFM", folder: str | Path) -> None:

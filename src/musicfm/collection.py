@@ -187,6 +187,8 @@ def embed_collection(
                         run.starts(recording, duration)
                     case Frames(recording, frames):
                         run.hears(recording, frames.shape[1] / embedder.rate)
+                    case Finished(recording):
+                        run.begins(recording)
                     case Written():
                         run.finishes(event)
                     case Failure(recording, reason):
@@ -246,9 +248,9 @@ class Written:
 
 def written(
     events: Iterable[TrackEvent[Recording]], writer: Writer
-) -> Iterator[Start[Recording] | Frames[Recording] | Written | Failure[Recording]]:
-    """Writes the recordings whose frames arrive in ``events``; passes on all events but the last
-    of each, in whose place it says what was written, or why it could not be.
+) -> Iterator[TrackEvent[Recording] | Written]:
+    """Writes the recordings whose frames arrive in ``events``; passes on all events, and after the
+    last of each, which is passed on before, says what was written, or why it could not be.
 
     Raises OutputError if nothing can be written any more.
     """
@@ -265,6 +267,7 @@ def written(
                     under_way[recording].add(frames)
                     yield event
                 case Finished(duration=duration, warnings=warnings):
+                    yield event
                     try:
                         with contextlib.closing(under_way.pop(recording)) as collected:
                             found = writer.write(
@@ -303,6 +306,13 @@ class Run:
     def starts(self, recording: Recording, duration: float) -> None:
         """A recording says that it lasts so many seconds."""
         self._bar.starts(recording, duration)
+
+    def begins(self, recording: Recording) -> None:
+        """The result of a recording is about to be written; so it is this folder's from now on.
+
+        Raises OutputError if that cannot be noted.
+        """
+        self._journal.begin(recording)
 
     def hears(self, recording: Recording, seconds: float) -> None:
         """So many more seconds of a recording are done."""
@@ -358,7 +368,6 @@ def running(
     recordings = find_recordings(sources, summary.failures)
     with Journal(folder, settings, recordings, overwrite) as journal:
         pending = _pending(recordings, journal, folder, suffixes, overwrite, summary)
-        journal.begin(pending)
         try:
             sizes = {recording: recording.size for recording in pending}
             with ListeningProgress(what, sizes, progress) as bar:
@@ -383,11 +392,16 @@ def _pending(
     for recording in recordings:
         if rival := journal.rival(recording):
             summary.failures.append((str(recording), _collision(recording.path, rival)))
-        elif journal.has(recording) and not overwrite:
+        elif _is_result(recording, journal, folder, suffixes):
+            continue
+        elif not overwrite and (
+            # A table holds paths: what has moved is done again for it.
+            journal.has(recording) or (suffixes and journal.has_moved(recording))
+        ):
             summary.skipped += 1
         elif (
             not overwrite
-            and not journal.owns(recording)
+            and not journal.owns(recording.name)
             and (taken := _first_there(folder / f"{recording.name}{suffix}" for suffix in suffixes))
         ):
             reason = (
@@ -400,8 +414,17 @@ def _pending(
     return pending
 
 
+def _is_result(
+    recording: Recording, journal: Journal, folder: Path, suffixes: Sequence[str]
+) -> bool:
+    """Whether this is what a run wrote, such as a recording with clicks."""
+    path = os.path.relpath(recording.path, folder)
+    return any(path.endswith(end) and journal.owns(path.removesuffix(end)) for end in suffixes)
+
+
 def _first_there(paths: Iterable[Path]) -> Path | None:
-    return next((path for path in paths if path.exists()), None)
+    # Unlike Path.exists, this is false of a name that is too long.
+    return next((path for path in paths if os.path.exists(path)), None)
 
 
 def hits_all(error: OutputError) -> bool:

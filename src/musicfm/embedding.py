@@ -241,7 +241,7 @@ class WindowEncoder(ABC):
 def wanted_layers(model: MusicFM, layer: int | Sequence[int] | str | None) -> list[int]:
     """Layers as indices from 0: those given, "all", or with None the usual one, 7 of 12.
 
-    Raises ConfigError: a layer that the model does not have.
+    Raises ConfigError: a layer that the model does not have, or one twice.
     """
     if layer is None:
         return [round(model.config.encoder.depth * 7 / 12)]
@@ -249,7 +249,11 @@ def wanted_layers(model: MusicFM, layer: int | Sequence[int] | str | None) -> li
         return list(range(model.num_layers))
     if isinstance(layer, str):
         raise ConfigError(f"layer is {layer!r}; give a number, several, or 'all'")
-    return model.check_layers([int(layer)] if isinstance(layer, int | np.integer) else layer)
+    layers = model.check_layers([int(layer)] if isinstance(layer, int | np.integer) else layer)
+    if len(set(layers)) < len(layers):  # whoever reads a result asks for a layer by its number
+        named = ", ".join(map(str, layers))
+        raise ConfigError(f"of the layers {named}, one comes twice; give each once")
+    return layers
 
 
 def _usual_batch_size(model: MusicFM) -> int:

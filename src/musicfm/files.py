@@ -4,6 +4,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,6 +76,21 @@ def sweep(folder: Path) -> None:
             if _TEMPORARY.fullmatch(name):
                 with writing(folder):
                     Path(parent, name).unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder that is removed after the block; what a kill left there goes first.
+
+    No other run may use it. Raises OutputError.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    with writing(folder):
+        folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep_beside(target: Path) -> None:

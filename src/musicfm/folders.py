@@ -18,7 +18,7 @@ def recordings_in(source: Path, on_error: Callable[[OSError], None]) -> Iterator
 
     Hidden files and folders are passed over. ``on_error`` is told of folders that cannot be read.
     """
-    if not source.is_dir():
+    if not os.path.isdir(source):  # unlike Path.is_dir, of what may not be read, too
         yield source
         return
     for folder, subfolders, files in os.walk(source, onerror=on_error):
@@ -41,5 +41,5 @@ def describe(error: OSError) -> tuple[str, str]:
 
 def common_folder(paths: list[Path]) -> str:
     """The folder that absolute paths of files and folders have in common."""
-    folders = [str(path if path.is_dir() else path.parent) for path in paths]
+    folders = [str(path if os.path.isdir(path) else path.parent) for path in paths]
     return os.path.commonpath(folders or ["."])

@@ -1,11 +1,12 @@
 """The journal of a folder of results: what is done, and under which settings.
 
 A result counts when its line is in the journal; the line is written after the result has its final
-name, so a run that was killed at any moment continues where it stopped. What a run is about to do
-has a line before: whose files are there without one, nobody here wrote.
+name, so a run that was killed at any moment continues where it stopped. What a run is about to
+write has a line before: files that are there without one, nobody here wrote.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -15,9 +16,11 @@ from typing import Any, Self
 
 from musicfm.errors import OutputError
 from musicfm.files import atomic_write, exclusive, parse_json, sweep, writing
-from musicfm.remote import Location
+from musicfm.remote import Location, is_url
 
 JOURNAL = "journal.jsonl"
+
+_GLANCE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Journal:
         self._begun: set[str] = set()
         self._folder, self._path = folder, folder / JOURNAL
         self._settings, self._overwrite = dict(settings), overwrite
-        self._recordings = {str(recording) for recording in recordings}
+        self._recordings = tuple(recordings)
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -79,29 +82,29 @@ class Journal:
             self._open.close()
 
     def has(self, recording: Recording) -> bool:
-        """Whether a recording is done, and has not changed since; it may have moved."""
-        entry = self.entries.get(str(recording)) or self._moved(recording)
-        return (
-            entry is not None
-            and _is_of_one_state(entry, recording)
-            and (self._folder / entry["output"]).is_file()
-        )
+        """Whether a recording is done, and has not changed since."""
+        entry = self.entries.get(str(recording))
+        return entry is not None and self._holds(entry, recording)
+
+    def has_moved(self, recording: Recording) -> bool:
+        """Whether a recording is done, and lay elsewhere then."""
+        entry = self._moved(recording)
+        return entry is not None and self._holds(entry, recording)
 
     def rival(self, recording: Recording) -> str | None:
         """The path of another recording whose result has the name that this one's would have."""
         path = self._paths.get(recording.name, str(recording))
         return None if path == str(recording) or self._moved(recording) else path
 
-    def owns(self, recording: Recording) -> bool:
-        """Whether a run into this folder has done a recording, or was about to."""
-        path = str(recording)
-        return path in self.entries or path in self._begun or self._moved(recording) is not None
+    def owns(self, name: str) -> bool:
+        """Whether a run into this folder has written a result of this name, or was about to."""
+        return name in self._paths or name in self._begun
 
-    def begin(self, recordings: Iterable[Recording]) -> None:
-        """Notes that recordings are about to be done."""
-        new = [str(recording) for recording in recordings if not self.owns(recording)]
-        self._begun.update(new)
-        self._write({"begins": path} for path in new)
+    def begin(self, recording: Recording) -> None:
+        """Notes that the result of a recording is about to be written."""
+        if not self.owns(recording.name):
+            self._begun.add(recording.name)
+            self._write({"begins": recording.name})
 
     def add(self, recording: Recording, **facts: Any) -> None:
         """Notes that a recording is done."""
@@ -110,10 +113,16 @@ class Journal:
             "name": recording.name,
             "size": recording.size,
             "modified": recording.modified,
+            "glance": _glance(recording.path),
             **facts,
         }
         self._put(entry)
-        self._write([entry])
+        self._write(entry)
+
+    def _holds(self, entry: Mapping[str, Any], recording: Recording) -> bool:
+        return (
+            _is_of_one_state(entry, recording) and (self._folder / str(entry["output"])).is_file()
+        )
 
     def _put(self, entry: dict[str, Any]) -> None:
         """In place of what the recording had, and of what had its name: there it lay before."""
@@ -129,11 +138,14 @@ class Journal:
         entry = self.entries.get(self._paths.get(recording.name, ""))
         if entry is None or not _is_of_one_state(entry, recording):
             return None
-        return None if os.path.exists(entry["path"]) else entry
+        if is_url(entry["path"]) or os.path.exists(entry["path"]):
+            return None
+        seen = entry.get("glance")
+        return entry if seen is not None and seen == _glance(recording.path) else None
 
-    def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
+    def _write(self, line: Mapping[str, Any]) -> None:
         with writing(self._path):
-            self._file.writelines(json.dumps(line) + "\n" for line in lines)
+            self._file.write(json.dumps(line) + "\n")
             self._file.flush()
 
     def _read(self) -> None:
@@ -169,7 +181,9 @@ class Journal:
         what = f"{self._folder} holds results of other settings ({', '.join(differing)} differ)"
         if not self._overwrite:
             raise OutputError(f"{what}; use another folder, or overwrite them")
-        if kept := sorted(set(self.entries) - self._recordings):
+        mine = {str(recording) for recording in self._recordings}
+        moved = {e["path"] for r in self._recordings if (e := self._moved(r)) is not None}
+        if kept := sorted(set(self.entries) - mine - moved):
             raise OutputError(
                 f"{what}, and this run would not overwrite those of {len(kept)} recordings, such "
                 f"as {kept[0]}; use another folder"
@@ -180,8 +194,27 @@ def _is_of_one_state(entry: Mapping[str, Any], recording: Recording) -> bool:
     return (entry["size"], entry["modified"]) == (recording.size, recording.modified)
 
 
+def _glance(location: Location) -> str | None:
+    """SHA-256 of a little of a file, to know it again elsewhere; None of what is not there, or far.
+
+    Of its beginning, middle and end: recordings begin and end alike, in silence.
+    """
+    if isinstance(location, str):
+        return None
+    try:
+        with location.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            digest = hashlib.sha256()
+            for place in (0, end // 2, max(0, end - _GLANCE_BYTES)):
+                file.seek(place)
+                digest.update(file.read(_GLANCE_BYTES))
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
 def _begun(line: Mapping[str, Any]) -> str:
-    """Of which recording a line says that it begins. Raises TypeError for one that does not."""
+    """The name of the result that a line says begins. Raises TypeError for one that does not."""
     if not isinstance(line["begins"], str):
         raise TypeError("values of other types")
     return line["begins"]

@@ -31,7 +31,10 @@ _READ_BYTES = 1 << 20
 _FETCH_BYTES = 1 << 23
 _IN_MEMORY = 1 << 26
 # What stores say of a file that changes with its content.
-_VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "updated", "created")
+_VERSIONS = (
+    "ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "updated", "created",
+    "Content-MD5", "Digest", "Last-Modified",
+)  # fmt: skip
 
 T = TypeVar("T")
 

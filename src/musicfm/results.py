@@ -301,5 +301,5 @@ def table_of(
 
 
 def as_text(path: str) -> str:
-    """A path as a table can hold it: file names may have bytes that are no UTF-8."""
+    """A path as text: file names may have bytes that are no UTF-8."""
     return path.encode("utf-8", "backslashreplace").decode()

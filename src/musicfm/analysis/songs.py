@@ -74,7 +74,7 @@ def _write(
 ) -> str:
     """Writes the files of a recording, the JAMS file last."""
     recording, name = heard.recording.path, heard.recording.name
-    analysis = analyse(predictor, heard.features, heard.duration, Path(name).name, heard.warnings)
+    analysis = analyse(predictor, heard.features, heard.duration, heard.title, heard.warnings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AudioWarning)  # of damage is told where it is heard
         for kind in exports:

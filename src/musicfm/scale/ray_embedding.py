@@ -233,6 +233,8 @@ def _embed(run: Run, job: Job, cluster: Cluster) -> None:
     import ray
 
     left = {str(recording): recording for recording in run.pending}
+    for recording in run.pending:  # workers write when they can, and do not wait for a note
+        run.begins(recording)
     shared = ray.put(job)
     share = math.ceil(len(left) / (CHUNKS_PER_WORKER * cluster.actors))
     size = max(1, min(MAX_CHUNK, share))

@@ -7,6 +7,7 @@ on, and refuses those of another.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -131,13 +132,13 @@ def shipped(model: str | Path) -> dict[str, Path]:
     """The folders of the heads that come with a model, by task."""
     folder = checkpoint.folder_of(model)
     found = {} if folder is None else {task: folder / HEADS / task for task in get_args(TaskName)}
-    return {task: path for task, path in found.items() if path.is_dir()}
+    return {task: path for task, path in found.items() if os.path.isdir(path)}
 
 
 def locate(name: str | Path) -> Path:
     """The folder of a head: itself, or what a name such as "nano/beat" stands for."""
     path = Path(name)
-    return path if path.exists() else shipped(path.parent).get(path.name, path)
+    return path if os.path.exists(path) else shipped(path.parent).get(path.name, path)
 
 
 def save(head: Head, folder: str | Path) -> None:

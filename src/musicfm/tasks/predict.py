@@ -18,10 +18,11 @@ from musicfm.datasets.jams import document, observations
 from musicfm.decoders import Failure, Start
 from musicfm.embedding import Embedder, Finished, Frames, WindowEncoder
 from musicfm.errors import AudioError, CheckpointError, OutputError
-from musicfm.files import atomic_write
+from musicfm.files import atomic_write, scratch
 from musicfm.journal import Recording
 from musicfm.model import MusicFM
 from musicfm.remote import Location
+from musicfm.results import as_text
 from musicfm.tasks import heads
 from musicfm.tasks.features import Features, compute
 from musicfm.tasks.heads import MODEL, Head, HeadConfig, check_model
@@ -141,6 +142,11 @@ class Heard:
     warnings: tuple[str, ...] = ()
     """Of damage, with the name of the file."""
 
+    @property
+    def title(self) -> str:
+        """The recording's name, without its folder."""
+        return as_text(PurePath(self.recording.name).name)
+
 
 @dataclass(frozen=True)
 class Output:
@@ -200,12 +206,11 @@ def predict_collection(
             overwrite=overwrite,
             progress=progress,
         ) as run,
-        tempfile.TemporaryDirectory(dir=out, prefix=".") as folder,
+        scratch(out / ".features") as folder,
     ):
         recordings = {recording.path: recording for recording in run.pending}
         files = {
-            path: predictor.files(Path(folder), str(number))
-            for number, path in enumerate(recordings)
+            path: predictor.files(folder, str(number)) for number, path in enumerate(recordings)
         }
         computed = compute(
             predictor.encoder,
@@ -243,8 +248,10 @@ def _finish(
     """Writes what was heard in a recording. Raises OutputError if nothing can be written."""
     # Without the folder: results are passed on, and paths are private.
     named = tuple(
-        warning.replace(str(recording), PurePath(str(recording)).name) for warning in event.warnings
+        as_text(warning.replace(str(recording), PurePath(str(recording)).name))
+        for warning in event.warnings
     )
+    run.begins(recording)
     try:
         written = output.write(Heard(recording, features, event.duration, named), out)
     except OutputError as error:
@@ -263,7 +270,7 @@ def write_jams(predictor: Predictor, heard: Heard, out: Path) -> str:
     jams = document(
         observations(predictor.decode(heard.features, heard.duration), heard.duration),
         heard.duration,
-        title=Path(heard.recording.name).name,
+        title=heard.title,
         tool=f"musicfm predict ({tasks})",
         version=musicfm.__version__,
         sandbox={**predictor.provenance(), "warnings": list(heard.warnings)},
