@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -94,6 +95,16 @@ def test_an_analysis_is_that_of_the_command_line(
     assert answer.status == 200, answer.body
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.json() == json.loads(json.dumps(expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("No. 5", "No. 5"), ("No. 5.mp3", "No. 5"), ("a.b.wav", "a.b")],
+)
+def test_titles_keep_their_dots(client: Client, name: str, title: str) -> None:
+    answer = client.post(f"/v1/analyze?name={quote(name)}", wav())
+    assert answer.json()["file_metadata"]["title"] == title
+    assert f"{quote(title)}.jams" in answer.headers["Content-Disposition"]
 
 
 def test_progress_comes_in_lines_and_ends_with_the_page(client: Client) -> None:

@@ -92,7 +92,12 @@ def test_who_leaves_early_leaves_nothing_behind(tiny: MusicFM) -> None:
         tracks = shared.tracks(events, "song", nothing)
         assert isinstance(next(tracks), Frames)
         tracks.close()
+        tracks = shared.tracks(blocks(clip(0, 60.0)), "song", nothing)
+        while not shared._asked.empty() or not isinstance(next(tracks), Frames):
+            pass
+        tracks.close()  # when everything has been asked for
         assert frames_of(shared, clip(1)).shape[1] == 25
+        eventually(lambda: not shared._under_way, seconds=30.0)
 
 
 def test_an_encoder_that_fails_starts_again(

@@ -258,7 +258,7 @@ async def _file(request: Request, service: Service, running: Running) -> Respons
         result,
         headers=headers,
         media_type=_MEDIA[result.suffix],
-        filename=Path(running.job.name).stem + result.suffix,
+        filename=running.job.title + result.suffix,
         content_disposition_type="inline" if result.suffix == ".html" else "attachment",
     )
 

@@ -16,6 +16,7 @@ from musicfm.analysis.page import render_page
 from musicfm.decoders import Block, Event, Failure, Start
 from musicfm.embedding import Finished, Frames
 from musicfm.errors import AudioError
+from musicfm.folders import is_named_as_audio
 from musicfm.results import FrameSpool, Pooling, RunningMean, arrays_of, write_npz
 from musicfm.serving.hands import Hands
 from musicfm.serving.limits import Limits, Refusal
@@ -71,6 +72,12 @@ class Job(ABC):
     def cancel(self) -> None:
         """Makes the job end soon."""
         self._is_cancelled.set()
+
+    @property
+    def title(self) -> str:
+        """The name, without what says that it is a recording."""
+        name = Path(self.name)
+        return name.stem if is_named_as_audio(name.name) else name.name
 
     @property
     def is_cancelled(self) -> bool:
@@ -195,7 +202,7 @@ class AnalyzeJob(Job):
         """The JAMS file or the page."""
         self._writers.finish(self.upload)
         features = self._predictor.features(self._files)
-        analysis = analyse(self._predictor, features, duration, Path(self.name).stem)
+        analysis = analyse(self._predictor, features, duration, self.title)
         analysis = replace(analysis, provenance=_without_paths(analysis.provenance))
         self.check()
         if self._format == "jams":

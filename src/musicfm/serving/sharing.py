@@ -18,13 +18,15 @@ _POLL_SECONDS = 0.25
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Listener:
     """Who waits for the frames of a recording; in messages, it is the recording."""
 
     name: str
     answers: "SimpleQueue[TrackEvent[_Listener] | None]" = field(default_factory=SimpleQueue)
     """None: the encoder has failed."""
+    is_over: bool = False
+    """Whether the last answer has been given."""
 
     def __str__(self) -> str:
         return self.name
@@ -101,11 +103,15 @@ class SharedEncoder:
             try:
                 for event in self.encoder.tracks(self._events()):
                     event.key.answers.put(event)
+                    if isinstance(event, Finished | Failure):
+                        event.key.is_over = True
+                        self._under_way.discard(event.key)
                 return
             except Exception:
                 _log.exception("the encoder has failed; it starts again")
                 for listener in self._under_way:
                     listener.answers.put(None)
+                    listener.is_over = True
                 self._under_way.clear()
 
     def _events(self) -> Iterator[_Asked | None]:
@@ -119,6 +125,8 @@ class SharedEncoder:
                 return
             if isinstance(event, Failure):
                 self._under_way.discard(event.key)
+            elif event.key.is_over:  # what was asked before it was known
+                continue
             else:
                 self._under_way.add(event.key)
             yield event
