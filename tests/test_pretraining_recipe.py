@@ -57,6 +57,7 @@ def test_a_file_needs_only_what_differs(tmp_path: Path) -> None:
         ("nano", ["steps"], "'steps' sets nothing; give key=value"),
         ("nano", ["steps=many"], "'steps' is 'many'"),
         ("nano", ["steps=0"], "'steps' is 0"),
+        ("nano", ["optimizer.betas=[0.9,1.0]"], "'1' in optimizer.betas is 1.0"),
         ("nano", ["batch_size=10"], "batch_size 10 is no multiple of micro_batch_size 3"),
         ("nano", ["masking.block_seconds=0.05"], "choose a whole number"),
     ],

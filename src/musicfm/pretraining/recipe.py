@@ -19,6 +19,7 @@ from musicfm.config import (
     Config,
     ModelConfig,
     Positive,
+    Probability,
 )
 from musicfm.errors import ConfigError
 from musicfm.files import parse_json
@@ -35,7 +36,7 @@ class OptimizerConfig(Config):
     warmup_steps: Annotated[int, Field(ge=0)] = 32_000
     schedule: Literal["linear", "cosine"] = "linear"
     """How the learning rate falls to zero at the last step."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Probability, Probability] = (0.9, 0.98)
     epsilon: Annotated[float, Field(gt=0.0)] = 1e-6
     weight_decay: NonNegative = 0.01
     clip_norm: Annotated[float, Field(gt=0.0)] = 10.0
