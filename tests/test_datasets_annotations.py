@@ -151,6 +151,13 @@ def test_a_file_that_is_not_jams_is_named(tmp_path: Path, text: str) -> None:
         read_jams(tmp_path / "missing.jams")
 
 
+def test_what_salami_does_not_know_has_no_label(tmp_path: Path) -> None:
+    data = [observation(0.0, 2.0, "no_function"), observation(2.0, 3.0, "verse")]
+    read = read_jams(write(tmp_path / "song.jams", {"segment_salami_function": data}))
+    assert read.annotations.segments is not None
+    assert read.annotations.segments.labels == ("verse",)
+
+
 def test_annotations_end_with_their_audio(tmp_path: Path) -> None:
     beats = [observation(float(t), 0.0, 1) for t in range(10)]
     read = read_jams(write(tmp_path / "song.jams", {"beat": beats, "chord": CHORDS}))
@@ -212,3 +219,7 @@ def test_tags_of_all_annotations_are_taken_together(tmp_path: Path) -> None:
         },
     )
     assert read_jams(path).annotations.tags == {"piano": 0.6, "jazz": 1.0}
+    write(path, {"tag_open": [sure, sure | {"confidence": 87}], "tag_gtzan": [sure]})
+    read = read_jams(path)
+    assert read.annotations.tags == {"piano": 0.4}
+    assert "a tag has the confidence 87; give 0 to 1, or none" in read.problems[0]

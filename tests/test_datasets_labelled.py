@@ -61,6 +61,16 @@ def test_what_cannot_be_used_is_reported_and_the_rest_goes_on(tmp_path: Path) ->
     assert len(found.problems) == 5
 
 
+def test_recordings_without_labels_leave_no_part_empty(tmp_path: Path) -> None:
+    songs.write_songs(tmp_path, 12)
+    for audio in sorted(tmp_path.glob("*.wav"))[:3]:
+        annotate(audio)
+    for seed in range(5):
+        found = read_labelled([tmp_path], Splitting(0.1, 0.1, seed=seed), num_workers=1)
+        assert [len(found.of_split(name)) for name in SPLITS] == [1, 1, 1]
+        assert not found.of_split(None)
+
+
 def test_splits_of_a_manifest_are_kept(tmp_path: Path) -> None:
     songs.write_songs(tmp_path / "music", 6)
     for audio in (tmp_path / "music").glob("*.wav"):

@@ -30,7 +30,8 @@ def test_pieces_become_labelled_tracks(tmp_path: Path) -> None:
     trees.write_audio(tmp_path / "b" / "two.flac", 2.0)
     pieces = [
         Piece(tmp_path / "a" / "one.wav", TAGGED, artist="X", album="Y", title="Z", split="test"),
-        Piece(tmp_path / "b" / "two.wav", whole_key("C:minor")),  # there in another format
+        # There in another format, and by a path that goes up.
+        Piece(tmp_path / "a" / ".." / "b" / "two.wav", whole_key("C:minor")),
     ]
     found = read_pieces(Collected(pieces, ["known to be bad"]), None, num_workers=1)
     one, two = found.tracks

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import json
 import os
@@ -155,6 +156,28 @@ def test_a_rescan_reads_what_is_new_or_has_changed(music: Path, tmp_path: Path) 
     assert (report["tracks"], report["read"], report["vanished"]) == (5, 3, 1)
 
 
+def test_a_disk_that_is_away_costs_nothing(
+    music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, away, scandir = tmp_path / "m.parquet", tmp_path / "away", os.scandir
+    update_manifest(out, [music], splitting=Splitting(valid=0.4, by="track"), num_workers=1)
+    tracks = list(scanning._absolute(Manifest.load(out)))
+    music.rename(away)
+    scanned = update_manifest(out, [music], num_workers=1)
+    assert (scanned.num_unchanged, scanned.num_vanished, len(scanned.failures)) == (5, 0, 1)
+    assert list(scanning._absolute(Manifest.load(out))) == tracks
+    away.rename(music)
+
+    def refuse(path: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert update_manifest(out, [music], num_workers=1).num_unchanged == 5
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert update_manifest(out, [music], num_workers=1).num_read == 0
+    assert list(scanning._absolute(Manifest.load(out))) == tracks
+
+
 def test_a_check_reads_again_what_is_known(music: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.jsonl"
     path = music / NAMES[0]
@@ -176,6 +199,12 @@ def test_splits_are_kept_or_made_anew(music: Path, tmp_path: Path) -> None:
     splitting = Splitting(valid=0.5, test=0.0, by="folder", seed=2)
     splits = [t.split for t in update_manifest(out, [music], splitting=splitting).manifest]
     assert set(splits) == {"train", "valid"}
+    (music / NAMES[1]).touch()  # read again by a scan that was interrupted
+    with scanning._notes(out, False) as (_, note), contextlib.suppress(KeyboardInterrupt):
+        for track in scanning._absolute(Manifest.load(out)):
+            note(replace(track, split="test"))
+        raise KeyboardInterrupt
+    assert [t.split for t in update_manifest(out, [music], splitting=splitting).manifest] == splits
     official = update_manifest(
         out,
         [music],

@@ -250,7 +250,7 @@ def fit(read: Read, duration: float, name: str) -> Read:
     if read.duration is not None and abs(read.duration - duration) > _BEYOND:
         problems.append(
             f"{name} is about {read.duration:.1f} s of audio, and the audio has {duration:.1f} s; "
-            "its labels are used all the same; is it another recording?"
+            "is it another recording? Labels that do not go on beyond it are used all the same"
         )
     kept: dict[str, Any] = {}
     for kind in ("beats", "chords", "segments", "keys"):
@@ -317,7 +317,11 @@ def _position(value: object) -> int:
 
 def _spans(data: Sequence[Mapping[str, Any]]) -> Spans:
     rows = [(_number(row, "time"), _number(row, "duration"), row.get("value")) for row in data]
-    return make_spans((start, start + duration, _text(value)) for start, duration, value in rows)
+    return make_spans(
+        (start, start + duration, _text(label))
+        for start, duration, label in rows
+        if label != "no_function"  # how segment_salami_function says that it is not known
+    )
 
 
 def _text(value: object) -> str:
@@ -327,7 +331,7 @@ def _text(value: object) -> str:
 
 
 def _tags(data: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {_text(row.get("value")): _confidence(row.get("confidence")) for row in data}
+    return {_text(row.get("value")): _confidence(row) for row in data}
 
 
 def _together(annotated: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
@@ -338,8 +342,11 @@ def _together(annotated: Sequence[Mapping[str, float]]) -> dict[str, float] | No
     return found if annotated else None
 
 
-def _confidence(value: object) -> float:
+def _confidence(observation: Mapping[str, Any]) -> float:
     """1 where there is none, as most files have it."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+    if observation.get("confidence") is None:
         return 1.0
-    return float(value)
+    sure = _number(observation, "confidence")
+    if sure > 1.0:
+        raise DataError(f"a tag has the confidence {sure:g}; give 0 to 1, or none")
+    return sure

@@ -6,15 +6,16 @@ with file and reason, and the rest goes on.
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from musicfm.datasets import annotations
 from musicfm.datasets.annotations import Annotations, fit, read_jams
 from musicfm.datasets.scanning import collect
 from musicfm.datasets.splits import Splitting, split
-from musicfm.datasets.tracks import Split, Track
+from musicfm.datasets.tracks import Manifest, Split, Track
 from musicfm.errors import DataError
 from musicfm.remote import join
 
@@ -44,8 +45,8 @@ class Labelled:
     problems: tuple[str, ...]
     """What could not be used, and why."""
 
-    def of_split(self, split: Split) -> tuple[LabelledTrack, ...]:
-        """The tracks of a split, in their order."""
+    def of_split(self, split: Split | None) -> tuple[LabelledTrack, ...]:
+        """The tracks of a split, or of none, in their order."""
         return tuple(item for item in self.tracks if item.track.split == split)
 
 
@@ -81,21 +82,20 @@ def read_labelled(
         DataError: the manifest cannot be used, or no recording has annotations.
     """
     scanned = collect(sources, num_workers=num_workers, progress=progress)
-    manifest = split(scanned.manifest, splitting)
     tracks: list[LabelledTrack] = []
     by_labels: dict[Path, Path] = {}
     problems = [reason for _, reason in scanned.failures]
-    for track in manifest:
+    for track in scanned.manifest:
         if track.shard is not None:
             raise DataError(
                 f"{track.path} is in the shard {track.shard}, which has no annotations; give a "
                 "folder of recordings with a .jams file beside each"
             )
-        audio = join(manifest.root, track.path)
+        audio = join(scanned.manifest.root, track.path)
         if isinstance(audio, str):
             raise DataError(f"{audio} is at a URL; labelled recordings have to lie on this machine")
         path = audio.with_suffix(ANNOTATIONS)
-        if not path.exists():
+        if not os.path.exists(path):
             problems.append(f"{audio} has no annotations: there is no {path.name} beside it")
             continue
         if not _is_unchanged(track, audio):
@@ -119,4 +119,15 @@ def read_labelled(
             f"no recording in {', '.join(map(str, sources))} has annotations{more}; put a .jams "
             "file of the same name beside each"
         )
-    return Labelled(tuple(tracks), tuple(problems))
+    return Labelled(divided(tracks, partial(split, how=splitting)), tuple(problems))
+
+
+def divided(
+    tracks: Sequence[LabelledTrack], divide: Callable[[Manifest], Manifest]
+) -> tuple[LabelledTrack, ...]:
+    """Tracks in the splits that ``divide`` gives them.
+
+    What has no labels is not among them, and so leaves no part with nothing that has.
+    """
+    manifest = divide(Manifest(".", [item.track for item in tracks]))
+    return tuple(replace(item, track=track) for item, track in zip(tracks, manifest, strict=True))

@@ -5,17 +5,18 @@ whatever cannot be used reported by file and reason.
 """
 
 import csv
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
 from musicfm.datasets.annotations import Annotations, Beats, Read, Spans, fit, make_beats
-from musicfm.datasets.labelled import Labelled, LabelledTrack
+from musicfm.datasets.labelled import Labelled, LabelledTrack, divided
 from musicfm.datasets.scanning import scan
 from musicfm.datasets.splits import Folding, Splitting, fold, split
 from musicfm.datasets.tracks import Split, Track
@@ -69,7 +70,7 @@ def read_pieces(
     found: dict[str, Piece] = {}
     names = cache(_by_stem)
     for piece in collected.pieces:
-        audio = piece.audio.absolute()
+        audio = Path(os.path.abspath(piece.audio))  # as scan names it
         if not _is_there(audio):
             audio = names(audio.parent).get(audio.stem, audio)
         if str(audio) in found:
@@ -86,10 +87,6 @@ def read_pieces(
         manifest = scanned.manifest.map(
             lambda track: _described(track, found[str(root / track.path)], splitting is None)
         )
-        if isinstance(splitting, Splitting):
-            manifest = split(manifest, splitting)
-        elif isinstance(splitting, Folding):
-            manifest = fold(manifest, splitting)
         for track in manifest:
             audio = root / track.path
             try:
@@ -106,6 +103,10 @@ def read_pieces(
     if not tracks:
         more = f"; the first of {len(problems)} problems: {problems[0]}" if problems else ""
         raise DataError(f"no track of the dataset can be used{more}")
+    if isinstance(splitting, Splitting):
+        tracks = [*divided(tracks, partial(split, how=splitting))]
+    elif isinstance(splitting, Folding):
+        tracks = [*divided(tracks, partial(fold, how=splitting))]
     return Labelled(tuple(tracks), tuple(problems))
 
 

@@ -190,9 +190,12 @@ def scan(
     pending: dict[str, int] = {}
     num_unchanged = 0
 
+    closed: set[str] = set()
+
     def note_folder(error: OSError) -> None:
         path, reason = describe(error)
         found[path] = Failed(path, 0, 0, reason)
+        closed.add(path)
 
     files = (file for root in roots for file in recordings_in(root, note_folder))
     for path in dict.fromkeys(map(str, files)):
@@ -206,12 +209,17 @@ def scan(
         except OSError as error:
             reason = f"{path} cannot be read: {error.strerror}; check the path"
             found[path] = Failed(path, 0, 0, reason)
+            closed.add(path)  # perhaps a folder on a disk that is away
         else:
             if item and (item.size, item.modified) == (status.st_size, status.st_mtime_ns):
                 found[path] = item
                 num_unchanged += isinstance(item, Track)
             else:
                 pending[path] = status.st_size
+    for path, item in before.items():
+        if isinstance(item, Track) and not closed.isdisjoint(map(str, Path(path).parents)):
+            found[path] = item
+            num_unchanged += 1
     if not found and not pending:
         raise ConfigError(f"no recordings in {', '.join(map(str, sources))}; check the path")
     with AudioProgress("Scanning", len(pending), sum(pending.values()), progress) as bar:
@@ -292,7 +300,8 @@ def update_manifest(
 
     Args:
         out: the manifest, ``.parquet`` or ``.jsonl``.
-        sources: files and folders; tracks of an earlier scan that are not in them are dropped.
+        sources: files and folders; tracks of an earlier scan that are not in them are dropped,
+            unless their folder cannot be read.
         annotate: adds to the tracks what their files do not tell.
         splitting: how to split them, instead of as before; the splits of ``annotate`` and of
             reserved songs are kept.
@@ -314,6 +323,7 @@ def update_manifest(
             before = {track.path: track for track in _absolute(Manifest.load(out))}
         if splitting is not None:
             before = {path: _unsplit(item) for path, item in before.items()}
+            notes = [_unsplit(item) for item in notes]
         # To be checked, a file has to be read again; but not twice when a check was interrupted.
         unread = [replace(item, modified=-1) for item in before.values()] if check else []
         known: dict[str, Track | Failed] = before | {item.path: item for item in [*unread, *notes]}
@@ -441,7 +451,7 @@ def _collect(
         raise ConfigError(f"{urls[0]} is a URL; give that of one manifest or of a folder of shards")
     if urls:
         return Scan(Manifest.load(join(str(urls[0]), INDEX)))
-    if len(sources) == 1 and (index := Path(sources[0], INDEX)).is_file():
+    if len(sources) == 1 and os.path.isfile(index := Path(sources[0], INDEX)):
         return Scan(Manifest.load(index))
     scanned = scan(sources, num_workers=num_workers, progress=progress)
     if not len(scanned.manifest):
