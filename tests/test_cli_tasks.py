@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 import tones
 from command_line import Run
 from musicfm.datasets.annotations import read_jams
+from musicfm.datasets.labelled import read_labelled
 from musicfm.render.benchmark import TEST_SETS
+from musicfm.tasks.corpus import SPLITTING
 from musicfm.tasks.report import COLUMNS
 
 
@@ -82,7 +85,8 @@ def test_the_table_of_a_folder(run: Run, music: Path, there: Path) -> None:
 
 @pytest.mark.slow
 def test_finetuning_a_tiny_model(run: Run, music: Path, there: Path, published_tiny: Path) -> None:
-    command = ("finetune", "key", "--model", published_tiny, "--data", music, "--out", "tuned")
+    mine = shutil.copytree(music, there / "mine")
+    command = ("finetune", "key", "--model", published_tiny, "--data", mine, "--out", "tuned")
     options = ("--epochs", 1, "--epoch-clips", 8, "--workers", 1, "--device", "cpu")
     status, out, errors = run(*command, *options)
     assert status == 0, errors
@@ -92,6 +96,14 @@ def test_finetuning_a_tiny_model(run: Run, music: Path, there: Path, published_t
     assert (there / "predictions" / "tone_0.jams").is_file()
     status, again, errors = run(*command, *options)
     assert (status, again) == (0, out)
+    # Where the labels of the test set are others, it is tested again: with what it says itself.
+    tested = [item.audio for item in read_labelled([mine], SPLITTING).of_split("test")]
+    assert run("predict", "tuned", *tested, "--workers", 1)[0] == 0
+    for audio in tested:
+        shutil.copy(there / "predictions" / f"{audio.stem}.jams", audio.with_suffix(".jams"))
+    status, again, errors = run(*command, *options)
+    assert status == 0, errors
+    assert f"| test | {len(tested)} | 1.000 " in again
     probe = ("probe", "key", "--model", "mel", "--data", music, "--out", "tuned", "--workers", 1)
     status, _, errors = run(*probe)
     assert status == 1

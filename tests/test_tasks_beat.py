@@ -93,6 +93,17 @@ def test_the_bar_pointer_can_be_chosen() -> None:
     assert TASK.score(annotations, found) == {"beat": 1.0, "downbeat": 1.0}
 
 
+def test_no_beat_lies_before_the_recording() -> None:
+    times = np.arange(500) / 50.0 - 0.01  # as of a model with 25 frames a second
+    logits = np.full((500, 2), -5.0)
+    logits[::25] = 5.0
+    for decoder in ("peaks", "bar_pointer"):
+        found = TASK.decode(logits, times, 10.0, BeatDecoding(decoder=decoder)).beats
+        assert found is not None
+        assert found.times[0] == 0.0
+        np.testing.assert_allclose(np.diff(found.times[1:]), 0.5)
+
+
 def test_thresholds_are_chosen_one_after_the_other() -> None:
     tried: list[BeatDecoding] = []
 

@@ -141,6 +141,19 @@ def test_a_bad_file_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "cache").rglob("*") if "partial" in path.name]
 
 
+def test_what_float16_cannot_hold_costs_one_recording(tmp_path: Path) -> None:
+    class Loud(Loudness):
+        def batch(self, windows: Sequence[Samples]) -> list[Tensor]:
+            return [frames * 1e8 for frames in super().batch(windows)]
+
+    tracks = collection(tmp_path / "music", 2)
+    soundfile.write(tracks[0].audio, np.zeros(96_000), 24_000)
+    found, (reason,) = extract(Loud(), tracks, tmp_path / "cache", num_workers=1)
+    assert set(found) == {tracks[0].track.sha256}
+    assert f"{tracks[1].audio} has hidden states above 65504" in reason
+    assert not [path for path in (tmp_path / "cache").rglob("*") if "partial" in path.name]
+
+
 def test_an_impossible_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size is 0"):
         WindowEncoder.__init__(Loudness(), Windowing(50, 0, 960), 24_000, 960, 0)

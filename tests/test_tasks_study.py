@@ -13,12 +13,12 @@ import pytest
 
 import tones
 from musicfm.config import preset
-from musicfm.datasets.labelled import read_labelled
+from musicfm.datasets.labelled import Labelled, read_labelled
 from musicfm.datasets.splits import Splitting
 from musicfm.errors import ConfigError, DataError
 from musicfm.model import MusicFM
 from musicfm.tasks import pictures
-from musicfm.tasks.corpus import Corpus, open_corpus, vocabulary_of
+from musicfm.tasks.corpus import Corpus, _of_splits, open_corpus, vocabulary_of
 from musicfm.tasks.heads import HeadConfig, load
 from musicfm.tasks.probe import ProbeSettings
 from musicfm.tasks.report import COLUMNS, PAPER, make_report, to_csv, to_json, to_markdown
@@ -253,6 +253,12 @@ def test_collections_are_opened_by_name(tmp_path: Path) -> None:
     assert corpus.vocabulary == tuple(
         sorted({t for c in corpus.train for t in c.annotations.tags or ()})
     )
+    # A dataset with splits of its own may leave some recordings out of them.
+    test = corpus.tests["test"]
+    rest = tuple(replace(item, track=replace(item.track, split=None)) for item in corpus.train)
+    parted = _of_splits("gtzan", Labelled((*test, *rest), ()))
+    assert parted.tracks == test
+    assert parted.as_one_test().tests["all"] == (*test, *rest)
     with pytest.raises(ConfigError, match="there is no collection 'nowhere': give rendered-v1"):
         open_corpus("nowhere", tmp_path)
     with pytest.raises(ConfigError, match="is for rendered-v1"):

@@ -114,7 +114,9 @@ def probe(
         num_workers=workers,
         progress=True,
     )
-    (result,) = _study([model], _corpus(data, songs, part, labels, workers), study, cache)
+    with interruptible("the same command continues"):
+        corpus = _corpus(data, songs, part, labels, workers)
+    (result,) = _study([model], corpus, study, cache)
     if result.best is not None:
         heads.save(heads.load(result.best), out / "head")
         say(f"the best head is {out / 'head'}")
@@ -173,7 +175,9 @@ def table1(
         num_workers=workers,
         progress=True,
     )
-    _study(models.split(","), _corpus(data, songs, part, labels, workers), study, cache)
+    with interruptible("the same command continues"):
+        corpus = _corpus(data, songs, part, labels, workers)
+    _study(models.split(","), corpus, study, cache)
 
 
 @app.command()
@@ -209,12 +213,13 @@ def finetune(
     """
     need("tasks", *_PACKAGES)
     need("train", "lightning")
+    from musicfm.datasets.labelled import digest
     from musicfm.model import MusicFM
     from musicfm.tasks import finetune as tuning
     from musicfm.tasks.evaluation import evaluate_head, to_text
     from musicfm.tasks.heads import build_task
     from musicfm.tasks.predict import Predictor
-    from musicfm.tasks.trials import TESTS, tests_of, write_tests
+    from musicfm.tasks.trials import digests_of, tests_of, write_tests
 
     settings = tuning.SCRATCH if from_scratch else tuning.FinetuneSettings()
     settings = settings.replace(
@@ -241,10 +246,11 @@ def finetune(
             num_workers=workers,
             progress=True,
         )
-        if not (out / TESTS).is_file():
+        tests = {name: digest(items) for name, items in corpus.tests.items()}
+        if digests_of(out) != tests:
             predictor = Predictor.load([out], device=device_of(device))
             found = evaluate_head(predictor, corpus.tests, num_workers=workers, progress=True)
-            write_tests(out, found.tests)
+            write_tests(out, found.tests, tests)
     vocabulary = corpus.vocabulary if task == "tagging" else ()
     print(to_text(build_task(task, vocabulary), tests_of(out)))
     say(f"the head is {out}")

@@ -110,7 +110,7 @@ class Beat(Task[BeatDecoding]):
             probabilities = sigmoid(logits - np.log(self.positive_weights))
             path = bar_pointer(probabilities, times)
             sure = _heard(activations[:, 0], times, path.times)
-            return Annotations(beats=replace(path, confidences=sure))
+            return Annotations(beats=replace(path, times=_from_start(path.times), confidences=sure))
         beats = local_maxima(activations[:, 0], times, PEAK_SECONDS, decoding.beat_threshold)
         downbeats = local_maxima(
             activations[:, 1], times, PEAK_SECONDS, decoding.downbeat_threshold
@@ -120,7 +120,7 @@ class Beat(Task[BeatDecoding]):
             positions[_nearest(beats, downbeats)] = 1
             _count(positions)
         sure = _heard(activations[:, 0], times, beats)
-        return Annotations(beats=Beats(beats, positions, sure))
+        return Annotations(beats=Beats(_from_start(beats), positions, sure))
 
     def objective(self, summary: Mapping[str, float]) -> float:
         return nan_mean([summary["beat"], summary["downbeat"]])
@@ -146,6 +146,11 @@ def _heard(activation: Array, times: Array, beats: Array) -> Array:
     """The highest activation within the tolerance of each beat."""
     highest = maximum_filter1d(activation, 2 * TOLERANCE + 1, mode="nearest")
     return highest[_nearest(times, beats)]
+
+
+def _from_start(times: Array) -> Array:
+    """The first output of a rate above the model's has its middle before the recording's start."""
+    return np.maximum(times, 0.0)
 
 
 def _nearest(grid: Array, events: Array) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

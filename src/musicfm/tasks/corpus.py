@@ -1,8 +1,10 @@
 """What heads are trained, chosen and tested on: one labelled collection with its splits."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from musicfm.datasets.catalogue import DATASETS, read_dataset
 from musicfm.datasets.labelled import Labelled, LabelledTrack, read_labelled
@@ -38,15 +40,17 @@ class Corpus:
     """What could not be used, and why."""
     note: str = ""
     """To be said with every score."""
+    rest: tuple[LabelledTrack, ...] = ()
+    """What is in no split."""
 
     @property
     def tracks(self) -> tuple[LabelledTrack, ...]:
-        """All of them."""
+        """All that are in a split."""
         return (*self.train, *self.valid, *(item for test in self.tests.values() for item in test))
 
     def as_one_test(self) -> "Corpus":
         """With all tracks in one test set."""
-        return replace(self, train=(), valid=(), tests={"all": self.tracks})
+        return replace(self, train=(), valid=(), rest=(), tests={"all": self.tracks + self.rest})
 
     def with_labels(self, part: float) -> "Corpus":
         """With a part of the training tracks alone, at least one. Raises ConfigError."""
@@ -87,7 +91,7 @@ def open_corpus(
     if is_dataset and name in DATASETS:
         found = read_dataset(name, Path(home), num_workers=num_workers, progress=progress)
         return _of_splits(name, found)
-    if not Path(source).exists():
+    if not os.path.exists(source):
         known = ", ".join(DATASETS)
         raise ConfigError(
             f"there is no collection '{source}': give {benchmark.NAME}, a folder, a manifest, or "
@@ -120,7 +124,8 @@ def _of_splits(name: str, found: Labelled) -> Corpus:
             "until it has some of each: musicfm scan FOLDER --valid 0.2 --test 0.2 --split-by "
             "track --seed 1 --out songs.parquet",
         )
-    return _checked(Corpus(name, train, valid, {"test": test}, vocabulary_of(train), problems))
+    corpus = Corpus(name, train, valid, {"test": test}, vocabulary_of(train), problems)
+    return _checked(replace(corpus, rest=found.of_split(None)))
 
 
 def vocabulary_of(tracks: Iterable[LabelledTrack]) -> tuple[str, ...]:
@@ -142,11 +147,11 @@ def _checked(corpus: Corpus) -> Corpus:
                 annotations = replace(annotations, **{kind: None})
         return replace(item, annotations=annotations)
 
-    train, valid = (tuple(map(check, items)) for items in (corpus.train, corpus.valid))
+    parts: dict[str, Any] = {
+        name: tuple(map(check, getattr(corpus, name))) for name in ("train", "valid", "rest")
+    }
     tests = {name: tuple(map(check, items)) for name, items in corpus.tests.items()}
-    return replace(
-        corpus, train=train, valid=valid, tests=tests, problems=(*corpus.problems, *problems)
-    )
+    return replace(corpus, tests=tests, problems=(*corpus.problems, *problems), **parts)
 
 
 def _rendered(songs: Path, part: float, num_workers: int | None, progress: bool) -> Corpus:

@@ -258,11 +258,23 @@ def compute(
         timeout_seconds=timeout_seconds,
         on_damage=on_damage,
     )
+    too_large: set[Where] = set()
     with contextlib.closing(decoded), FeatureWriters() as writers:
         for event in encoder.tracks(decoded):
+            if event.key in too_large:
+                continue
             match event:
                 case Frames(key=path, frames=frames):
-                    writers.append(path, files[path], frames)
+                    if frames.half().isfinite().all():
+                        writers.append(path, files[path], frames)
+                    else:
+                        writers.drop(path)
+                        too_large.add(path)
+                        event = Failure(
+                            path,
+                            f"{path} has hidden states above 65504, which float16 cannot hold; let "
+                            "the encoder give smaller ones",
+                        )
                 case Finished(key=path):
                     writers.finish(path)
                 case Failure(key=path):

@@ -23,7 +23,7 @@ from musicfm.config import Config, Positive
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.datasets.tracks import Track
-from musicfm.errors import DataError
+from musicfm.errors import DataError, MusicFMError
 from musicfm.seeds import derive_seed
 from musicfm.tasks.base import Array, Decoding, Scores, Task
 from musicfm.tasks.features import Features, stacked
@@ -327,6 +327,8 @@ def _optimise(
             best, best_loss, best_epoch = copy.deepcopy(head.state_dict()), valid_loss, epoch
         elif epoch - best_epoch >= settings.patience:
             break
+    if math.isinf(best_loss):
+        raise MusicFMError("the loss of a head came to no number; are its inputs of vast size?")
     head.load_state_dict(best)
     return losses
 

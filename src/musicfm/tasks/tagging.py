@@ -46,8 +46,13 @@ class Tagging(Task[TaggingDecoding]):
     metrics = ("map", "roc_auc")
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
-        if not vocabulary or len(set(vocabulary)) < len(vocabulary):
-            raise ConfigError(f"a vocabulary of {len(vocabulary)} tags is empty or has one twice")
+        if not vocabulary:
+            raise ConfigError(
+                "no recording for training has a tag that applies, with a confidence above 0.5; "
+                "leave tagging out, or add tags"
+            )
+        if len(set(vocabulary)) < len(vocabulary):
+            raise ConfigError(f"a vocabulary of {len(vocabulary)} tags has one twice")
         self.vocabulary = tuple(vocabulary)
 
     @property

@@ -140,10 +140,23 @@ def _check(trial: Trial) -> None:
             )
 
 
-def write_tests(folder: Path, tests: Mapping[str, Evaluation]) -> None:
-    """Writes ``tests.json``. Raises OutputError."""
+def digests_of(folder: Path) -> dict[str, str]:
+    """What the test sets were, by name, of which :func:`write_tests` was told; {} before a test.
+
+    Raises DataError.
+    """
+    if not (folder / TESTS).is_file():
+        return {}
+    return _read(folder / TESTS, lambda content: {k: v.get("digest") for k, v in content.items()})
+
+
+def write_tests(
+    folder: Path, tests: Mapping[str, Evaluation], digests: Mapping[str, str] | None = None
+) -> None:
+    """Writes ``tests.json``, with what the test sets were. Raises OutputError."""
     content = {
         name: {
+            **({} if digests is None else {"digest": digests[name]}),
             "summary": json_scores(evaluation.summary),
             "tracks": {path: json_scores(scores) for path, scores in evaluation.tracks.items()},
         }
