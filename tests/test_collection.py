@@ -182,6 +182,23 @@ def test_what_is_done_is_done_wherever_the_recordings_move(
     assert (again.done, len(again.failures)) == (5, 1)
 
 
+def test_a_recording_may_be_replaced_by_one_in_another_format(
+    music: Path, embedder: Embedder, tmp_path: Path
+) -> None:
+    library, out = tmp_path / "library", tmp_path / "out"
+    library.mkdir()
+    shutil.copy(music / "top.WAV", library / "song.wav")
+    embed_collection(embedder, [library], out)
+    before = outputs(out)
+    (library / "song.wav").unlink()
+    shutil.copy(music / "album 1" / "1 flac.flac", library / "song.flac")
+    for done in (1, 0):
+        summary = embed_collection(embedder, [library], out)
+        assert (summary.done, summary.skipped) == (done, 1 - done)
+    assert outputs(out).keys() == before.keys()
+    assert outputs(out) != before
+
+
 def test_a_table_holds_where_recordings_have_moved(
     music: Path, tiny: MusicFM, tmp_path: Path
 ) -> None:

@@ -94,7 +94,11 @@ class Journal:
     def rival(self, recording: Recording) -> str | None:
         """The path of another recording whose result has the name that this one's would have."""
         path = self._paths.get(recording.name, str(recording))
-        return None if path == str(recording) or self._moved(recording) else path
+        if path == str(recording) or self._moved(recording):
+            return None
+        if os.path.splitext(path)[0] == os.path.splitext(str(recording))[0] and _is_gone(path):
+            return None  # it is there in another format now
+        return path
 
     def owns(self, name: str) -> bool:
         """Whether a run into this folder has written a result of this name, or was about to."""
@@ -138,7 +142,7 @@ class Journal:
         entry = self.entries.get(self._paths.get(recording.name, ""))
         if entry is None or not _is_of_one_state(entry, recording):
             return None
-        if is_url(entry["path"]) or os.path.exists(entry["path"]):
+        if not _is_gone(entry["path"]):
             return None
         seen = entry.get("glance")
         return entry if seen is not None and seen == _glance(recording.path) else None
@@ -192,6 +196,11 @@ class Journal:
 
 def _is_of_one_state(entry: Mapping[str, Any], recording: Recording) -> bool:
     return (entry["size"], entry["modified"]) == (recording.size, recording.modified)
+
+
+def _is_gone(path: str) -> bool:
+    """Whether a file was on this machine, and is there no more."""
+    return not is_url(path) and not os.path.exists(path)
 
 
 def _glance(location: Location) -> str | None:
