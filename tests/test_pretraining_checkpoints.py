@@ -42,8 +42,14 @@ def test_the_last_and_the_best_are_kept(
     tmp_path: Path, keep: int, best: int | None, left: list[int]
 ) -> None:
     write(tmp_path, 1, 2, 3, 4)
-    prune(tmp_path, keep, best)
+    prune(tmp_path, 4, keep, best)
     assert checkpoint_steps(tmp_path) == left
+
+
+def test_damaged_ones_that_a_run_fell_back_from_do_not_count(tmp_path: Path) -> None:
+    write(tmp_path, 3, 4, 7)
+    prune(tmp_path, 4, 1, 3)
+    assert checkpoint_steps(tmp_path) == [3, 4]
 
 
 def test_damaged_ones_are_passed_over(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def test_a_file_needs_only_what_differs(tmp_path: Path) -> None:
         ("nano", ["optimizer.betas=[0.9,1.0]"], "'1' in optimizer.betas is 1.0"),
         ("nano", ["batch_size=10"], "batch_size 10 is no multiple of micro_batch_size 3"),
         ("nano", ["masking.block_seconds=0.05"], "choose a whole number"),
+        ("tiny", ["masking.block_seconds=8"], "blocks of 8 s .* hide nothing of 4 s"),
+        ("nano", ["masking.probability=0"], "a probability of 0 hide nothing"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(source: str, overrides: list[str], message: str) -> None:

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from musicfm.config import ConformerConfig, FrontEndConfig, ModelConfig, RandomProjectionConfig
 from musicfm.datasets.tracks import Manifest
 from musicfm.errors import (
+    AudioError,
     CheckpointError,
     ConfigError,
     DataError,
@@ -380,6 +381,27 @@ def test_a_gradient_that_is_not_finite_is_skipped_visibly(
     MusicFM.from_pretrained(tmp_path / "model")  # refuses what is not finite
 
 
+def test_a_first_step_that_is_not_finite_leaves_no_trace(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(module: PretrainingModule) -> None:
+        for name, tensor in [*module.named_buffers(), *module.named_parameters()]:
+            if ".running_" in name:
+                tensor.fill_(torch.nan)
+            elif tensor.grad is not None:
+                tensor.grad.fill_(torch.nan)
+
+    def stop(module: PretrainingModule) -> None:
+        module.stop_requested = True
+
+    at_step(monkeypatch, 1, spoil)
+    at_step(monkeypatch, 2, stop)
+    at_step(monkeypatch, 3, spoil)  # the first one of a run that goes on
+    assert pretrain(MICRO, songs, tmp_path).step == 2
+    assert pretrain(MICRO, songs, tmp_path, resume=True).model is not None
+    MusicFM.from_pretrained(tmp_path / "model")  # refuses what is not finite
+
+
 def test_a_run_that_diverges_is_stopped(
     songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,7 +420,7 @@ def test_a_run_that_diverges_is_stopped(
 
 
 def test_nothing_hidden_is_no_step_and_no_nan(songs: Path, tmp_path: Path) -> None:
-    recipe = MICRO.replace(masking=MaskingConfig(probability=0.0), steps=2)
+    recipe = MICRO.replace(masking=MaskingConfig(probability=1e-12), steps=2)
     pretrain(recipe, songs, tmp_path)
     training = [row for row in rows(tmp_path) if "loss" in row]
     assert [row["loss"] for row in training] == [0.0, 0.0]
@@ -431,6 +453,22 @@ def test_too_many_broken_tracks_stop_a_run(
             device="cpu",
             num_workers=0,
         )
+
+
+def test_a_collection_that_is_away_is_one_sentence(tmp_path: Path) -> None:
+    own = tmp_path / "songs"
+    manifest = write_songs(own, 5)
+    own.rename(tmp_path / "elsewhere")
+    collect = lambda: (manifest, Manifest(own, []))  # noqa: E731
+    with pytest.raises(AudioError, match=r"^\d+ recordings in a row cannot be read: .*song_") as it:
+        run.pretrain(MICRO, collect, tmp_path / "out", device="cpu", num_workers=1)
+    assert "\n" not in str(it.value)
+
+
+def test_statistics_are_not_for_a_checkpoint_of_a_run(undisturbed: Path) -> None:
+    path = next((undisturbed / "checkpoints").glob("*.ckpt"))
+    with pytest.raises(CheckpointError, match=r"stats= is for \.pt files; .* holds its own"):
+        MusicFM.from_pretrained(path, stats=(0.0, 1.0))
 
 
 def test_reserved_tracks_are_refused(songs: Path, tmp_path: Path) -> None:

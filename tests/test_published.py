@@ -20,7 +20,7 @@ from musicfm.config import (
     RandomProjectionConfig,
     TransformerConfig,
 )
-from musicfm.errors import CheckpointError
+from musicfm.errors import CheckpointError, OutputError
 from musicfm.model import MusicFM
 from musicfm.published import KEYS, find_stats, ours, published, read_stats, stats_path, write
 
@@ -245,6 +245,20 @@ def test_statistics_that_cannot_be_are_refused(text: str, message: str, tmp_path
     path.write_text(text)
     with pytest.raises(CheckpointError, match=rf"{path}.*{message}"):
         read_stats(path)
+
+
+def test_statistics_of_another_checkpoint_are_not_replaced(tiny: MusicFM, tmp_path: Path) -> None:
+    config, tensors = tiny.config, tiny.state_dict()
+    other = config.replace(mel=config.mel.replace(mean=1.0))
+    write(config, tensors, tmp_path / "pretrained_a.pt")
+    before = (tmp_path / "a_stats.json").read_bytes()
+    with pytest.raises(OutputError, match=r"has those of .*pretrained_a\.pt; choose another name"):
+        write(other, tensors, tmp_path / "a.pt")
+    assert (tmp_path / "a_stats.json").read_bytes() == before
+    assert not (tmp_path / "a.pt").exists()
+    write(config, tensors, tmp_path / "a.pt")  # of the same statistics
+    (tmp_path / "a.pt").unlink()
+    write(other, tensors, tmp_path / "pretrained_a.pt")  # its own
 
 
 def test_missing_statistics_are_named(tmp_path: Path) -> None:

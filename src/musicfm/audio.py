@@ -53,7 +53,7 @@ _Samples = npt.NDArray[np.float32]
 # A crop is decoded from, and on to, this much beyond its ends: soxr's filter spans far less.
 _MARGIN_SECONDS = 1.0
 
-_MAX_SAMPLE = 1e30  # as good as infinite: beyond it, the resampler overflows
+_MAX_SAMPLE = 1e15  # as good as infinite: somewhat beyond it, the power of a spectrum overflows
 
 
 def probe(recording: AudioFile) -> AudioInfo:

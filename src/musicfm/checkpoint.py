@@ -81,6 +81,8 @@ def load(
             raise CheckpointError(f"stats= is for .pt files; those of {path} are in its {CONFIG}")
         config, tensors = read_pair(path / WEIGHTS, path / CONFIG, ModelConfig, "model")
     elif path.suffix == ".ckpt" and os.path.isfile(path):
+        if stats is not None:
+            raise CheckpointError(f"stats= is for .pt files; {path} holds its own")
         config, tensors = _read_run(path)
     elif os.path.isfile(path):
         config, tensors = published.read(path, stats)

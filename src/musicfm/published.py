@@ -169,6 +169,12 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> Non
         )
     state = {PREFIX + name: tensor.contiguous() for name, tensor in {**unused, **used}.items()}
     stats = {"melspec_2048_mean": config.mel.mean, "melspec_2048_std": config.mel.std}
+    for other in _with_statistics_of(path):
+        if stats_path(path).exists() and read_stats(stats_path(path)) != tuple(stats.values()):
+            raise OutputError(
+                f"cannot write {path}: {stats_path(path)} would be its statistics, and has those "
+                f"of {other}; choose another name, or another folder"
+            )
     with atomic_write(path) as weights_file, atomic_write(stats_path(path)) as stats_file:
         stats_file.write_text(json.dumps(stats))
         try:
@@ -351,6 +357,16 @@ def _differences(left: Mapping[str, Any], right: Mapping[str, Any], at: str = ""
 def stats_path(checkpoint: Path) -> Path:
     """``X_stats.json`` for ``pretrained_X.pt`` and for ``X.pt``."""
     return checkpoint.with_name(f"{checkpoint.stem.removeprefix('pretrained_')}_stats.json")
+
+
+def _with_statistics_of(checkpoint: Path) -> list[Path]:
+    """The other checkpoint that would have the same statistics, if it is there."""
+    name = checkpoint.name.removeprefix("pretrained_")
+    return [
+        path
+        for path in (checkpoint.with_name(name), checkpoint.with_name(f"pretrained_{name}"))
+        if path != checkpoint and path.exists()
+    ]
 
 
 def find_stats(checkpoint: Path) -> Path:

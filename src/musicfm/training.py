@@ -14,10 +14,13 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from musicfm import published
-from musicfm.errors import CheckpointError, OutputError
+from musicfm.errors import CheckpointError, MusicFMError, OutputError
 from musicfm.files import atomic_write
 from musicfm.inference.form import multiplies_bfloat16
 from musicfm.processes import end_with_parent
+
+_FROM_LOADER = "Original Traceback"
+"""In an error of a loader's process, as PyTorch passes it on."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -85,7 +88,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def ending_loaders() -> Iterator[None]:
-    """Ends the processes of DataLoaders when what uses them fails.
+    """Ends the processes of DataLoaders when what uses them fails; says their errors in a sentence.
 
     At its exit Python sends SIGTERM to those that are left, which they ignore, and waits for them
     for ever.
@@ -93,11 +96,15 @@ def ending_loaders() -> Iterator[None]:
     before = set(multiprocessing.active_children())
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         with _deaf_to_deaths():
             for loader in set(multiprocessing.active_children()) - before:
                 loader.kill()
                 loader.join()
+        if isinstance(error, MusicFMError) and _FROM_LOADER in str(error):
+            # PyTorch puts the loader's traceback into the error, and its message last.
+            sentence = str(error).strip().splitlines()[-1].partition(": ")[2]
+            raise type(error)(sentence) from error
         raise
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from musicfm.cli.app import Music, Stats, app, layers_of, need, say
+from musicfm.cli.app import Music, Stats, app, interruptible, layers_of, need, say
 
 
 @app.command()
@@ -93,19 +93,20 @@ def pretrain(
     from musicfm.pretraining import recipe as recipes
     from musicfm.pretraining import run
 
-    outcome = run.pretrain(
-        recipes.load_recipe(recipe, options),
-        lambda: run.hold_out(collect(music, progress=True).manifest),
-        out,
-        centroids=centroids,
-        resume=resume,
-        device=device,
-        sharded=sharded,
-        processes=processes,
-        num_nodes=nodes,
-        num_workers=workers,
-        progress=True,
-    )
+    with interruptible("the same command with --resume goes on"):
+        outcome = run.pretrain(
+            recipes.load_recipe(recipe, options),
+            lambda: run.hold_out(collect(music, progress=True).manifest),
+            out,
+            centroids=centroids,
+            resume=resume,
+            device=device,
+            sharded=sharded,
+            processes=processes,
+            num_nodes=nodes,
+            num_workers=workers,
+            progress=True,
+        )
     if outcome.stopped_by is not None:
         say(f"stopped at step {outcome.step}, which is saved in {out}; --resume goes on")
         raise typer.Exit(128 + outcome.stopped_by)

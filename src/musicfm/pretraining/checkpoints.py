@@ -20,11 +20,15 @@ def checkpoint_steps(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def prune(folder: Path, keep: int, best: int | None) -> None:
-    """Removes all checkpoints but the last ``keep`` and that of step ``best``."""
-    for step in checkpoint_steps(folder)[:-keep]:
-        if step != best:
-            checkpoint_path(folder, step).unlink(missing_ok=True)
+def prune(folder: Path, now: int, keep: int, best: int | None) -> None:
+    """Removes all checkpoints but the last ``keep`` up to the step ``now``, and that of ``best``.
+
+    Later ones were damaged, or the run would not be at this step.
+    """
+    steps = checkpoint_steps(folder)
+    kept = {*[step for step in steps if step <= now][-keep:], best}
+    for step in set(steps) - kept:
+        checkpoint_path(folder, step).unlink(missing_ok=True)
 
 
 def latest_valid(folder: Path) -> tuple[int, list[str]]:

@@ -1,5 +1,6 @@
 """What happens around the steps of a run: watching, validating, saving, stopping, in this order."""
 
+import math
 import resource
 import signal
 import sys
@@ -190,7 +191,7 @@ class Heartbeat(Callback):
             f"{values['valid_accuracy']:.4f} (most frequent token: "
             f"{values['valid_unigram_accuracy']:.4f})"
         )
-        is_best = self._best is None or value < self._best[0]
+        is_best = math.isfinite(value) and (self._best is None or value < self._best[0])
         if is_best:
             self._best = (value, trainer.global_step)
         self._reset_clock()
@@ -203,7 +204,7 @@ class Heartbeat(Callback):
         trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
             best = self._best[1] if self._best else None
-            prune(folder, self._recipe.keep_checkpoints, best)
+            prune(folder, trainer.global_step, self._recipe.keep_checkpoints, best)
 
     def _report(self, trainer: Trainer, values: Mapping[str, Any]) -> None:
         if not trainer.is_global_zero:

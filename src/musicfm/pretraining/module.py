@@ -138,6 +138,9 @@ class PretrainingModule(LightningModule):
             fully_shard(block, mesh=mesh)
         fully_shard(self.objective, mesh=mesh)
 
+    def on_train_start(self) -> None:
+        self._keep_statistics()
+
     def training_step(self, loaded: Loaded, batch_idx: int) -> Tensor:
         micro_step = batch_idx % self.trainer.accumulate_grad_batches
         purpose = ("dropout", self.global_step, micro_step, self.global_rank)
@@ -209,7 +212,7 @@ class PretrainingModule(LightningModule):
 
     def _take_step(self) -> None:
         self._skipped_in_a_row = 0
-        self._statistics = [statistic.clone() for statistic in self._batch_statistics()]
+        self._keep_statistics()
         self.window.take_step()
 
     def _skip_step(self, parameters: list[nn.Parameter]) -> None:
@@ -219,7 +222,7 @@ class PretrainingModule(LightningModule):
         self.window.drop_step()
         for parameter in parameters:
             parameter.grad = None  # the optimizer passes over it, and over its moments
-        for statistic, before in zip(self._batch_statistics(), self._statistics, strict=False):
+        for statistic, before in zip(self._batch_statistics(), self._statistics, strict=True):
             statistic.copy_(before)
         if self._skipped_in_a_row >= MAX_SKIPPED:
             raise TrainingError(
@@ -227,6 +230,10 @@ class PretrainingModule(LightningModule):
                 f"{self.global_step}; lower optimizer.learning_rate, or use precision=float32, "
                 "and resume from the last checkpoint or begin again"
             )
+
+    def _keep_statistics(self) -> None:
+        """Those before the next step, for if it has to be given up."""
+        self._statistics = [statistic.clone() for statistic in self._batch_statistics()]
 
     def _batch_statistics(self) -> list[Tensor]:
         return [b for name, b in self.named_buffers() if ".running_" in name]

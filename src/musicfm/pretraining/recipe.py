@@ -83,7 +83,13 @@ class Recipe(Config):
                 f"batch_size {self.batch_size} is no multiple of micro_batch_size "
                 f"{self.micro_batch_size}"
             )
-        self.masking.tokens_per_block(self.model)
+        num_tokens = self.model.num_tokens(self.model.context_samples)
+        if self.masking.tokens_per_block(self.model) > num_tokens or not self.masking.probability:
+            raise ValueError(
+                f"blocks of {self.masking.block_seconds:g} s with a probability of "
+                f"{self.masking.probability:g} hide nothing of {self.model.context_seconds:g} s, "
+                "and nothing would be learnt; choose other masking"
+            )
         return self
 
     def accumulation(self, world_size: int) -> int:
