@@ -313,6 +313,24 @@ def pretrain_command(tmp_path: Path) -> list[object]:
     return ["pretrain", recipe, tmp_path / "songs", *options]
 
 
+def test_statistics_belong_to_a_mel(
+    run: Run, pretrain_command: list[object], tmp_path: Path
+) -> None:
+    songs, stats, wide = tmp_path / "songs", tmp_path / "stats.json", "model.mel.n_fft=1024"
+    measure = ("stats", songs, "--out", stats, "--workers", 1)
+    assert run(*measure)[0] == 0
+    train = (*pretrain_command, "--stats", stats, "--set", wide)
+    status, _, errors = run(*train)
+    assert status == 1
+    assert "was measured on another mel" in errors
+    assert not (tmp_path / "run").exists()
+    status, _, errors = run(*measure, "--set", wide)
+    assert (status, "--set goes with --recipe" in errors) == (1, True)
+    status, _, errors = run(*measure, "--recipe", tmp_path / "micro.json", "--set", wide)
+    assert status == 0, errors
+    assert run(*train)[0] == 0
+
+
 def test_a_model_is_pretrained_and_used(
     run: Run, pretrain_command: list[object], tmp_path: Path
 ) -> None:

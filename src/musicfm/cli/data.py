@@ -88,13 +88,27 @@ def stats(
         Literal["train", "valid", "test"] | None, typer.Option(help="Only this. [default: all]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Another one draws another sample.")] = 0,
+    recipe: Annotated[
+        str | None, typer.Option(help="Whose mel, as pretrain's. [default: the paper's]")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="With --recipe, as pretrain's.")
+    ] = None,
     workers: Workers = None,
     timeout: Timeout = 60.0,
 ) -> None:
     """Measure mean and standard deviation of the mel, which a new model's input needs."""
+    if settings and recipe is None:
+        raise ConfigError("--set goes with --recipe; give both")
+
     from musicfm.datasets.scanning import collect
     from musicfm.datasets.statistics import measure
 
+    mel = None
+    if recipe is not None:
+        from musicfm.pretraining.recipe import load_recipe
+
+        mel = load_recipe(recipe, settings or []).model.mel
     with interruptible("nothing was written"):
         scanned = collect(sources, split=split, num_workers=workers, progress=True)
         found = measure(
@@ -102,6 +116,7 @@ def stats(
             num_tracks=sample,
             sample_seconds=sample_seconds,
             seed=seed,
+            mel=mel,
             num_workers=workers,
             timeout_seconds=timeout,
             progress=True,

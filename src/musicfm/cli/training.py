@@ -1,11 +1,14 @@
 """``musicfm convert``, ``export``, ``pretrain`` and ``kmeans``: models."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from musicfm.cli.app import Music, Stats, app, interruptible, layers_of, need, say
+
+if TYPE_CHECKING:
+    from musicfm.pretraining.recipe import Recipe
 
 
 @app.command()
@@ -87,15 +90,14 @@ def pretrain(
     model/, which --model of other commands takes. Ctrl-C and SIGTERM save after the step under way.
     """
     need("train", "lightning", "pyarrow", "sklearn", "tensorboard")
-    options = [*_mel_settings(stats), *(settings or [])]
 
     from musicfm.datasets.scanning import collect
-    from musicfm.pretraining import recipe as recipes
     from musicfm.pretraining import run
 
+    chosen = _load(recipe, settings, stats)
     with interruptible("the same command with --resume goes on"):
         outcome = run.pretrain(
-            recipes.load_recipe(recipe, options),
+            chosen,
             lambda: run.hold_out(collect(music, progress=True).manifest),
             out,
             centroids=centroids,
@@ -123,25 +125,28 @@ def kmeans(
 ) -> None:
     """Fit the k-means tokens of a recipe, for --centroids of pretrain."""
     need("train", "lightning", "pyarrow", "sklearn", "tensorboard")
-    options = [*_mel_settings(stats), *(settings or [])]
 
     from musicfm.datasets.scanning import collect
     from musicfm.pretraining import kmeans as fitting
-    from musicfm.pretraining import recipe as recipes
     from musicfm.pretraining import run
 
-    chosen = recipes.load_recipe(recipe, options)
+    chosen = _load(recipe, settings, stats)
     train, _ = run.hold_out(collect(music, progress=True).manifest)
     fitted = fitting.fit_centroids(chosen.model, train, chosen.seed, progress=True)
     fitting.save_centroids(fitted, chosen.model, out)
     say(f"wrote {out}")
 
 
-def _mel_settings(stats: Path | None) -> list[str]:
-    if stats is None:
-        return []
-
+def _load(recipe: str, settings: list[str] | None, stats: Path | None) -> "Recipe":
+    """A recipe with what is changed in it, first by statistics of the mel."""
+    from musicfm.datasets.statistics import check_measured
+    from musicfm.pretraining.recipe import load_recipe
     from musicfm.published import read_stats
 
+    options = settings or []
+    if stats is None:
+        return load_recipe(recipe, options)
     mean, std = read_stats(stats)
-    return [f"model.mel.mean={mean!r}", f"model.mel.std={std!r}"]
+    found = load_recipe(recipe, [f"model.mel.mean={mean!r}", f"model.mel.std={std!r}", *options])
+    check_measured(stats, found.model.mel)
+    return found

@@ -22,7 +22,7 @@ from musicfm import audio
 from musicfm.config import MelConfig
 from musicfm.datasets.tracks import Manifest, Track, open_track
 from musicfm.errors import AudioError, ConfigError, DataError
-from musicfm.files import atomic_write
+from musicfm.files import atomic_write, read_object
 from musicfm.processes import End, Failure, Message, num_cores, run_tasks
 from musicfm.progress import AudioProgress
 from musicfm.remote import Location, join
@@ -73,6 +73,8 @@ class MelStatistics:
     """Of the audio measured."""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """Path and reason of each track that could not be used."""
+    mel: MelConfig = field(default_factory=MelConfig)
+    """What was measured; its own mean and std played no part."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the published JSON format. Raises OutputError."""
@@ -81,6 +83,7 @@ class MelStatistics:
             "melspec_2048_std": self.std,
             "num_tracks": self.num_tracks,
             "seconds": self.seconds,
+            "mel": _layout(self.mel),
         }
         with atomic_write(Path(path)) as temporary:
             temporary.write_text(json.dumps(values, indent=2) + "\n")
@@ -171,7 +174,22 @@ def measure(
         reason = failed[0][1] if failed else "they are silent, or there are none"
         raise DataError(f"the tracks have no statistics: {reason}")
     seconds = total.count / mel.n_mels / mel.rate
-    return MelStatistics(total.mean, total.std, len(moments), seconds, failed)
+    return MelStatistics(total.mean, total.std, len(moments), seconds, failed, mel)
+
+
+def check_measured(path: Path, mel: MelConfig) -> None:
+    """Raises ConfigError if statistics in a file are known to be those of another mel."""
+    there = read_object(path, "measure again").get("mel")
+    if there is not None and there != _layout(mel):
+        raise ConfigError(
+            f"{path} was measured on another mel ({there}) than the model's ({_layout(mel)}); "
+            "measure again, with --recipe and --set as for the model"
+        )
+
+
+def _layout(mel: MelConfig) -> dict[str, int]:
+    names = ("sample_rate", "n_fft", "hop_length", "n_mels")
+    return {name: getattr(mel, name) for name in names}
 
 
 def _part(manifest: Manifest, track: Track, seconds: float | None, seed: int) -> _Part:
