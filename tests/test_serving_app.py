@@ -354,6 +354,7 @@ def test_what_takes_too_long_is_given_up(gate: Gate) -> None:
             )
             assert slow.recv(12) == b"HTTP/1.1 408"
         assert eventually(lambda: service.num_requests == 0)
+        gate.open.set()
 
 
 def test_a_client_that_leaves_frees_its_place(gate: Gate) -> None:
