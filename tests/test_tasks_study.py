@@ -100,7 +100,7 @@ def test_a_study_of_all_tasks(tmp_path: Path, corpus: Corpus) -> None:
 
     report = make_report(corpus, results, {"mel": "", rows[0].name: "nothing is known"})
     assert report.reference == rows[0].name
-    text = to_markdown(report)
+    text = to_markdown(report, paper=True)
     for word in (
         "## new (the headline)",
         "## same",
@@ -111,6 +111,8 @@ def test_a_study_of_all_tasks(tmp_path: Path, corpus: Corpus) -> None:
     ):
         assert word in text
     assert "other data" in text.lower()
+    assert text.startswith(to_markdown(report, paper=False).rstrip())
+    assert "FM7" not in to_markdown(report, paper=False)
     lines = list(csv.DictReader(io.StringIO(to_csv(report))))
     chord = {
         line["row"]: line for line in lines if line["column"] == "chord" and line["test"] == "new"

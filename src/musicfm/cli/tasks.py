@@ -116,7 +116,7 @@ def probe(
     )
     with interruptible("the same command continues"):
         corpus = _corpus(data, songs, part, labels, workers)
-    (result,) = _study([model], corpus, study, cache)
+    (result,) = _study([model], corpus, study, cache, paper=False)
     if result.best is not None:
         heads.save(heads.load(result.best), out / "head")
         say(f"the best head is {out / 'head'}")
@@ -177,7 +177,7 @@ def table1(
     )
     with interruptible("the same command continues"):
         corpus = _corpus(data, songs, part, labels, workers)
-    _study(models.split(","), corpus, study, cache)
+    _study(models.split(","), corpus, study, cache, paper=True)
 
 
 @app.command()
@@ -355,8 +355,10 @@ def _study(
     corpus: "Corpus",
     study: "Study",
     cache: Path,
+    *,
+    paper: bool,
 ) -> "list[Result]":
-    """Runs a study, and prints its table."""
+    """Runs a study, and prints its table, with the rows of the paper or without."""
     if any(name.strip().startswith(("finetuned:", "scratch:")) for name in models):
         need("train", "lightning")
     from musicfm.tasks.overlap import overlaps
@@ -371,9 +373,9 @@ def _study(
     with interruptible(f"what is done is in {study.out}, and the same command continues"):
         results = run_study(study, corpus, rows, cache)
         report = make_report(corpus, results, overlaps(rows, corpus))
-        write_report(report, study.out)
+        write_report(report, study.out, paper=paper)
         draw(report, study.out)
-    print(to_markdown(report))
+    print(to_markdown(report, paper=paper))
     say(f"wrote {study.out / TABLE}")
     return results
 

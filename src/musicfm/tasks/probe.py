@@ -282,7 +282,8 @@ def labelled(task: Task[Any], recordings: Sequence[Labelled], purpose: str) -> l
     found = [recording for recording in recordings if task.is_labelled(recording.annotations)]
     if not found:
         raise DataError(
-            f"none of the {len(recordings)} recordings for {purpose} has labels for {task.name}"
+            f"none of the {len(recordings)} recordings for {purpose} has labels for {task.name}; "
+            "label some of them, or split the recordings in another way, with musicfm scan"
         )
     return found
 

@@ -121,15 +121,15 @@ def make_report(corpus: Corpus, results: Sequence[Result], overlaps: Mapping[str
     return Report(corpus, results, reference, overlaps, cells)
 
 
-def write_report(report: Report, out: Path) -> None:
-    """Writes the tables. Raises OutputError."""
-    _write(out / TABLE, to_markdown(report))
+def write_report(report: Report, out: Path, *, paper: bool) -> None:
+    """Writes the tables, with the rows of the paper or without. Raises OutputError."""
+    _write(out / TABLE, to_markdown(report, paper=paper))
     _write(out / CSV, to_csv(report))
     _write(out / REPORT, json.dumps(to_json(report), indent=1) + "\n")
 
 
-def to_markdown(report: Report) -> str:
-    """The tables, with what has to be known to read them."""
+def to_markdown(report: Report, *, paper: bool) -> str:
+    """The tables, with what has to be known to read them, and the paper's rows if wanted."""
     corpus, sections = report.corpus, []
     tests = ", ".join(f"{name} {len(items)}" for name, items in corpus.tests.items())
     sections.append(
@@ -148,13 +148,8 @@ def to_markdown(report: Report) -> str:
             sections.append(_remarks(report, test))
     sections.append(_choices(report))
     sections.append(_excluded_note(report))
-    sections.append(
-        "## The paper\n\nOther data and another protocol; not to be compared with the above.\n\n"
-        + _markdown(
-            ["", *(column.label for column in COLUMNS)],
-            [[name, *(_short(value) for value in row)] for name, row in PAPER.items()],
-        )
-    )
+    if paper:
+        sections.append(_paper(report))
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -301,6 +296,19 @@ def _excluded_note(report: Report) -> str:
         "Songs with nothing to measure, which do not count: " + ", ".join(parts) + "."
         if parts
         else ""
+    )
+
+
+def _paper(report: Report) -> str:
+    """The paper's rows, in the columns of the tasks of the report."""
+    tasks = {result.task for result in report.results}
+    used = [place for place, column in enumerate(COLUMNS) if column.task in tasks]
+    return (
+        "## The paper\n\nOther data and another protocol; not to be compared with the above.\n\n"
+        + _markdown(
+            ["", *(COLUMNS[place].label for place in used)],
+            [[name, *(_short(row[place]) for place in used)] for name, row in PAPER.items()],
+        )
     )
 
 
