@@ -176,6 +176,13 @@ def test_checkpoints_convert_both_ways(run: Run, published_tiny: Path, tmp_path:
     assert run("convert", tmp_path / "again.pt", tmp_path / "third")[0] == 0
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("ours", "third")]
     assert weights[0] == weights[1]
+    # What a model was trained on goes along, and nothing stays of one that was there.
+    heard = tmp_path / "third" / "training_tracks.txt"
+    heard.write_text("0\n")
+    assert run("convert", tmp_path / "third", tmp_path / "ours")[0] == 0
+    assert (tmp_path / "ours" / heard.name).read_text() == "0\n"
+    assert run("convert", tmp_path / "again.pt", tmp_path / "ours")[0] == 0
+    assert not (tmp_path / "ours" / heard.name).exists()
 
 
 def test_the_version_is_the_packages(run: Run) -> None:
@@ -277,6 +284,13 @@ def test_music_is_scanned_measured_and_prepared(run: Run, album: Path, tmp_path:
     assert status == 1
     assert "(piece_seconds differ); use another folder, or overwrite them" in errors
     assert run("prepare", shards, "--out", tmp_path / "again", "--workers", 1)[0] == 0
+    song = next(album.glob("*.flac"))
+    song.rename(album / "away")
+    away = ("prepare", manifest, "--out", tmp_path / "away", "--workers", 1)
+    assert "1 tracks failed; see" in run(*away)[2]
+    (album / "away").rename(song)
+    assert "report.json; to try them again, add --overwrite" in run(*away)[2]
+    assert run(*away, "--overwrite")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,13 @@ def test_what_is_wrong_is_said_in_a_sentence(run: Run, music: Path, there: Path)
     (bad / "a.jams").write_text("{")
     (bad / "a.wav").write_bytes((music / "tone_0.wav").read_bytes())
     assert "is not JSON" in error(*probe, "--data", bad)
+    few = there / "few"  # too few to be split in three
+    few.mkdir()
+    for name in ("tone_0.wav", "tone_0.jams", "tone_1.wav", "tone_1.jams"):
+        shutil.copy(music / name, few)
+    tune = ("finetune", "chord", "--model", "nano", "--data", few, "--out", "tuned")
+    assert "none of the 0 recordings for the test set 'test'" in error(*tune, "--workers", 1)
+    assert not (there / "tuned").exists()
 
 
 @pytest.mark.slow

@@ -330,6 +330,8 @@ def test_the_model_stays_as_it_is(tiny: MusicFM, music: Tensor) -> None:
 def test_the_form_is_not_for_saving(tiny: MusicFM, tmp_path: object) -> None:
     with pytest.raises(ConfigError, match="not for saving; save the model it was made from"):
         optimize(tiny).save_pretrained(f"{tmp_path}/folder")
+    with pytest.raises(ConfigError, match="in its inference form already"):
+        optimize(optimize(tiny))
 
 
 def test_compiling_is_for_cuda(tiny: MusicFM) -> None:

@@ -32,6 +32,13 @@ def test_seeds_that_differ_widen_it_and_many_of_them_narrow_it() -> None:
     assert more.high - more.low < 1.2 * (same.high - same.low)
 
 
+def test_one_recording_has_no_interval() -> None:
+    one, other = runs([0.9, 0.9], 1), runs([0.1], 1)
+    found = estimate(Key(), one, "key")
+    assert (found.value, math.isnan(found.low), math.isnan(found.high)) == (1.0, True, True)
+    assert compare(Key(), one, other, "key").verdict == "tie"
+
+
 def test_rows_are_compared_on_what_both_have() -> None:
     one = runs([0.5, 0.5])
     other = [{name: scores for name, scores in run.items() if name != "7"} for run in one]

@@ -39,7 +39,7 @@ def test_no_tags_at_all_is_an_annotation_and_none_is_not() -> None:
     summary = TASK.summarise([TASK.score(Annotations(tags={}), Annotations(tags={"piano": 0.4}))])
     assert np.isnan(summary["map"])
     assert summary["tags"] == 0.0
-    assert "No tag applies to some" in TASK.remark(summary)
+    assert "applies to some of the recordings and not to others" in TASK.remark(summary)
 
 
 def test_chance_stands_beside_the_metrics() -> None:

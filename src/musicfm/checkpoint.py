@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from musicfm.model import MusicFM
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+TRACKS = "training_tracks.txt"
+"""Beside a model of ours: the SHA-256 of each file that it was trained on, in lines, and the names
+of the rendered songs among them, which are the same song in any format and on any machine."""
 SHIPPED = "nano"
 """The alias of the small model that comes with the package."""
 
@@ -134,6 +137,8 @@ def push(model: "MusicFM", repo_id: str, *, private: bool = False, message: str 
 def convert(source: str | Path, destination: str | Path, *, stats: Stats | None = None) -> None:
     """Converts between the published layout and ours, losing nothing that the model uses.
 
+    From folder to folder, what the model was trained on (:data:`TRACKS`) goes along.
+
     Args:
         source: anything :func:`load` takes.
         destination: a ``.pt`` file for the published layout (its statistics go beside it), or a
@@ -143,13 +148,20 @@ def convert(source: str | Path, destination: str | Path, *, stats: Stats | None 
     from musicfm.model import MusicFM
 
     model = load(source, MusicFM, stats=stats)
-    destination = Path(destination)
+    destination, folder = Path(destination), folder_of(source)
     if destination.suffix == ".pt":
         published.write(model.config, model.state_dict(), destination)
     elif destination.suffix in (".pth", ".ckpt", ".bin", ".safetensors"):
         raise CheckpointError(f"cannot convert to {destination}: give a folder, or a file in .pt")
     else:
+        heard = None if folder is None else folder / TRACKS
+        tracks = heard.read_bytes() if heard is not None and heard.is_file() else None
         save(model, destination)
+        if tracks is None:
+            (destination / TRACKS).unlink(missing_ok=True)  # of a model that was there
+        else:
+            with atomic_write(destination / TRACKS) as temporary:
+                temporary.write_bytes(tracks)
 
 
 def fingerprint(model: "MusicFM") -> str:

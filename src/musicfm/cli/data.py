@@ -172,10 +172,13 @@ def prepare(
             progress=True,
         )
     num_failed = len(scanned.failures) + len(prepared.failures)
+    # Shards are written once: a track that can be read again by now needs all of them anew.
+    retry = prepared.failures and prepared.num_done_before
     say(
         f"{len(prepared.index)} pieces ({prepared.index.seconds / 3600:.2f} h) in "
         f"{prepared.num_shards} shards, {prepared.num_done_before} of them done before, "
         f"{num_failed} tracks failed; see {out / 'report.json'}"
+        + ("; to try them again, add --overwrite" if retry else "")
     )
     raise typer.Exit(1 if num_failed else 0)
 

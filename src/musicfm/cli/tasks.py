@@ -219,6 +219,7 @@ def finetune(
     from musicfm.tasks.evaluation import evaluate_head, to_text
     from musicfm.tasks.heads import build_task
     from musicfm.tasks.predict import Predictor
+    from musicfm.tasks.probe import labelled
     from musicfm.tasks.trials import digests_of, tests_of, write_tests
 
     settings = tuning.SCRATCH if from_scratch else tuning.FinetuneSettings()
@@ -233,9 +234,12 @@ def finetune(
         settings = settings.replace(max_epochs=epochs)
     with interruptible(f"what is done is in {out}, and the same command continues"):
         corpus = _corpus(data, songs, part, labels, workers)
+        vocabulary = corpus.vocabulary if task == "tagging" else ()
+        for name, items in corpus.tests.items():  # hours of training before it is seen
+            labelled(build_task(task, vocabulary), items, f"the test set '{name}'")
         tuning.finetune(
             task,
-            corpus.vocabulary if task == "tagging" else (),
+            vocabulary,
             MusicFM.from_pretrained(model),
             model,
             settings,
@@ -251,7 +255,6 @@ def finetune(
             predictor = Predictor.load([out], device=device_of(device))
             found = evaluate_head(predictor, corpus.tests, num_workers=workers, progress=True)
             write_tests(out, found.tests, tests)
-    vocabulary = corpus.vocabulary if task == "tagging" else ()
     print(to_text(build_task(task, vocabulary), tests_of(out)))
     say(f"the head is {out}")
 

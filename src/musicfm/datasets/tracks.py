@@ -343,7 +343,8 @@ def _read_parquet(path: Location) -> tuple[dict[str, Any], "pa.Table"]:
 
     with _opened(path) as file:
         try:
-            table = parquet.read_table(file)
+            # read_table starts threads; those that are just starting when Python exits abort it.
+            table = parquet.ParquetFile(file).read(use_threads=False)
             table.validate(full=True)
         except (pa.ArrowException, OSError) as error:  # OSError: a page that cannot be unpacked
             raise DataError(

@@ -42,9 +42,11 @@ def optimize(
         compile: on CUDA, whether PyTorch's compiler fuses what is between products. At full size
             that saves a tenth of the time, after some ten seconds of work for each new shape.
 
-    Raises ConfigError for a model on another device, int8 without instructions for it, or compiling
-    on a CPU, where it gains nothing.
+    Raises ConfigError for a model on another device, one that is in this form already, int8 without
+    instructions for it, or compiling on a CPU, where it gains nothing.
     """
+    if isinstance(model, InferenceModel):
+        raise ConfigError("the model is in its inference form already; give the one it is made of")
     if model.device.type not in ("cpu", "cuda"):
         raise ConfigError(f"there is no inference form for {model.device}, where the model is")
     if int8 and model.device.type != "cpu":

@@ -54,8 +54,8 @@ from musicfm.training import AtomicCheckpointIO, check_precision, ending_loaders
 MAX_BROKEN = 0.05
 """Part of the tracks that may break during training, and at least ten, until a run is stopped."""
 
-TRAINING, TRACKS = "training.json", "training_tracks.txt"
-"""Beside a model: how it was trained, and on what; see :mod:`musicfm.tasks.overlap`."""
+TRAINING = "training.json"
+"""Beside a model: how it was trained."""
 
 _PRECISIONS: dict[str, Any] = {
     "float32": "32-true",
@@ -412,7 +412,7 @@ def _conclude(folder: Path, recipe: Recipe, data: _Data) -> None:
     }
     for name, text in (
         (TRAINING, json.dumps(facts, indent=2) + "\n"),
-        (TRACKS, "".join(f"{name}\n" for name in (*tracks, *songs))),
+        (checkpoint.TRACKS, "".join(f"{name}\n" for name in (*tracks, *songs))),
     ):
         with atomic_write(folder / "model" / name) as temporary:
             temporary.write_text(text)

@@ -77,12 +77,18 @@ def to_text(task: Task[Any], tests: Mapping[str, Evaluation]) -> str:
     lines, remarks = [], []
     for name, evaluation in tests.items():
         estimates = _estimates(task, evaluation)
-        cells = [f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})" for e in estimates.values()]
+        cells = [_cell(found) for found in estimates.values()]
         lines.append(f"| {' | '.join([name, str(len(evaluation.tracks)), *cells])} |")
         if remark := task.remark(evaluation.summary):
             remarks += ["", f"{name}: {remark}"]
     header = ["", "recordings", *task.metrics]
     return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *lines, *remarks])
+
+
+def _cell(found: Estimate) -> str:
+    if math.isnan(found.low):  # of one recording, or of none that counts
+        return "n/a" if math.isnan(found.value) else f"{found.value:.3f}"
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def to_json(task: Task[Any], evaluated: Evaluated) -> str:

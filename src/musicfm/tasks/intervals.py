@@ -80,8 +80,11 @@ def _estimate(value: float, resampled: Array) -> Estimate:
 
 
 def _resampled(task: Task[Any], runs: Runs, metric: str, names: Sequence[str], which: str) -> Array:
-    """(NUM_RESAMPLES,) means over seeds. Rows share their recordings, and not their seeds."""
-    if not names:
+    """(NUM_RESAMPLES,) means over seeds. Rows share their recordings, and not their seeds.
+
+    Of one recording there are none: it says nothing of how others would differ.
+    """
+    if len(names) < 2:
         return np.empty(0)
     places = np.random.default_rng(derive_seed(0, "recordings")).integers(
         len(names), size=(NUM_RESAMPLES, len(names))

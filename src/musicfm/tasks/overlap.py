@@ -7,10 +7,6 @@ from musicfm.datasets.scanning import rendered_songs
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.rows import Row
 
-TRACKS = "training_tracks.txt"
-"""Beside a model of ours: the SHA-256 of each file that it was trained on, in lines, and the names
-of the rendered songs among them, which are the same song in any format and on any machine."""
-
 _NO_MODEL = ("mel", "chroma", "trivial", "oracle")
 
 
@@ -28,7 +24,7 @@ def _remark(row: Row, tests: Sequence[set[str]]) -> str:
     if row.name in _NO_MODEL or row.name.startswith(("untrained:", "scratch:")):
         return ""
     folder = checkpoint.folder_of(row.model)
-    path = None if folder is None else folder / TRACKS
+    path = None if folder is None else folder / checkpoint.TRACKS
     if path is None or not path.is_file():
         return "what its model was pretrained on is unknown, and may hold the test recordings"
     trained_on = set(path.read_text(encoding="utf-8").splitlines())

@@ -253,7 +253,8 @@ def _cell(cell: Cell | None) -> str:
     signs = {"ahead": " +", "behind": " -", "tie": " ="}
     sign = signs[cell.reference.verdict] if cell.reference else ""
     half = (cell.score.high - cell.score.low) / 2
-    return f"{_short(cell.score.value)} ±{_short(half)}{sign}"
+    spread = "" if math.isnan(half) else f" ±{_short(half)}"
+    return f"{_short(cell.score.value)}{spread}{sign}"
 
 
 def _short(value: float) -> str:

@@ -115,7 +115,10 @@ class Tagging(Task[TaggingDecoding]):
     def remark(self, summary: Mapping[str, float]) -> str:
         """What chance scores."""
         if not summary["tags"]:
-            return "No tag applies to some of the recordings and not to others."
+            return (
+                f"None of the {len(self.vocabulary)} tags that are known, such as "
+                f"'{self.vocabulary[0]}', applies to some of the recordings and not to others."
+            )
         return (
             f"mAP by chance is {summary['prevalence']:.3f}, the mean prevalence of the "
             f"{summary['tags']:.0f} tags that apply to some of the recordings and not to others."
