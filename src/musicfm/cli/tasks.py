@@ -89,8 +89,8 @@ def probe(
     """Train heads on the frozen hidden states of a model, and test them.
 
     Hidden states are computed once. Layer, stopping and decoding are chosen on validation; the test
-    sets are used once. OUT gets table.md, layers.png and all heads; predict and evaluate take
-    OUT/head.
+    sets are used once. OUT gets table.md and all heads, and layers.png where several layers were
+    tried; predict and evaluate take OUT/head, which is that of the last probe.
     """
     need("tasks", *_PACKAGES)
     from musicfm.tasks import heads
