@@ -247,6 +247,10 @@ def test_layers_are_one_several_or_all(tiny: MusicFM, song: Samples) -> None:
         Embedder(tiny, layer=4)
     with pytest.raises(ConfigError, match="give a number, several, or 'all'"):
         Embedder(tiny, layer="last")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"give a list, such as \[7\]"):
+        Embedder(tiny, layer=np.array([1, 2]))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="the model is 'nano'; give one, such as MusicFM"):
+        Embedder("nano")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])

@@ -245,9 +245,9 @@ def wanted_layers(model: MusicFM, layer: int | Sequence[int] | str | None) -> li
     """
     if layer is None:
         return [round(model.config.encoder.depth * 7 / 12)]
-    if layer == "all":
-        return list(range(model.num_layers))
     if isinstance(layer, str):
+        if layer == "all":
+            return list(range(model.num_layers))
         raise ConfigError(f"layer is {layer!r}; give a number, several, or 'all'")
     layers = model.check_layers([int(layer)] if isinstance(layer, int | np.integer) else layer)
     if len(set(layers)) < len(layers):  # whoever reads a result asks for a layer by its number
@@ -297,8 +297,12 @@ class Embedder(WindowEncoder):
 
         Raises:
             ConfigError: a layer that the model does not have, an impossible context, overlap or
-                batch, or int8 or compiling where that cannot be.
+                batch, or int8 or compiling where that cannot be; no model at all.
         """
+        if not isinstance(model, MusicFM):
+            raise ConfigError(
+                f"the model is {model!r}; give one, such as MusicFM.from_pretrained('msd')"
+            )
         self.model, self._int8, self._compile = model.eval(), int8, compile
         self._form = self._optimized()
         self.config = model.config

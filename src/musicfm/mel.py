@@ -153,6 +153,9 @@ def check_waveform(waveform: Tensor, lengths: Tensor | None, config: MelConfig) 
     Shapes and types are always checked. Values are not while compiling, where a look at them would
     break the graph.
     """
+    for name, given in (("waveform", waveform), ("lengths", lengths)):
+        if given is not None and not isinstance(given, Tensor):
+            raise AudioError(f"{name} is of type {type(given).__name__}; give a torch tensor")
     if waveform.dim() != 2:
         raise AudioError(
             f"waveform has shape {tuple(waveform.shape)}; give (batch, samples), mono: "

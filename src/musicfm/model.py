@@ -207,7 +207,7 @@ class MusicFM(nn.Module):
     def check_layers(self, layers: Sequence[int]) -> list[int]:
         """Layers as indices from 0. Raises ConfigError for one that does not exist."""
         count = self.num_layers
-        if not isinstance(layers, Sequence):
+        if isinstance(layers, str) or not isinstance(layers, Sequence):
             raise ConfigError(f"layers is {layers!r}; give a list, such as [7]")
         for layer in layers:
             if not -count <= layer < count:
