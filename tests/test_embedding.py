@@ -249,7 +249,7 @@ def test_layers_are_one_several_or_all(tiny: MusicFM, song: Samples) -> None:
         Embedder(tiny, layer="last")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"give a list, such as \[7\]"):
         Embedder(tiny, layer=np.array([1, 2]))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="the model is 'nano'; give one, such as MusicFM"):
+    with pytest.raises(ConfigError, match="the model is of type str; give a MusicFM, such as"):
         Embedder("nano")  # type: ignore[arg-type]
 
 

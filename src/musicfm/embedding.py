@@ -301,7 +301,8 @@ class Embedder(WindowEncoder):
         """
         if not isinstance(model, MusicFM):
             raise ConfigError(
-                f"the model is {model!r}; give one, such as MusicFM.from_pretrained('msd')"
+                f"the model is of type {type(model).__name__}; give a MusicFM, such as "
+                "MusicFM.from_pretrained('msd')"
             )
         self.model, self._int8, self._compile = model.eval(), int8, compile
         self._form = self._optimized()
