@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -19,9 +20,10 @@ from musicfm.model import MusicFM
 from musicfm.tasks import heads
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.evaluation import evaluate_head, to_json, to_text
+from musicfm.tasks.key import Key
 from musicfm.tasks.overlap import overlaps
 from musicfm.tasks.predict import Heard, Output, Predictor, predict_collection, write_jams
-from musicfm.tasks.probe import ProbeSettings
+from musicfm.tasks.probe import Evaluation, ProbeSettings
 from musicfm.tasks.rows import Row
 from musicfm.tasks.study import Study, run_study
 
@@ -173,6 +175,15 @@ def test_what_is_exported_scores_what_was_scored(head: Path, music: Path, corpus
     content = json.loads(to_json(task, found))
     assert content["tests"]["test"]["summary"]["chord"] > 0.9
     assert set(content["tests"]["test"]["tracks"]) == {i.track.path for i in corpus.tests["test"]}
+
+
+def test_one_recording_is_scored_without_an_interval() -> None:
+    nothing = Evaluation({"key": math.nan, "key_weighted": math.nan}, {})
+    alone = {"one": Evaluation({"key": 1.0}, {"a": {"key": 1.0, "key_weighted": 1.0}})}
+    text = to_text(Key(), {**alone, "none": nothing})
+    assert "| one | 1 | 1.000 |" in text
+    assert "| none | 0 | n/a |" in text
+    assert "nan" not in text
 
 
 def test_the_head_of_another_model_is_refused(head: Path, tmp_path: Path, tiny: MusicFM) -> None:

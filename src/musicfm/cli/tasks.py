@@ -235,8 +235,9 @@ def finetune(
     with interruptible(f"what is done is in {out}, and the same command continues"):
         corpus = _corpus(data, songs, part, labels, workers)
         vocabulary = corpus.vocabulary if task == "tagging" else ()
-        for name, items in corpus.tests.items():  # hours of training before it is seen
-            labelled(build_task(task, vocabulary), items, f"the test set '{name}'")
+        built = build_task(task, vocabulary)
+        for name, items in corpus.tests.items():  # before hours of training, rather than after
+            labelled(built, items, f"the test set '{name}'")
         tuning.finetune(
             task,
             vocabulary,
@@ -255,7 +256,7 @@ def finetune(
             predictor = Predictor.load([out], device=device_of(device))
             found = evaluate_head(predictor, corpus.tests, num_workers=workers, progress=True)
             write_tests(out, found.tests, tests)
-    print(to_text(build_task(task, vocabulary), tests_of(out)))
+    print(to_text(built, tests_of(out)))
     say(f"the head is {out}")
 
 

@@ -343,7 +343,7 @@ def _read_parquet(path: Location) -> tuple[dict[str, Any], "pa.Table"]:
 
     with _opened(path) as file:
         try:
-            # read_table starts threads; those that are just starting when Python exits abort it.
+            # read_table starts several threads; any that is not up yet when Python exits aborts it.
             table = parquet.ParquetFile(file).read(use_threads=False)
             table.validate(full=True)
         except (pa.ArrowException, OSError) as error:  # OSError: a page that cannot be unpacked

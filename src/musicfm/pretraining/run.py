@@ -156,7 +156,6 @@ def pretrain(
         start = None if step is None else checkpoint_path(folder / "checkpoints", step)
         if is_first:
             check_precision(recipe.precision, accelerator)
-        if is_first:
             data.prepare_data()  # not within fit, which would make of Ctrl-C an exit without a word
         with ending_loaders():
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
