@@ -10,7 +10,8 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
-PYTEST_ARGS ?= -n 2
+# By file, so that what the tests of a file share is made once.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 SOAK_ARGS ?=
 
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \

@@ -302,7 +302,7 @@ def test_a_full_disk_leaves_the_old_model(
     folder = target if layout == "ours" else tmp_path
     before = contents(folder)
     with small_disk(), pytest.raises(OutputError, match=f"cannot write {target}"):
-        convert(published_tiny, target)
+        convert(published_tiny, target, overwrite=True)
     assert contents(folder) == before
 
 

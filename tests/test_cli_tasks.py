@@ -65,6 +65,10 @@ def test_from_labels_to_a_head_to_annotations_to_scores(run: Run, music: Path, t
     assert "| all | 16 |" in out
     content = json.loads((there / "scores.json").read_bytes())
     assert content["tests"]["all"]["summary"]["chord"] > 0.8
+    learnt = [i for i in read_labelled([music], SPLITTING).tracks if i.track.split != "test"]
+    assert f"probes/head: {len(learnt)} test recordings are among those that it" in errors
+    _, _, errors = run("evaluate", "probes/head", "--data", music, "--workers", 1)
+    assert "probes/head: " not in errors
 
 
 @pytest.mark.slow
@@ -136,6 +140,9 @@ def test_what_is_wrong_is_said_in_a_sentence(run: Run, music: Path, there: Path)
     assert "nowhere" in error("predict", "nowhere", music)
     assert "cannot compute on 'gpu'" in error(*probe, "--data", music, "--device", "gpu")
     assert "nowhere" in error("evaluate", "nowhere", "--data", music)
+    assert "it is a folder; name a file" in error(
+        "evaluate", "nowhere", "--data", music, "--out", there
+    )
     bad = there / "bad"
     bad.mkdir()
     (bad / "a.jams").write_text("{")

@@ -9,6 +9,7 @@ import pytest
 from musicfm.errors import DataError, MusicFMError, OutputError
 from musicfm.files import (
     atomic_write,
+    check_target,
     exclusive,
     parse_json,
     read_object,
@@ -41,6 +42,15 @@ def test_what_was_there_stays_until_the_end(target: Path) -> None:
         temporary.write_text("new")
         assert target.read_text() == "old"
     assert target.read_text() == "new"
+
+
+def test_a_target_is_checked_before_there_is_anything_to_write(tmp_path: Path) -> None:
+    check_target(tmp_path / "new" / "result")
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "file").touch()
+    for target in (tmp_path, tmp_path / "file" / "result"):
+        with pytest.raises(OutputError, match=f"cannot write {target}"):
+            check_target(target)
 
 
 def write_and_raise(target: Path, error: BaseException) -> None:

@@ -25,7 +25,7 @@ from served import Answer, Client, eventually
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 CLIENTS = 32
-REQUESTS = 4
+REQUESTS = 3
 """Of each client."""
 MAX_BYTES = 2_000_000
 MAX_SECONDS = 1_000.0

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+from musicfm import checkpoint
 from musicfm.config import preset
 from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.datasets.labelled import LabelledTrack
@@ -116,11 +117,12 @@ def test_it_learns_and_what_it_saves_is_what_it_has(tmp_path: Path) -> None:
     assert found.summary["key"] == 1.0
     assert set(found.tracks) == {"6.wav", "7.wav"}
     head, model = heads.load(tmp_path / "run"), MusicFM.from_pretrained(tmp_path / "run" / MODEL)
-    from musicfm import checkpoint
-
     check_model(head, checkpoint.fingerprint(model), "the model beside it")
     assert checkpoint.fingerprint(model) != checkpoint.fingerprint(small())
     assert not (tmp_path / "run" / "checkpoints").exists()
+    learnt = [item.track.sha256 for item in tracks[:6]]
+    assert checkpoint.read_tracks(tmp_path / "run") == learnt
+    assert checkpoint.read_tracks(tmp_path / "run" / MODEL) is None  # who knows what it had heard
     # It is there: nothing is done again.
     before = (tmp_path / "run" / FIT).stat().st_mtime_ns
     tuned(tmp_path / "run", tracks, max_epochs=6)

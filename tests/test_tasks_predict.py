@@ -21,7 +21,7 @@ from musicfm.tasks import heads
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.evaluation import evaluate_head, to_json, to_text
 from musicfm.tasks.key import Key
-from musicfm.tasks.overlap import overlaps
+from musicfm.tasks.overlap import overlap_of_head, overlaps
 from musicfm.tasks.predict import Heard, Output, Predictor, predict_collection, write_jams
 from musicfm.tasks.probe import Evaluation, ProbeSettings
 from musicfm.tasks.rows import Row
@@ -209,6 +209,17 @@ def test_a_rendered_song_is_the_same_in_any_format(
     row = Row(str(tmp_path / "model"))
     found = overlaps([row], replace(corpus, tests={"test": songs}))
     assert found == {row.name: "1 test recordings were in its pretraining"}
+
+
+def test_a_head_says_what_it_learnt_from(corpus: Corpus, head: Path, tmp_path: Path) -> None:
+    (*known, last) = (*corpus.train, *corpus.valid)
+    new = replace(last, track=replace(last.track, sha256="0" * 64))
+    heads.copy(head, tmp_path / "head")
+    found = overlap_of_head(tmp_path / "head", replace(corpus, tests={"test": (*known, new)}))
+    assert found == f"{len(known)} test recordings are among those that it learnt from"
+    assert overlap_of_head(tmp_path / "head", replace(corpus, tests={"test": (new,)})) == ""
+    (tmp_path / "unknown").mkdir()
+    assert "unknown" in overlap_of_head(tmp_path / "unknown", corpus)
 
 
 def test_what_a_model_has_heard_is_marked(corpus: Corpus, tmp_path: Path, tiny: MusicFM) -> None:

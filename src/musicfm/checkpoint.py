@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TRACKS = "training_tracks.txt"
-"""Beside a model of ours: the SHA-256 of each file that it was trained on, in lines, and the names
-of the rendered songs among them, which are the same song in any format and on any machine."""
+"""Beside a model or a head of ours: what it was trained on, in lines, as of
+:func:`musicfm.datasets.scanning.identities`."""
 SHIPPED = "nano"
 """The alias of the small model that comes with the package."""
 
@@ -134,7 +134,13 @@ def push(model: "MusicFM", repo_id: str, *, private: bool = False, message: str 
         return hub.upload_folder(folder, repo_id, private, message or "Upload a MusicFM model")
 
 
-def convert(source: str | Path, destination: str | Path, *, stats: Stats | None = None) -> None:
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    stats: Stats | None = None,
+    overwrite: bool = False,
+) -> None:
     """Converts between the published layout and ours, losing nothing that the model uses.
 
     From folder to folder, what the model was trained on (:data:`TRACKS`) goes along.
@@ -144,24 +150,45 @@ def convert(source: str | Path, destination: str | Path, *, stats: Stats | None 
         destination: a ``.pt`` file for the published layout (its statistics go beside it), or a
             folder for ours.
         stats: as in :func:`load`.
+        overwrite: replace a model that is there.
+
+    Raises CheckpointError: no model, or no such destination; OutputError: a model is there already,
+    or the destination cannot be written.
     """
     from musicfm.model import MusicFM
 
-    model = load(source, MusicFM, stats=stats)
     destination, folder = Path(destination), folder_of(source)
-    if destination.suffix == ".pt":
-        published.write(model.config, model.state_dict(), destination)
-    elif destination.suffix in (".pth", ".ckpt", ".bin", ".safetensors"):
+    if destination.suffix in (".pth", ".ckpt", ".bin", ".safetensors"):
         raise CheckpointError(f"cannot convert to {destination}: give a folder, or a file in .pt")
+    to_folder = destination.suffix != ".pt"
+    written = destination / WEIGHTS if to_folder else destination
+    if os.path.exists(written) and not overwrite:
+        raise OutputError(f"{written} is there already; choose another name, or overwrite it")
+    model = load(source, MusicFM, stats=stats)
+    if not to_folder:
+        published.write(model.config, model.state_dict(), destination)
     else:
-        heard = None if folder is None else folder / TRACKS
-        tracks = heard.read_bytes() if heard is not None and heard.is_file() else None
+        tracks = None if folder is None else read_tracks(folder)
         save(model, destination)
-        if tracks is None:
-            (destination / TRACKS).unlink(missing_ok=True)  # of a model that was there
-        else:
-            with atomic_write(destination / TRACKS) as temporary:
-                temporary.write_bytes(tracks)
+        write_tracks(destination, tracks)
+
+
+def read_tracks(folder: Path) -> list[str] | None:
+    """What the model or head in a folder was trained on; None if that is not known."""
+    path = folder / TRACKS
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+
+
+def write_tracks(folder: Path, tracks: Iterable[str] | None) -> None:
+    """Notes what the model or head in a folder was trained on, None for what is not known.
+
+    Nothing stays of what was noted of another. Raises OutputError.
+    """
+    if tracks is None:
+        (folder / TRACKS).unlink(missing_ok=True)
+        return
+    with atomic_write(folder / TRACKS) as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in tracks), encoding="utf-8")
 
 
 def fingerprint(model: "MusicFM") -> str:

@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,16 @@ def atomic_write(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # there is none, or its folder could not be made
             temporary.unlink()
+
+
+def check_target(target: Path) -> None:
+    """Raises OutputError, before long work rather than after, if its file cannot be written."""
+    if os.path.isdir(target):
+        raise OutputError(f"cannot write {target}: it is a folder; name a file")
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
 
 
 @contextmanager

@@ -103,7 +103,9 @@ def stats(
 
     from musicfm.datasets.scanning import collect
     from musicfm.datasets.statistics import measure
+    from musicfm.files import check_target
 
+    check_target(out)
     mel = None
     if recipe is not None:
         from musicfm.pretraining.recipe import load_recipe

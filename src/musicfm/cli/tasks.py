@@ -118,7 +118,7 @@ def probe(
         corpus = _corpus(data, songs, part, labels, workers)
     (result,) = _study([model], corpus, study, cache, paper=False)
     if result.best is not None:
-        heads.save(heads.load(result.best), out / "head")
+        heads.copy(result.best, out / "head")
         say(f"the best head is {out / 'head'}")
 
 
@@ -280,11 +280,15 @@ def evaluate(
 ) -> None:
     """Score a head on labelled recordings: as a table, and per recording with --out."""
     need("tasks", *_PACKAGES)
+    from musicfm.files import atomic_write, check_target
+    from musicfm.tasks import heads
     from musicfm.tasks.evaluation import evaluate_head, to_json, to_text
-    from musicfm.tasks.overlap import overlaps
+    from musicfm.tasks.overlap import overlap_of_head, overlaps
     from musicfm.tasks.predict import Predictor
     from musicfm.tasks.rows import Row
 
+    if out is not None:
+        check_target(out)
     with interruptible("nothing was written"):
         predictor = Predictor.load([head], model, device_of(device))
         corpus = _corpus(data, songs, part, 1.0, workers)
@@ -293,11 +297,14 @@ def evaluate(
     (loaded,) = predictor.heads
     print(to_text(loaded.task, found.tests))
     row = Row(predictor.model)
-    if remark := overlaps([row], corpus)[row.name]:
-        say(f"{row.name}: {remark}")
+    remarks = {
+        row.name: overlaps([row], corpus)[row.name],
+        str(head): overlap_of_head(heads.locate(head), corpus),
+    }
+    for name, remark in remarks.items():
+        if remark:
+            say(f"{name}: {remark}")
     if out is not None:
-        from musicfm.files import atomic_write
-
         with atomic_write(out) as temporary:
             temporary.write_text(to_json(loaded.task, found), encoding="utf-8")
     for failure in found.failures:

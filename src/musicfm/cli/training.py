@@ -18,11 +18,14 @@ def convert(
         Path, typer.Argument(help="A folder (ours), or a .pt file (published).")
     ],
     stats: Stats = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model that is there.")
+    ] = False,
 ) -> None:
     """Convert between the published checkpoints' layout and ours, in either direction."""
     from musicfm import checkpoint
 
-    checkpoint.convert(source, destination, stats=stats)
+    checkpoint.convert(source, destination, stats=stats, overwrite=overwrite)
     say(f"wrote {destination}")
 
 

@@ -121,9 +121,13 @@ def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
     )
 
 
-def rendered_songs(tracks: Iterable[Track]) -> set[str]:
-    """Names of the rendered songs among some tracks: the same for a song in any format."""
-    return {track.artist for track in tracks if track.artist.startswith(_SONG)}
+def identities(tracks: Iterable[Track]) -> list[str]:
+    """What some tracks are known again by: the SHA-256 of each, and the names of the rendered songs
+    among them, which are the same song in any format and on any machine.
+    """
+    tracks = tuple(tracks)
+    songs = {track.artist for track in tracks if track.artist.startswith(_SONG)}
+    return sorted({track.sha256 for track in tracks}) + sorted(songs)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ import musicfm
 from musicfm import checkpoint
 from musicfm.config import RandomProjectionConfig
 from musicfm.datasets.crops import Crops, GlobalBatches
-from musicfm.datasets.scanning import rendered_songs
+from musicfm.datasets.scanning import identities
 from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import Manifest
 from musicfm.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
@@ -396,25 +396,20 @@ def _conclude(folder: Path, recipe: Recipe, data: _Data) -> None:
     """Writes the model, how it came about, and the curves."""
     rows = read_metrics(folder / METRICS)
     last = {key: value for row in rows for key, value in row.items() if value is not None}
-    tracks = sorted(track.sha256 for track in data.train)
-    songs = sorted(rendered_songs(data.train))
     facts = {
         "musicfm": musicfm.__version__,
         "recipe": recipe.to_dict(),
         "data": {
             "digest": data.train.digest(),
-            "tracks": len(tracks),
+            "tracks": len(data.train),
             "hours": data.train.seconds / 3600,
         },
         "hours_heard": recipe.steps * recipe.batch_size * recipe.model.context_seconds / 3600,
         "metrics": last,
     }
-    for name, text in (
-        (TRAINING, json.dumps(facts, indent=2) + "\n"),
-        (checkpoint.TRACKS, "".join(f"{name}\n" for name in (*tracks, *songs))),
-    ):
-        with atomic_write(folder / "model" / name) as temporary:
-            temporary.write_text(text)
+    with atomic_write(folder / "model" / TRAINING) as temporary:
+        temporary.write_text(json.dumps(facts, indent=2) + "\n")
+    checkpoint.write_tracks(folder / "model", identities(data.train))
     draw_curves(rows, folder / "curves.png")
     last_checkpoint = checkpoint_path(folder / "checkpoints", recipe.steps)
     checkpoint.save(MusicFM.from_pretrained(last_checkpoint), folder / "model")

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
-import mir_eval
 import numpy as np
 from pydantic import Field
 from scipy.ndimage import maximum_filter1d
@@ -136,6 +135,8 @@ class Beat(Task[BeatDecoding]):
 
 
 def _f_measure(reference: Array, estimate: Array) -> float:
+    import mir_eval  # takes a second, and only scores need it
+
     reference, estimate = mir_eval.beat.trim_beats(reference), mir_eval.beat.trim_beats(estimate)
     if not len(reference):
         return float("nan")

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated
 
-import mir_eval
 import numpy as np
 from pydantic import Field
 from torch import Tensor
@@ -27,7 +26,8 @@ _ROOTS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 NAMES = (*(f"{root}:maj" for root in _ROOTS), *(f"{root}:min" for root in _ROOTS), "N")
 """Of the classes."""
 
-_MAJOR, _MINOR = (mir_eval.chord.QUALITIES[quality][:8] for quality in ("maj", "min"))
+_MAJOR, _MINOR = (1, 0, 0, 0, 1, 0, 0, 1), (1, 0, 0, 1, 0, 0, 0, 1)
+"""The semitones of a triad, from its root to the fifth."""
 
 
 class ChordDecoding(Decoding):
@@ -97,6 +97,8 @@ def chord_class(label: str) -> int:
 
     Raises DataError if it is no chord.
     """
+    import mir_eval  # takes a second, and only labels and scores need it
+
     try:
         root, semitones, _ = mir_eval.chord.encode(label)
     except mir_eval.chord.InvalidChordException as error:
@@ -109,6 +111,8 @@ def chord_class(label: str) -> int:
 
 
 def _majmin(reference: Spans, estimate: Spans) -> float:
+    import mir_eval
+
     intervals, labels = mir_eval.util.adjust_intervals(
         estimate.intervals,
         list(estimate.labels),

@@ -9,6 +9,7 @@ A run has a folder of its own:
 
     head.safetensors, head.json   when it is done: the head, beside
     model/                        the model that it belongs to
+    training_tracks.txt           what it learnt from; the one of the model has more
     fit.json                      losses, and scores on validation
     checkpoints/                  the last epoch and the best, until it is done
 
@@ -40,6 +41,7 @@ from musicfm import audio, checkpoint
 from musicfm.config import Config, ModelConfig, Positive
 from musicfm.datasets.crops import permuted
 from musicfm.datasets.labelled import LabelledTrack, digest
+from musicfm.datasets.scanning import identities
 from musicfm.embedding import Embedder
 from musicfm.errors import AudioError, AudioWarning, ConfigError
 from musicfm.files import atomic_write, exclusive, read_object, sweep
@@ -334,6 +336,11 @@ def finetune(
             validation = choose_decoding(head, labelled(task, recordings, "validation"))
         checkpoint.save(tuned, out / MODEL)
         heads.save(head, out)
+        learnt = identities(item.track for item in (*train, *valid))
+        checkpoint.write_tracks(out, learnt)
+        heard = _heard_before(settings, model_name)
+        both = None if heard is None else dict.fromkeys((*heard, *learnt))
+        checkpoint.write_tracks(out / MODEL, both)
         write_fit(
             out,
             task.objective(validation.summary),
@@ -344,6 +351,14 @@ def finetune(
             time.monotonic() - begin,
         )
         shutil.rmtree(out / "checkpoints")
+
+
+def _heard_before(settings: FinetuneSettings, model_name: str) -> list[str] | None:
+    """What a model was trained on before it is fine-tuned; None if that is not known."""
+    if settings.from_scratch:
+        return []
+    folder = checkpoint.folder_of(model_name)
+    return None if folder is None else checkpoint.read_tracks(folder)
 
 
 def _train(

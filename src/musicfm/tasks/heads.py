@@ -147,6 +147,12 @@ def save(head: Head, folder: str | Path) -> None:
     checkpoint.write_pair(weights, config, head.state_dict(), head.config)
 
 
+def copy(source: Path, folder: Path) -> None:
+    """Copies a head, with what it was trained on. Raises CheckpointError or OutputError."""
+    save(load(source), folder)
+    checkpoint.write_tracks(folder, checkpoint.read_tracks(source))
+
+
 def load_config(folder: str | Path) -> HeadConfig:
     """What a head is, without its weights. Raises CheckpointError."""
     path = Path(folder) / CONFIG

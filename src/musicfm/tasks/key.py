@@ -11,7 +11,6 @@ Metrics: accuracy, and mir_eval's weighted score (a fifth .5, the relative key .
 
 from collections.abc import Sequence
 
-import mir_eval
 import numpy as np
 from torch import Tensor
 
@@ -77,6 +76,8 @@ class Key(Task[KeyDecoding]):
 
     def score(self, reference: Annotations, estimate: Annotations) -> Scores:
         """Besides the metrics, 1 for the relation that a wrong key has to the right one."""
+        import mir_eval  # takes a second, and only scores need it
+
         assert reference.keys is not None
         assert estimate.keys is not None
         truth, found = main_key(reference.keys), main_key(estimate.keys)

@@ -1,9 +1,10 @@
-"""Whether a model was pretrained on what it is tested on."""
+"""Whether a model was pretrained on what it is tested on, or a head was trained on it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from musicfm import checkpoint
-from musicfm.datasets.scanning import rendered_songs
+from musicfm.datasets.scanning import identities
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.rows import Row
 
@@ -12,21 +13,37 @@ _NO_MODEL = ("mel", "chroma", "trivial", "oracle")
 
 def overlaps(rows: Sequence[Row], corpus: Corpus) -> dict[str, str]:
     """By row: nothing if its model is known to have heard no test recording, else a remark."""
-    tests = [
-        {item.track.sha256, *rendered_songs([item.track])}
-        for items in corpus.tests.values()
-        for item in items
-    ]
-    return {row.name: _remark(row, tests) for row in rows}
+    tests = _names(corpus)
+    return {row.name: _of_row(row, tests) for row in rows}
 
 
-def _remark(row: Row, tests: Sequence[set[str]]) -> str:
+def overlap_of_head(folder: Path, corpus: Corpus) -> str:
+    """Nothing if a head is known to have learnt from no test recording, else a remark."""
+    found = _count(folder, _names(corpus))
+    if found is None:
+        return "what it learnt from is unknown, and may hold the test recordings"
+    return f"{found} test recordings are among those that it learnt from" if found else ""
+
+
+def _names(corpus: Corpus) -> list[set[str]]:
+    """What each test recording is known by."""
+    return [set(identities([item.track])) for items in corpus.tests.values() for item in items]
+
+
+def _of_row(row: Row, tests: Sequence[set[str]]) -> str:
     if row.name in _NO_MODEL or row.name.startswith(("untrained:", "scratch:")):
         return ""
     folder = checkpoint.folder_of(row.model)
-    path = None if folder is None else folder / checkpoint.TRACKS
-    if path is None or not path.is_file():
+    found = None if folder is None else _count(folder, tests)
+    if found is None:
         return "what its model was pretrained on is unknown, and may hold the test recordings"
-    trained_on = set(path.read_text(encoding="utf-8").splitlines())
-    heard = sum(not names.isdisjoint(trained_on) for names in tests)
-    return f"{heard} test recordings were in its pretraining" if heard else ""
+    return f"{found} test recordings were in its pretraining" if found else ""
+
+
+def _count(folder: Path, tests: Sequence[set[str]]) -> int | None:
+    """How many test recordings are among those that something was trained on, if that is known."""
+    tracks = checkpoint.read_tracks(folder)
+    if tracks is None:
+        return None
+    trained_on = set(tracks)
+    return sum(not names.isdisjoint(trained_on) for names in tests)

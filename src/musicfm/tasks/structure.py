@@ -16,7 +16,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-import mir_eval
 import numpy as np
 from pydantic import Field
 from scipy.ndimage import maximum_filter1d
@@ -178,6 +177,8 @@ def _boundaries(activation: Array, times: Array, threshold: float) -> Array:
 
 
 def _hit_rate(truth: Spans, found: Spans, window: float, trim: bool) -> float:
+    import mir_eval  # takes a second, and only scores need it
+
     if trim and len(truth.intervals) < 2:
         return float("nan")
     if trim and len(found.intervals) < 2:

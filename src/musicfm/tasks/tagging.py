@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -105,6 +104,9 @@ class Tagging(Task[TaggingDecoding]):
             nan = float("nan")
             return {"map": nan, "roc_auc": nan, "prevalence": nan, "tags": 0.0}
         truth, found = truth[:, used], found[:, used]
+        # Takes a second to import, and only scores need it.
+        from sklearn.metrics import average_precision_score, roc_auc_score
+
         return {
             "map": float(average_precision_score(truth, found, average="macro")),
             "roc_auc": float(roc_auc_score(truth, found, average="macro")),

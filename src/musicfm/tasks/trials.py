@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from musicfm import checkpoint
 from musicfm.config import Config
+from musicfm.datasets.scanning import identities
 from musicfm.errors import ConfigError, DataError, MusicFMError
 from musicfm.files import atomic_write, read_object
 from musicfm.processes import Failure, Message, num_cores, run_tasks
@@ -219,6 +221,9 @@ def _fit(trial: Trial, recordings: Recordings) -> heads.Head:
     )
     fitted = fit(config, trial.settings, train, valid)
     heads.save(fitted.head, trial.folder)
+    checkpoint.write_tracks(
+        trial.folder, identities(r.track for r in (*train.recordings, *valid.recordings))
+    )
     summary = fitted.validation.summary
     write_fit(
         trial.folder,
