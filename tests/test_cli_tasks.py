@@ -128,6 +128,8 @@ def test_what_is_wrong_is_said_in_a_sentence(run: Run, music: Path, there: Path)
     assert "no recordings" in error(*probe, "--data", there / "empty").lower()
     assert "no model 'nowhere'" in error(*probe, "--data", music, "--model", "nowhere")
     assert "layer 9" in error(*probe, "--data", music, "--model", "nano", "--layer", 9)
+    mel = (*probe, "--data", music, "--model", "mel")
+    assert "'mel' has no layer 3" in error(*mel, "--layer", 3)
     assert "there is no task 'beets'" in error(
         "table1", "--tasks", "beets", "--data", music, "--out", "out"
     )

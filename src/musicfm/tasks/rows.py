@@ -48,10 +48,15 @@ class Row:
         return "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)
 
     @property
+    def is_from_file(self) -> bool:
+        """Whether it is an encoder in a file of the user's."""
+        return self.name.rpartition(":")[0].endswith(".py")
+
+    @property
     def lasting_name(self) -> str:
         """Its name in any working directory."""
-        path, is_file, function = self.name.rpartition(":")
-        if is_file and path.endswith(".py"):
+        if self.is_from_file:
+            path, _, function = self.name.rpartition(":")
             return f"{Path(path).resolve()}:{function}"
         return str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name
 
@@ -100,12 +105,18 @@ class Row:
 
         Raises ConfigError or CheckpointError if there is none.
         """
+        encoder: WindowEncoder
         if self.name in _PLAIN:
-            return _PLAIN[self.name]()
-        path, is_file, function = self.name.rpartition(":")
-        if is_file and path.endswith(".py"):
-            return _from_file(Path(path), function, context_seconds)
-        return Embedder(self.load().to(device), layers, context_seconds=context_seconds)
+            encoder = _PLAIN[self.name]()
+        elif self.is_from_file:
+            path, _, function = self.name.rpartition(":")
+            encoder = _from_file(Path(path), function, context_seconds)
+        else:
+            return Embedder(self.load().to(device), layers, context_seconds=context_seconds)
+        asked = set() if layers is None or layers == "all" else set(layers)
+        if missing := asked - set(encoder.layers):
+            raise ConfigError(f"'{self.name}' has no layer {min(missing)}")
+        return encoder
 
 
 def untrained(model: MusicFM) -> MusicFM:

@@ -323,11 +323,9 @@ def _configs(
     )
     if study.layers == "mixed":
         return [base]
-    wanted = heard.layers
-    if isinstance(study.layers, tuple) and len(heard.layers) > 1:
-        wanted = tuple(sorted(set(study.layers)))
-        if missing := set(wanted) - set(heard.layers):
-            raise ConfigError(f"'{row.name}' has no layer {min(missing)}")
+    wanted: Sequence[int] = heard.layers
+    if isinstance(study.layers, tuple) and row.is_from_file:  # which gives all that it has
+        wanted = sorted(set(study.layers))
     return [base.replace(layers=(layer,)) for layer in wanted]
 
 
