@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from musicfm.datasets.annotations import Beats, fit, make_beats, make_spans, read_jams
+from musicfm.datasets.annotations import Beats, Read, fit, make_beats, make_spans, read_jams
 from musicfm.errors import DataError
 
 
@@ -151,11 +151,25 @@ def test_a_file_that_is_not_jams_is_named(tmp_path: Path, text: str) -> None:
         read_jams(tmp_path / "missing.jams")
 
 
-def test_what_salami_does_not_know_has_no_label(tmp_path: Path) -> None:
+def test_what_salami_does_not_know_is_a_section_too(tmp_path: Path) -> None:
     data = [observation(0.0, 2.0, "no_function"), observation(2.0, 3.0, "verse")]
     read = read_jams(write(tmp_path / "song.jams", {"segment_salami_function": data}))
     assert read.annotations.segments is not None
-    assert read.annotations.segments.labels == ("verse",)
+    assert read.annotations.segments.labels == ("no_function", "verse")
+
+
+def test_downbeats_need_all_places_after_the_first(tmp_path: Path) -> None:
+    def read(*places: int | None) -> Read:
+        beats = [observation(float(t), 0.0, place) for t, place in enumerate(places)]
+        return read_jams(write(tmp_path / "song.jams", {"beat": beats}))
+
+    pickup, torn = read(None, None, 1, 2, 1), read(1, 2, None, 2, 1)
+    assert pickup.annotations.beats is not None
+    assert pickup.annotations.beats.downbeats.tolist() == [2.0, 4.0]
+    assert pickup.problems == ()
+    assert torn.annotations.beats is not None
+    assert len(torn.annotations.beats.downbeats) == 0
+    assert "downbeats are not used: not all beats have a place" in torn.problems[0]
 
 
 def test_annotations_end_with_their_audio(tmp_path: Path) -> None:
@@ -176,7 +190,8 @@ def test_annotations_end_with_their_audio(tmp_path: Path) -> None:
 
 def test_beats_and_spans_are_checked() -> None:
     assert make_beats([0.0, 1.0]).positions.tolist() == [0, 0]
-    assert make_beats([0.0, 1.0], [0, 1]).positions.tolist() == [0, 0]  # partly known
+    assert make_beats([0.0, 1.0], [0, 1]).positions.tolist() == [0, 1]  # a pickup
+    assert make_beats([0.0, 1.0, 2.0], [1, 0, 1]).positions.tolist() == [0, 0, 0]  # partly known
     for times, message in [([], "empty"), ([-1.0], "below zero"), ([float("nan")], "no number")]:
         with pytest.raises(DataError, match=message):
             make_beats(times)
@@ -185,6 +200,8 @@ def test_beats_and_spans_are_checked() -> None:
     spans = make_spans([(1.0, 2.0, "b"), (0.0, 1.005, "a"), (2.0, 2.0, "c")])
     assert spans.labels == ("a", "b")
     assert spans.intervals.tolist() == [[0.0, 1.0], [1.0, 2.0]]
+    spans = make_spans([(0.0, 0.999999, "a"), (1.0, 2.0, "b"), (2.1, 3.0, "c")])
+    assert spans.intervals.tolist() == [[0.0, 1.0], [1.0, 2.0], [2.1, 3.0]]
     with pytest.raises(DataError, match=r"'a' ends at 1\.000 s, before it begins at 2\.000 s"):
         make_spans([(2.0, 1.0, "a")])
     with pytest.raises(DataError, match="a span's time is no number"):

@@ -198,7 +198,7 @@ def test_billboard(write_index: WriteIndex) -> None:
     assert items["audio"].track.artist == "James Brown"
     segments = items["audio"].annotations.segments
     assert segments is not None
-    assert segments.labels == ("silence", "intro", "verse", "fadeout", "silence")
+    assert segments.labels == ("silence", "intro", "verse", "no_function", "fadeout", "silence")
     assert segments.intervals[2].tolist() == [0.5, 1.5]  # what follows has no name
     assert items["audio"].annotations.chords is not None
     assert items["audio"].annotations.chords.labels == ("N", "A:min")
@@ -262,8 +262,7 @@ def test_salami(write_index: WriteIndex) -> None:
     found, items = read("salami", home)
     segments = items["2"].annotations.segments
     assert segments is not None
-    assert segments.labels == ("Silence", "Intro", "Verse")
-    assert segments.at(np.array([1.5])) == [None]
+    assert segments.labels == ("Silence", "Intro", "no_function", "Verse")
     assert items["2"].track.artist == "The_Smashing_Pumpkins"
     assert "no annotator gave functions to track 3" in found.problems[0]
     assert list(items) == ["2"]

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import mir_eval
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from musicfm.tasks.structure import FUNCTIONS, Structure, StructureDecoding, fun
 TASK = Structure()
 
 
-def segments(bounds: list[float], labels: list[str]) -> Annotations:
+def segments(bounds: Sequence[float], labels: Sequence[str]) -> Annotations:
     intervals = np.stack([bounds[:-1], bounds[1:]], axis=1)
     return Annotations(segments=Spans(intervals, tuple(labels)))
 
@@ -31,12 +33,16 @@ def segments(bounds: list[float], labels: list[str]) -> Annotations:
         ("break", "inst"),
         ("Z", "inst"),
         ("silence", "silence"),
-        ("End", "silence"),
+        ("stutter", "chorus"),
+        ("build-up", "verse"),
+        ("improvisation", "inst"),
+        ("End", None),
+        ("no_function", None),
         ("ending", "outro"),
         *((function, function) for function in FUNCTIONS),
     ],
 )
-def test_free_labels_are_mapped_to_functions(label: str, function: str) -> None:
+def test_free_labels_are_mapped_to_functions(label: str, function: str | None) -> None:
     assert function_of(label) == function
 
 
@@ -61,6 +67,50 @@ def test_hit_rates_are_those_of_mir_eval() -> None:
         )
         assert scores[name] == expected
     assert scores["hr_05_trimmed"] < scores["hr_05"] < 1.0
+
+
+def test_an_estimate_counts_where_the_reference_does() -> None:
+    """As in mir_eval's own evaluation, which refuses a boundary at the very end."""
+    reference = segments([0.7, 20, 40, 58], ["verse", "chorus", "verse"])
+    for bounds in ([0, 0.7, 20, 40, 62], [0, 0.7, 20, 40, 58, 60, 62]):
+        estimate = segments(bounds, ["verse"] * (len(bounds) - 1))
+        assert reference.segments is not None
+        assert estimate.segments is not None
+        scores = TASK.score(reference, estimate)
+        assert (scores["hr_05"], scores["hr_05_trimmed"]) == (1.0, 1.0)
+        if 58 not in bounds:
+            expected = mir_eval.segment.evaluate(
+                reference.segments.intervals,
+                list(reference.segments.labels),
+                estimate.segments.intervals,
+                list(estimate.segments.labels),
+            )
+            assert expected["F-measure@0.5"] == 1.0
+
+
+def test_what_comes_after_the_music_is_a_boundary_and_no_section() -> None:
+    reference = segments([0, 10, 20, 60], ["verse", "chorus", "end"])
+    times = (np.arange(480) + 0.5) / 8
+    values, known = TASK.targets(reference, times)
+    assert values[np.abs(times - 20.0) < 0.3, 0].all()
+    assert known[:, 0].all()
+    np.testing.assert_array_equal(known[:, 1], times < 20.0)
+    for after in ([60], [20, 60], [20, 30, 60]):
+        bounds = [0, 10, *after]
+        scores = TASK.score(
+            reference, segments(bounds, ["verse", "chorus", *["inst"] * 9][: len(bounds) - 1])
+        )
+        assert set(scores.values()) == {1.0}
+
+
+def test_sections_without_a_function_have_boundaries() -> None:
+    reference = segments([0, 20, 40, 60], ["verse", "no_function", "chorus"])
+    times = (np.arange(480) + 0.5) / 8
+    values, known = TASK.targets(reference, times)
+    assert values[np.abs(times - 20.0) < 0.3, 0].all()
+    np.testing.assert_array_equal(known[:, 1], (times < 20.0) | (times > 40.0))
+    estimate = segments([0, 20, 40, 60], ["verse", "inst", "chorus"])
+    assert set(TASK.score(reference, estimate).values()) == {1.0}
 
 
 def test_one_segment_shows_what_trimming_means() -> None:

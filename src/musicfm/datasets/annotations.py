@@ -30,8 +30,8 @@ KEY_NAMESPACES = ("key_mode",)
 TAG_PREFIX = "tag_"
 """Every namespace of tags begins so."""
 
-_OVERLAP = 0.01
-"""Seconds that spans may overlap, as rounding makes them."""
+_ROUNDING = 0.01
+"""Seconds that spans may overlap, or lie apart, by rounding; they are joined."""
 _BEYOND = 1.0
 """Seconds that annotations may reach beyond the end of the audio."""
 _LAST_PLACE = 10_000
@@ -124,8 +124,8 @@ def make_beats(times: Sequence[float] | Array, positions: Sequence[int] | None =
 
     Args:
         times: in seconds.
-        positions: places in the bar from 1, 0 for unknown; None: none is known. Partly known is not
-            known.
+        positions: places in the bar from 1, 0 for unknown; None: none is known. Before the first
+            bar they need not be; if any is missing later, none counts as known.
 
     Raises DataError if there are none, they are not in order, or a place is impossible.
     """
@@ -143,11 +143,13 @@ def make_beats(times: Sequence[float] | Array, positions: Sequence[int] | None =
     if positions is not None and max(positions) > _LAST_PLACE:
         raise DataError(f"a beat has a place in its bar beyond {_LAST_PLACE}")
     places = np.zeros(len(beats), dtype=np.int64) if positions is None else np.array(positions)
-    return Beats(beats, places if (places >= 1).all() else np.zeros_like(places))
+    first = int((places >= 1).argmax())  # after a pickup
+    return Beats(beats, places if (places[first:] >= 1).all() else np.zeros_like(places))
 
 
 def make_spans(rows: Iterable[tuple[float, float, str]]) -> Spans:
-    """Spans, checked and sorted; those without duration are left out.
+    """Spans, checked, sorted, and joined where only rounding parts them; those without duration are
+    left out.
 
     Args:
         rows: start and end in seconds, and label.
@@ -166,14 +168,16 @@ def make_spans(rows: Iterable[tuple[float, float, str]]) -> Spans:
     if not spans:
         raise DataError("none of its spans has a duration")
     intervals = np.array([(start, end) for start, end, _ in spans])
-    over = np.flatnonzero(intervals[:-1, 1] > intervals[1:, 0] + _OVERLAP)
+    ends, nexts = intervals[:-1, 1], intervals[1:, 0]
+    over = np.flatnonzero(ends > nexts + _ROUNDING)
     if len(over):
         (_, end, label), (start, _, after) = spans[over[0]], spans[over[0] + 1]
         raise DataError(
             f"its spans overlap: '{label}' goes on until {end:.3f} s, and '{after}' begins at "
             f"{start:.3f} s"
         )
-    intervals[:-1, 1] = np.minimum(intervals[:-1, 1], intervals[1:, 0])
+    # A boundary that is there twice can only be hit once.
+    intervals[:-1, 1] = np.where(ends >= nexts - _ROUNDING, nexts, ends)
     return Spans(intervals, tuple(label for _, _, label in spans))
 
 
@@ -212,6 +216,15 @@ def read_jams(path: str | os.PathLike[str]) -> Read:
                     reason = str(error) if isinstance(error, DataError) else "it is malformed"
                     problems.append(f"{path}: the annotation '{namespace}' is not used: {reason}")
 
+    def beats_of(data: Sequence[Mapping[str, Any]]) -> Beats:
+        places = [_position(observation.get("value")) for observation in data]
+        found = make_beats([_number(observation, "time") for observation in data], places)
+        if any(places) and not found.positions.any():
+            problems.append(
+                f"{path}: downbeats are not used: not all beats have a place in the bar"
+            )
+        return found
+
     tag_namespaces = sorted(
         {
             str(annotation["namespace"])
@@ -221,7 +234,7 @@ def read_jams(path: str | os.PathLike[str]) -> Read:
         }
     )
     found = Annotations(
-        beats=next(usable(BEAT_NAMESPACES, _beats), None),
+        beats=next(usable(BEAT_NAMESPACES, beats_of), None),
         chords=next(usable(CHORD_NAMESPACES, _spans), None),
         segments=next(usable(SEGMENT_NAMESPACES, _spans), None),
         keys=next(usable(KEY_NAMESPACES, _spans), None),
@@ -301,11 +314,6 @@ def _number(observation: Mapping[str, Any], key: str) -> float:
     return float(value)
 
 
-def _beats(data: Sequence[Mapping[str, Any]]) -> Beats:
-    times = [_number(observation, "time") for observation in data]
-    return make_beats(times, [_position(observation.get("value")) for observation in data])
-
-
 def _position(value: object) -> int:
     """A place in the bar; 0 for what is none, such as a fraction of a bar."""
     if isinstance(value, dict):
@@ -317,11 +325,7 @@ def _position(value: object) -> int:
 
 def _spans(data: Sequence[Mapping[str, Any]]) -> Spans:
     rows = [(_number(row, "time"), _number(row, "duration"), row.get("value")) for row in data]
-    return make_spans(
-        (start, start + duration, _text(label))
-        for start, duration, label in rows
-        if label != "no_function"  # how segment_salami_function says that it is not known
-    )
+    return make_spans((start, start + duration, _text(label)) for start, duration, label in rows)
 
 
 def _text(value: object) -> str:

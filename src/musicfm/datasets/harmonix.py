@@ -9,6 +9,7 @@ popular music", ISMIR 2019.
 """
 
 import itertools
+import math
 from functools import partial
 from pathlib import Path
 
@@ -16,18 +17,20 @@ from musicfm.datasets.annotations import Annotations, Read, Spans, make_spans
 from musicfm.datasets.pieces import Collected, Piece, lines_of, read_beats, rows_of
 from musicfm.errors import DataError
 
+_COLUMNS = ("File", "Title", "Artist", "Release", "Duration")
+
 
 def collect_harmonix(home: Path) -> Collected:
     """The tracks that ``dataset/metadata.csv`` lists.
 
     Raises DataError if that cannot be read.
     """
-    rows = rows_of(home / "dataset" / "metadata.csv", ("File", "Title", "Artist", "Release"), ",")
+    rows = rows_of(home / "dataset" / "metadata.csv", _COLUMNS, ",")
     return Collected(
         [
             Piece(
                 home / "audio" / f"{row['File']}.mp3",
-                partial(_annotate, home / "dataset", row["File"]),
+                partial(_annotate, home / "dataset", row["File"], _seconds(row["Duration"])),
                 artist=row["Artist"],
                 album=row["Release"],
                 title=row["Title"],
@@ -37,7 +40,16 @@ def collect_harmonix(home: Path) -> Collected:
     )
 
 
-def _annotate(folder: Path, name: str, duration: float) -> Read:
+def _seconds(text: str) -> float | None:
+    """How long the music that was annotated is; None if the table does not say."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0.0 < seconds < math.inf else None
+
+
+def _annotate(folder: Path, name: str, annotated: float | None, duration: float) -> Read:
     problems: list[str] = []
     beats = segments = None
     try:
@@ -48,11 +60,12 @@ def _annotate(folder: Path, name: str, duration: float) -> Read:
         segments = _read_segments(folder / "segments" / f"{name}.txt", duration)
     except DataError as error:
         problems.append(str(error))
-    return Read(Annotations(beats=beats, segments=segments), None, tuple(problems))
+    return Read(Annotations(beats=beats, segments=segments), annotated, tuple(problems))
 
 
 def _read_segments(path: Path, duration: float) -> Spans:
-    """Sections: on each line where one begins, in seconds, and its label; the last ends with all.
+    """Sections: on each line where one begins, in seconds, and its label; the last, which is called
+    "end", goes on until all ends.
 
     The files separate the two by a blank, whatever the repository says of tabs.
     """

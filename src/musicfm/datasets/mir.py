@@ -30,6 +30,9 @@ from musicfm.datasets.gtzan import filtered_split
 from musicfm.datasets.pieces import Collected, Piece, key_name, lines_of, spanning
 from musicfm.errors import ConfigError, DataError
 
+NO_FUNCTION = "no_function"
+"""What SALAMI calls a section that has none."""
+
 Mirdata = Any
 """A track of mirdata's, which has no types."""
 
@@ -181,20 +184,20 @@ def _functions(track: Mirdata, _: float) -> Spans:
         if letters is None or not path.is_file():
             continue
         data = load_sections(str(path))
-        rows = [] if data is None else zip(data.intervals, data.labels, strict=True)
-        named = [(*span, label) for span, label in rows if label.lower() != "no_function"]
-        if named:
-            return make_spans(named)
+        labels = [] if data is None else data.labels
+        if any(label.lower() != NO_FUNCTION for label in labels):
+            rows = zip(data.intervals, labels, strict=True)
+            return make_spans((*span, label) for span, label in rows)
     raise DataError(f"no annotator gave functions to track {track.track_id}")
 
 
 def _named_sections(track: Mirdata, _: float) -> Spans:
-    """Billboard's sections that have a name, such as "A, verse, | C | F |".
+    """Billboard's sections, such as "A, verse, | C | F |"; those without a name have no function.
 
     A line with a letter begins a section, silence or the end of the music does too. mirdata takes
     what is said of the instruments for a name where there is none.
     """
-    sections: list[tuple[float, str | None]] = []
+    sections: list[tuple[float, str]] = []
     path = Path(track.salami_path)
     for number, line in lines_of(path):
         if line.startswith("#"):
@@ -206,11 +209,11 @@ def _named_sections(track: Mirdata, _: float) -> Spans:
                 sections.append((float(time), "silence"))
             elif re.fullmatch(r"[A-Z]+'*", words[0]):
                 is_named = len(words) > 1 and not set("|()") & set(words[1])
-                sections.append((float(time), words[1] if is_named else None))
+                sections.append((float(time), words[1] if is_named else NO_FUNCTION))
         except ValueError as error:
             raise DataError(f"line {number} is {line!r}") from error
     pairs = itertools.pairwise(sections)
-    return make_spans((start, end, name) for (start, name), (end, _) in pairs if name is not None)
+    return make_spans((start, end, name) for (start, name), (end, _) in pairs)
 
 
 def _artists(track: Mirdata) -> dict[str, Any]:

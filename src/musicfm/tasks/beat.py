@@ -91,7 +91,7 @@ class Beat(Task[BeatDecoding]):
 
     def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
         peaks = _widest(logits, TOLERANCE)
-        # A clip's first and last frames may lie beside a beat that is out of sight.
+        # The frames beside a beat that is just outside of a clip count as none: one or two of 300.
         around = _widest(values, 2 * TOLERANCE)
         weight = values * logits.new_tensor(self.positive_weights) + (1.0 - around)
         losses = F.binary_cross_entropy_with_logits(peaks, values, weight, reduction="none")

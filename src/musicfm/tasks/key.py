@@ -1,6 +1,6 @@
 """Key detection over 24 classes: 12 major and 12 minor keys.
 
-Outputs at 0.5 Hz, six for a clip of 12 s; their probabilities are averaged over a recording. A
+Outputs at 0.5 Hz, six for a clip of 12 s; their logits are averaged over a recording. A
 mode counts by its third: ionian, lydian and mixolydian are major; aeolian, dorian and phrygian are
 minor. Locrian, and N for no key, are ignored. A recording that changes its key is learnt from
 output by output, and has the key that lasts longest.
@@ -70,7 +70,7 @@ class Key(Task[KeyDecoding]):
     def decode(
         self, logits: Array, times: Array, duration: float, decoding: KeyDecoding
     ) -> Annotations:
-        mean = softmax(logits).mean(axis=0)
+        mean = softmax(logits.mean(axis=0))
         name = NAMES[int(mean.argmax())]
         return Annotations(keys=Spans(np.array([[0.0, duration]]), (name,), mean[[mean.argmax()]]))
 

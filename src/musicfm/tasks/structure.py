@@ -8,7 +8,8 @@ structure analysis using convolutional neural networks" (ISMIR 2014); a segment 
 the highest mean probability. MusicFM's own protocol was not published.
 
 Metrics: frame accuracy at 8 Hz; mir_eval's boundary F-measure within 0.5 s and 3 s, with the first
-and the last boundary trimmed and untrimmed, since the paper does not say which.
+and the last boundary trimmed and untrimmed, since the paper does not say which. As in mir_eval's
+own evaluation, an estimate counts from the start of the recording to the end of the reference.
 """
 
 import itertools
@@ -41,14 +42,17 @@ FUNCTIONS = ("intro", "verse", "chorus", "bridge", "inst", "outro", "silence")
 _RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("silence", ("silence",)),
     ("verse", ("prechorus",)),
-    ("chorus", ("refrain", "chorus", "theme")),
-    ("verse", ("verse", "rap", "section")),
+    ("chorus", ("refrain", "chorus", "theme", "stutter")),
+    ("verse", ("verse", "rap", "section", "slow", "build", "dialog")),
     ("intro", ("intro", "fadein", "opening")),
     ("bridge", ("bridge", "trans")),
     ("outro", ("out", "coda", "ending")),
-    ("inst", ("break", "inst", "interlude", "solo")),
+    ("inst", ("break", "inst", "interlude", "impro", "solo")),
 )
 """The first rule of which a word occurs in a label, without case, blanks and hyphens, applies."""
+_NO_FUNCTIONS = ("end", "nofunction")
+"""Labels that name none: of what comes after the music (Harmonix), and of what has none (SALAMI).
+"""
 
 PULSE_SECONDS = 0.6
 PEAK_SECONDS = 6.0
@@ -132,7 +136,7 @@ class Structure(Task[StructureDecoding]):
         """Boundaries are those of the segments; NaN where trimming leaves the reference none."""
         assert reference.segments is not None
         assert estimate.segments is not None
-        truth, found = reference.segments, estimate.segments
+        truth, found = _until_end(reference.segments), estimate.segments
         times = np.arange(0.0, truth.intervals[-1, 1], 1 / self.rate) + 0.5 / self.rate
         functions = classes_at(truth, times, _number)
         counted = functions != UNKNOWN
@@ -144,19 +148,34 @@ class Structure(Task[StructureDecoding]):
         return scores
 
 
-def function_of(label: str) -> str:
-    """The function that a free label names; "inst" if no rule applies."""
-    word = re.sub(r"[\s_\-]+", "", label.lower())
-    if word == "end":  # Harmonix marks the end of the music so
-        return "silence"
+def function_of(label: str) -> str | None:
+    """The function that a free label names: "inst" if no rule applies, None if it says that there
+    is none.
+    """
+    word = _word(label)
+    if word in _NO_FUNCTIONS:
+        return None
     for function, words in _RULES:
         if any(part in word for part in words):
             return function
     return "inst"
 
 
+def _word(label: str) -> str:
+    return re.sub(r"[\s_\-]+", "", label.lower())
+
+
 def _number(label: str) -> int:
-    return FUNCTIONS.index(function_of(label))
+    function = function_of(label)
+    return UNKNOWN if function is None else FUNCTIONS.index(function)
+
+
+def _until_end(spans: Spans) -> Spans:
+    """Without what comes after the music."""
+    count = len(spans.labels)
+    while count > 1 and _word(spans.labels[count - 1]) == "end":
+        count -= 1
+    return Spans(spans.intervals[:count], spans.labels[:count])
 
 
 def _boundaries(activation: Array, times: Array, threshold: float) -> Array:
@@ -179,11 +198,13 @@ def _boundaries(activation: Array, times: Array, threshold: float) -> Array:
 def _hit_rate(truth: Spans, found: Spans, window: float, trim: bool) -> float:
     import mir_eval  # takes a second, and only scores need it
 
-    if trim and len(truth.intervals) < 2:
+    reference, _ = mir_eval.util.adjust_intervals(truth.intervals, t_min=0.0)
+    end = reference.max()
+    inside = found.intervals[found.intervals[:, 0] < end]
+    estimate, _ = mir_eval.util.adjust_intervals(inside, t_min=0.0, t_max=end)
+    if trim and len(reference) < 2:
         return float("nan")
-    if trim and len(found.intervals) < 2:
+    if trim and len(estimate) < 2:
         return 0.0
-    _, _, f_measure = mir_eval.segment.detection(
-        truth.intervals, found.intervals, window=window, trim=trim
-    )
+    _, _, f_measure = mir_eval.segment.detection(reference, estimate, window=window, trim=trim)
     return float(f_measure)

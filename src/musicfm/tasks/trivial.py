@@ -132,9 +132,9 @@ def _sections(train: Sequence[LabelledTrack]) -> Iterator[Predictor]:
     for item in train:
         assert item.annotations.segments is not None
         for label, length in item.annotations.segments.total().items():
-            function = function_of(label)
-            seconds[function] = seconds.get(function, 0.0) + length
-    commonest = max(sorted(seconds), key=lambda name: seconds[name])
+            if function := function_of(label):
+                seconds[function] = seconds.get(function, 0.0) + length
+    commonest = max(sorted(seconds), key=lambda name: seconds[name], default="inst")
     for length in (math.inf, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0):
         yield _division(commonest, length)
 
