@@ -1,7 +1,9 @@
+import codecs
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +110,25 @@ def test_a_list_of_files(
         assert run("embed", "--list", "-", "--out", tmp_path / "b", *arguments)[0] == 0
     assert (tmp_path / "a" / "tone.npz").exists()
     assert (tmp_path / "b" / "tone.npz").exists()
+    monkeypatch.setattr(sys, "stdin", None)
+    _, _, errors = run("embed", "--list", "-", "--out", tmp_path / "b", *arguments)
+    assert errors == "error: standard input is closed; give --list a file\n"
+
+
+def test_a_list_may_have_names_of_any_bytes(
+    run: Run, song: Path, published_tiny: Path, tmp_path: Path
+) -> None:
+    """Such as a character that ends a line of text, or bytes that are no text; and Windows' way."""
+    music, listing = tmp_path / "music", tmp_path / "list.txt"
+    music.mkdir()
+    names = [b"caf\xe9.wav", "a\u2028b.wav".encode(), b"plain.wav"]
+    for name in (*names, b"b.wav"):
+        shutil.copy(song, music / os.fsdecode(name))
+    lines = b"".join(os.path.join(os.fsencode(music), name) + b"\r\n" for name in names)
+    listing.write_bytes(codecs.BOM_UTF8 + lines)
+    options = ("--model", published_tiny, "--out", tmp_path / "out", "--workers", 1)
+    status, _, errors = run("embed", "--list", listing, *options)
+    assert (status, "3 embedded" in errors) == (0, True), errors
 
 
 def test_a_manifest_stands_for_its_recordings(

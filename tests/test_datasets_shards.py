@@ -262,6 +262,11 @@ def test_a_full_disk_ends_the_run(manifest: Manifest, tmp_path: Path) -> None:
 def test_impossible_settings_are_refused(manifest: Manifest, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"piece_seconds is 0\.5; give 1 or more"):
         prepare(manifest, tmp_path, piece_seconds=0.5)
+    with pytest.raises(ConfigError, match=r"shard_seconds is inf; give 1 or more"):
+        prepare(manifest, tmp_path, shard_seconds=float("inf"), piece_seconds=float("inf"))
+    for rate in (24, 100_001, 1_000_000):
+        with pytest.raises(ConfigError, match=f"sample_rate is {rate} Hz; give 1000 to 65535, or"):
+            prepare(manifest, tmp_path, sample_rate=rate)
     with pytest.raises(ConfigError, match="no tracks to prepare"):
         prepare(Manifest("x", []), tmp_path)
     with pytest.raises(ConfigError, match="num_workers is 0"):

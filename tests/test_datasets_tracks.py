@@ -286,6 +286,9 @@ def test_tracks_are_recordings_unless_they_are_pieces(tmp_path: Path) -> None:
     assert remote.path == "s3://bucket/music/a/b.mp3"
     with pytest.raises(ConfigError, match=r"is a piece in the shard shard-000000\.tar; give"):
         recordings_of(Manifest(tmp_path, [BARE, FULL]))
+    for path in ("/home/b.mp3", "a/../../b.mp3"):
+        with pytest.raises(ConfigError, match=f"track '{path}' is not below the manifest's root"):
+            recordings_of(Manifest(tmp_path, [replace(BARE, path=path)]))
 
 
 @FORMATS

@@ -1,4 +1,5 @@
 import gc
+import io
 import tracemalloc
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -211,6 +212,7 @@ def test_samples_at_another_rate_are_resampled(embedder: Embedder, song: Samples
         (np.zeros((2, 5000), np.float32), r"shape \(2, 5000\); give \(samples,\), mono"),
         (np.zeros((3, 2, 5000), np.float32), "give .samples,., mono"),
         (np.zeros(5000, np.int16), "int16"),
+        (io.BytesIO(), "BytesIO is no recording; give the path of a file, or samples"),
         (np.zeros(0, np.float32), "shape"),
         (np.full(5000, 20_000.0, np.float32), r"reaches 20000; samples belong in \[-1, 1\]"),
         (np.full(5000, np.nan, np.float32), "NaN or infinite"),

@@ -32,6 +32,31 @@ def test_recordings_come_in_order_and_hidden_ones_do_not(library: Path) -> None:
     assert list(recordings_in(library / "a" / "notes.txt", fail)) == [library / "a" / "notes.txt"]
 
 
+def test_links_to_folders_are_followed_once_and_never_upwards(library: Path) -> None:
+    elsewhere = library.parent / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    for name in ("5.wav", "deep/6.wav"):
+        (elsewhere / name).touch()
+    for link, target in (
+        ("a/linked", elsewhere),
+        ("a/part", elsewhere / "deep"),
+        ("a/same", library / "b"),
+        ("b/up", library),
+        ("b/root", Path("/")),
+        ("b/loop", library / "b" / "loop"),
+    ):
+        (library / link).symlink_to(target)
+    (elsewhere / "deep" / "back").symlink_to(elsewhere)
+    found = [path.relative_to(library).as_posix() for path in recordings_in(library, fail)]
+    assert found == [
+        "a/1.mp3",
+        "a/c/3.opus",
+        "b/2.FLAC",
+        "a/linked/5.wav",
+        "a/linked/deep/6.wav",
+    ]
+
+
 def test_what_is_in_a_closed_folder_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,25 @@ def test_a_changed_recording_and_a_lost_result_do_not_count(tmp_path: Path) -> N
         assert not it.has(A)
 
 
+def test_recordings_that_have_changed_places_do_not_count(tmp_path: Path) -> None:
+    """Of one size and one age, as they come out of an archive."""
+
+    def at(name: str) -> Recording:
+        path = tmp_path / f"{name}.wav"
+        return Recording(path, name, path.stat().st_size, 20)
+
+    for name in "abc":
+        (tmp_path / f"{name}.wav").write_bytes(name.encode() * 100)
+    with journal(tmp_path) as it:
+        for name in "abc":
+            (tmp_path / f"{name}.npz").touch()
+            it.add(at(name), output=f"{name}.npz")
+    for name, content in (("a", b"b"), ("b", b"a")):
+        (tmp_path / f"{name}.wav").write_bytes(content * 100)
+    with journal(tmp_path) as it:
+        assert [it.has(at(name)) for name in "abc"] == [False, False, True]
+
+
 def test_a_recording_that_moved_is_known_by_its_content(tmp_path: Path) -> None:
     def at(folder: str, content: bytes) -> Recording:
         path = tmp_path / folder / "a.wav"

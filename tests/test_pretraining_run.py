@@ -20,7 +20,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from musicfm.config import ConformerConfig, FrontEndConfig, ModelConfig, RandomProjectionConfig
-from musicfm.datasets.tracks import Manifest
+from musicfm.datasets.tracks import Manifest, Track
 from musicfm.errors import (
     AudioError,
     CheckpointError,
@@ -317,6 +317,30 @@ def test_a_full_disk_ends_a_run_and_loses_nothing(
     assert start(MICRO, songs, tmp_path) == [0]
     assert rows(tmp_path) == rows(undisturbed)
     assert weights(tmp_path) == weights(undisturbed)
+
+
+def test_a_run_goes_on_where_its_music_is_now(
+    undisturbed: Path, songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, old, new = (tmp_path / name for name in ("out", "old", "new"))
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, lambda module: setattr(module, "stop_requested", True))
+        pretrain(MICRO, old, out)
+    new.mkdir()
+    old.rename(new / "music")
+    everything = [replace(t, path=f"music/{t.path}") for t in write_songs(songs, 7)]
+
+    def go_on(*tracks: Track) -> run.Outcome:
+        def given() -> tuple[Manifest, Manifest]:
+            return Manifest(new, tracks[::2]), Manifest(new, tracks[1::2])
+
+        return run.pretrain(MICRO, given, out, resume=True, device="cpu", num_workers=0)
+
+    with pytest.raises(DataError, match=r"2 of the 5 tracks .* such as song_3\.wav; give"):
+        go_on(*everything[:3], *everything[5:])
+    assert go_on(*reversed(everything)).step == 8
+    assert rows(out) == rows(undisturbed)
+    assert weights(out) == weights(undisturbed)
 
 
 def test_a_damaged_checkpoint_is_passed_over(

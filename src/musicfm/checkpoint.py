@@ -158,9 +158,9 @@ def convert(
     from musicfm.model import MusicFM
 
     destination, folder = Path(destination), folder_of(source)
-    if destination.suffix in (".pth", ".ckpt", ".bin", ".safetensors"):
+    if destination.suffix.lower() in (".pth", ".ckpt", ".bin", ".safetensors"):
         raise CheckpointError(f"cannot convert to {destination}: give a folder, or a file in .pt")
-    to_folder = destination.suffix != ".pt"
+    to_folder = destination.suffix.lower() != ".pt"
     written = destination / WEIGHTS if to_folder else destination
     if os.path.exists(written) and not overwrite:
         raise OutputError(f"{written} is there already; choose another name, or overwrite it")

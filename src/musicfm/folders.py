@@ -1,6 +1,7 @@
 """Which files of a folder are recordings."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,16 +17,32 @@ AUDIO_SUFFIXES = frozenset(
 def recordings_in(source: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
     """The recordings in a folder and all below it, sorted; a file is itself.
 
+    What links to folders lead to comes after that, unless it is there already or leads back above.
     Hidden files and folders are passed over. ``on_error`` is told of folders that cannot be read.
     """
     if not os.path.isdir(source):  # unlike Path.is_dir, of what may not be read, too
         yield source
         return
-    for folder, subfolders, files in os.walk(source, onerror=on_error):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and is_named_as_audio(name):
-                yield Path(folder, name)
+    origin = os.path.realpath(source)
+    pending = deque([(str(source), origin)])
+    visited: set[str] = set()
+    while pending:
+        top, real = pending.popleft()
+        for folder, subfolders, files in os.walk(top, onerror=on_error):
+            here = os.path.normpath(real + folder[len(top) :])
+            if here in visited:
+                subfolders.clear()
+                continue
+            visited.add(here)
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            for link in [name for name in subfolders if os.path.islink(os.path.join(folder, name))]:
+                subfolders.remove(link)
+                target = os.path.realpath(os.path.join(folder, link))
+                if os.path.commonpath([target, origin]) != target:
+                    pending.append((os.path.join(folder, link), target))
+            for name in sorted(files):
+                if not name.startswith(".") and is_named_as_audio(name):
+                    yield Path(folder, name)
 
 
 def is_named_as_audio(name: str) -> bool:

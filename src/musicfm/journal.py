@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,8 @@ class Journal:
         self._paths: dict[str, str] = {}
         """By the name of the result, which one recording has."""
         self._begun: set[str] = set()
+        self._states: Counter[tuple[int, int]] = Counter()
+        """How many recordings were of a size and an age when this run began."""
         self._folder, self._path = folder, folder / JOURNAL
         self._settings, self._overwrite = dict(settings), overwrite
         self._recordings = tuple(recordings)
@@ -84,7 +87,10 @@ class Journal:
     def has(self, recording: Recording) -> bool:
         """Whether a recording is done, and has not changed since."""
         entry = self.entries.get(str(recording))
-        return entry is not None and self._holds(entry, recording)
+        if entry is None or not self._holds(entry, recording):
+            return False
+        # Recordings that are as long and as old as others may have changed places with them.
+        return self._states[_state(entry)] < 2 or entry.get("glance") == _glance(recording.path)
 
     def has_moved(self, recording: Recording) -> bool:
         """Whether a recording is done, and lay elsewhere then."""
@@ -163,6 +169,7 @@ class Journal:
             entries = [_checked(line) for line in lines if "begins" not in line]
             for entry in entries:
                 self._put(entry)
+            self._states = Counter(map(_state, self.entries.values()))
             there = None if header is None else dict(header["settings"])
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(
@@ -195,7 +202,11 @@ class Journal:
 
 
 def _is_of_one_state(entry: Mapping[str, Any], recording: Recording) -> bool:
-    return (entry["size"], entry["modified"]) == (recording.size, recording.modified)
+    return _state(entry) == (recording.size, recording.modified)
+
+
+def _state(entry: Mapping[str, Any]) -> tuple[int, int]:
+    return entry["size"], entry["modified"]
 
 
 def _is_gone(path: str) -> bool:

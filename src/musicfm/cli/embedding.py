@@ -1,5 +1,7 @@
 """``musicfm embed``."""
 
+import codecs
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -179,11 +181,18 @@ def _recordings(sources: list[str]) -> list["Source"]:
 
 
 def _read_list(listing: Path) -> list[str]:
+    """As bytes, since names need not be UTF-8, and may hold what else ends a line of text."""
     try:
-        text = sys.stdin.read() if str(listing) == "-" else listing.read_text()
-    except (OSError, UnicodeError) as error:
+        if str(listing) != "-":
+            content = listing.read_bytes()
+        elif sys.stdin is None:
+            raise ConfigError("standard input is closed; give --list a file")
+        else:
+            content = sys.stdin.buffer.read()
+    except OSError as error:
         raise ConfigError(f"cannot read the list {listing}: {first_line(error)}") from error
-    return [line for line in text.splitlines() if line.strip()]
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return [os.fsdecode(line.rstrip(b"\r")) for line in lines if line.strip()]
 
 
 def _pooling(pool: str) -> "Pooling":

@@ -78,7 +78,7 @@ class Crops:
                 return Crop(samples, tuple(broken))
             except (AudioError, DataError) as error:
                 broken.append((track.path, str(error)))
-        reasons = "; ".join(reason for _, reason in broken[:3])
+        reasons = "; ".join(list(dict.fromkeys(reason for _, reason in broken))[:3])
         raise AudioError(f"{len(broken)} recordings in a row cannot be read: {reasons}")
 
     def place(self, n: int, attempt: int = 0) -> tuple[int, float]:

@@ -124,8 +124,13 @@ def prepare(
         OutputError: the folder cannot be written, or holds shards of other tracks or settings.
     """
     for name, value in (("shard_seconds", shard_seconds), ("piece_seconds", piece_seconds)):
-        if not value >= 1.0:
+        if not 1.0 <= value < math.inf:
             raise ConfigError(f"{name} is {value}; give 1 or more")
+    # What can be read again, and what FLAC has.
+    if not (1_000 <= sample_rate < 65_536 or sample_rate in range(65_540, 655_351, 10)):
+        raise ConfigError(
+            f"sample_rate is {sample_rate} Hz; give 1000 to 65535, or a multiple of 10 up to 655350"
+        )
     if not len(manifest):
         raise ConfigError("there are no tracks to prepare; scan some, or choose another split")
     num_workers, out = num_cores(num_workers), Path(out)

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
@@ -252,7 +253,8 @@ def _location(path: str | os.PathLike[str]) -> Location:
 def recordings_of(manifest: Manifest) -> list[Recording]:
     """The tracks as recordings to embed, named after their paths below the root.
 
-    Raises ConfigError if they are pieces in shards.
+    Raises ConfigError if they are pieces in shards, or not below the root: results would then lie
+    outside of their folder.
     """
     root = manifest.root if isinstance(manifest.root, str) else Path(os.path.abspath(manifest.root))
     found = []
@@ -261,6 +263,11 @@ def recordings_of(manifest: Manifest) -> list[Recording]:
             raise ConfigError(
                 f"{track.path} is a piece in the shard {track.shard}; give the manifest of the "
                 "recordings that the shards were made of"
+            )
+        if posixpath.isabs(track.path) or ".." in track.path.split("/"):
+            raise ConfigError(
+                f"track '{track.path}' is not below the manifest's root, {root}; name another root "
+                "in the manifest, and paths relative to it"
             )
         name = os.path.splitext(track.path)[0]
         found.append(Recording(join(root, track.path), name, track.size, track.modified))

@@ -12,12 +12,14 @@ A run has a folder of its own:
     model/                    when it is done: what ``from_pretrained`` loads
 """
 
+import itertools
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +35,7 @@ from musicfm.config import RandomProjectionConfig
 from musicfm.datasets.crops import Crops, GlobalBatches
 from musicfm.datasets.scanning import identities
 from musicfm.datasets.splits import Splitting, split
-from musicfm.datasets.tracks import Manifest
+from musicfm.datasets.tracks import Manifest, Track
 from musicfm.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from musicfm.files import atomic_write, exclusive, read_object, sweep, writing
 from musicfm.model import MusicFM
@@ -97,8 +99,8 @@ def pretrain(
 
     Args:
         recipe: what to do.
-        collect: gives the tracks to learn from and those held out; called by the first process of
-            a new run alone.
+        collect: gives the tracks to learn from and those held out; called by the first process,
+            of a new run, or where those of the run are not where they were.
         out: the folder of the run.
         centroids: of a recipe whose tokens are k-means, as :mod:`musicfm.pretraining.kmeans`
             writes them.
@@ -130,7 +132,7 @@ def pretrain(
         stack.enter_context(quiet())
         accelerator, processes, num_nodes = _hardware(device, processes, num_nodes)
         world_size = processes * num_nodes
-        data = _Data(recipe, folder, collect, num_workers, world_size)
+        data = _Data(recipe, folder, collect, num_workers, world_size, progress)
         heartbeat = Heartbeat(
             recipe, folder, data.validation_loader, data.note_broken, progress and is_first
         )
@@ -176,18 +178,20 @@ class _Data(LightningDataModule):
         collect: Callable[[], tuple[Manifest, Manifest]],
         num_workers: int | None,
         world_size: int,
+        progress: bool,
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False  # all machines share the run's folder
         self._recipe, self._folder, self._collect = recipe, folder, collect
         cores = (os.cpu_count() or 1) // world_size
         self._num_workers = max(1, min(8, cores - 1)) if num_workers is None else num_workers
-        self._world_size = world_size
+        self._world_size, self._progress = world_size, progress
         self._broken: dict[str, str] = {}
 
     def prepare_data(self) -> None:
         """In the first process: settles what the run is about, once."""
         if (self._folder / "recipe.json").exists():
+            self._go_on()
             return
         train, valid = self._collect()
         _check_tracks(train)
@@ -198,6 +202,24 @@ class _Data(LightningDataModule):
         valid.save(self._folder / "valid.parquet")
         with atomic_write(self._folder / "recipe.json") as temporary:
             temporary.write_text(json.dumps(self._recipe.to_dict(), indent=2) + "\n")
+
+    def _go_on(self) -> None:
+        """With the tracks that the run began with; if they are there no more, with the same ones
+        among those given.
+
+        Raises DataError if these have not all of them.
+        """
+        parts = [self._folder / "train.parquet", self._folder / "valid.parquet"]
+        train, valid = map(Manifest.load, parts)
+        if _is_away(train):
+            given = self._collect()
+            for path, part in zip(parts, (train, valid), strict=True):
+                _found_again(part, given).save(path)
+        if self._progress:
+            print(
+                f"going on with the {len(train)} tracks that the run began with ({parts[0]})",
+                file=sys.stderr,
+            )
 
     def setup(self, stage: str) -> None:
         self.train = Manifest.load(self._folder / "train.parquet")
@@ -247,6 +269,33 @@ class _Data(LightningDataModule):
             manifest, model.sample_rate, model.context_seconds, model.mel.min_samples, seed
         )
         return Examples(crops, model, self._recipe.masking, seed)
+
+
+def _is_away(manifest: Manifest) -> bool:
+    """Whether tracks that were on this machine are not where they were: none of three."""
+    if isinstance(manifest.root, str):
+        return False
+    some = (manifest[index] for index in (0, len(manifest) // 2, -1))
+    return not any(os.path.exists(manifest.root / (track.shard or track.path)) for track in some)
+
+
+def _found_again(manifest: Manifest, given: Sequence[Manifest]) -> Manifest:
+    """The same tracks by their bytes, in the same order, where they are now. Raises DataError."""
+    places: dict[str, list[Track]] = {}
+    for track in itertools.chain(*given):
+        places.setdefault(track.sha256, []).append(track)
+    missing = [track for track in manifest if track.sha256 not in places]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {len(manifest)} tracks that the run began with are neither "
+            f"where they were nor in the music given, such as {missing[0].path}; give the music "
+            "that it began with"
+        )
+    found = []
+    for track in manifest:
+        here = places[track.sha256]
+        found.append(replace(here.pop() if len(here) > 1 else here[0], split=track.split))
+    return Manifest(given[0].root, found)
 
 
 def _is_first_process() -> bool:
