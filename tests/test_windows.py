@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -29,6 +30,12 @@ def test_windows_of_the_published_model_are_30_s_and_overlap_by_5() -> None:
     assert Windowing.of(preset("fm7")) == Windowing(window=750, overlap=125, frame=960)
     assert Windowing.of(preset("fm4")) == Windowing(window=375, overlap=62, frame=320)
     assert Windowing.of(preset("fm7"), overlap_seconds=10.0).overlap == 250
+
+
+@pytest.mark.parametrize("seconds", [0.01, math.nan, math.inf])
+def test_an_impossible_context_is_refused(seconds: float) -> None:
+    with pytest.raises(ConfigError, match="is impossible; give a frame's 0.04 s or more"):
+        Windowing.of(preset("fm7"), context_seconds=seconds)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 15.1, float("nan"), float("inf")])

@@ -210,11 +210,11 @@ class MusicFM(nn.Module):
         if isinstance(layers, str) or not isinstance(layers, Sequence):
             raise ConfigError(f"layers is {layers!r}; give a list, such as [7]")
         for layer in layers:
-            if not -count <= layer < count:
+            if layer not in range(-count, count):
                 raise ConfigError(f"no layer {layer}; this model has layers 0 to {count - 1}")
         if not layers:
             raise ConfigError("no layer was asked for; give at least one")
-        return [layer % count for layer in layers]
+        return [int(layer) % count for layer in layers]
 
     def set_activation_checkpointing(self, enabled: bool = True) -> None:
         """Trades computation for memory in training: activations are recomputed block by block."""

@@ -57,10 +57,11 @@ class Windowing:
     ) -> "Windowing":
         """As :meth:`of`, for any encoder with a whole number of samples to a frame."""
         frame = round(sample_rate / frame_rate)
-        window = int(context_seconds * sample_rate + 1e-3) // frame
+        is_finite = math.isfinite(context_seconds)
+        window = int(context_seconds * sample_rate + 1e-3) // frame if is_finite else 0
         if window < 1:
             raise ConfigError(
-                f"a context of {context_seconds:g} s is less than a frame; give "
+                f"a context of {context_seconds:g} s is impossible; give a frame's "
                 f"{frame / sample_rate:g} s or more"
             )
         if overlap_seconds is None:
