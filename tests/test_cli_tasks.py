@@ -155,7 +155,11 @@ def test_what_is_wrong_is_said_in_a_sentence(run: Run, music: Path, there: Path)
     for name in ("tone_0.wav", "tone_0.jams", "tone_1.wav", "tone_1.jams"):
         shutil.copy(music / name, few)
     tune = ("finetune", "chord", "--model", "nano", "--data", few, "--out", "tuned")
-    assert "none of the 0 recordings for the test set 'test'" in error(*tune, "--workers", 1)
+    said = error(*tune, "--workers", 1)
+    assert "none of the 0 recordings for the test set 'test'" in said
+    assert "few has 2 recordings for training, 0 for validation and 0 for testing" in said
+    scored = ("evaluate", "nano/chord", "--data", few, "--split", "all", "--workers", 1)
+    assert "for another split" not in run(*scored)[2]
     assert not (there / "tuned").exists()
 
 

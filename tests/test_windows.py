@@ -34,7 +34,7 @@ def test_windows_of_the_published_model_are_30_s_and_overlap_by_5() -> None:
 
 @pytest.mark.parametrize("seconds", [0.01, math.nan, math.inf])
 def test_an_impossible_context_is_refused(seconds: float) -> None:
-    with pytest.raises(ConfigError, match="is impossible; give a frame's 0.04 s or more"):
+    with pytest.raises(ConfigError, match=r"is impossible; give a frame's 0\.04 s or more"):
         Windowing.of(preset("fm7"), context_seconds=seconds)
 
 

@@ -291,7 +291,7 @@ def evaluate(
         check_target(out)
     with interruptible("nothing was written"):
         predictor = Predictor.load([head], model, device_of(device))
-        corpus = _corpus(data, songs, part, 1.0, workers)
+        corpus = _corpus(data, songs, part, None, workers)
         corpus = corpus.as_one_test() if split == "all" else corpus
         found = evaluate_head(predictor, corpus.tests, num_workers=workers, progress=True)
     (loaded,) = predictor.heads
@@ -352,12 +352,19 @@ def predict(
     conclude(summary, "annotated", out)
 
 
-def _corpus(data: str, songs: Path, part: float, labels: float, workers: int | None) -> "Corpus":
+def _corpus(
+    data: str, songs: Path, part: float, labels: float | None, workers: int | None
+) -> "Corpus":
+    """The data, with a part of the labels to learn from; None: nothing is learnt from it."""
     from musicfm.tasks.corpus import open_corpus
 
     corpus = open_corpus(data, songs, part=part, num_workers=workers, progress=True)
     for problem in corpus.problems:
         say(problem)
+    if labels is None:
+        return corpus
+    if corpus.lack:
+        say(corpus.lack)
     return corpus.with_labels(labels)
 
 

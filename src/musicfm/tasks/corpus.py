@@ -38,6 +38,8 @@ class Corpus:
     """The tags that occur in all of the training songs."""
     problems: tuple[str, ...] = ()
     """What could not be used, and why."""
+    lack: str = ""
+    """That a split is empty, if so, which whoever learns from it should know."""
     note: str = ""
     """To be said with every score."""
     rest: tuple[LabelledTrack, ...] = ()
@@ -110,6 +112,7 @@ def _of_splits(name: str, found: Labelled) -> Corpus:
     train = tuple(i for i in found.of_split("train") if i.track.sha256 not in held_out)
     dropped = len(found.of_split("train")) + len(found.of_split("valid")) - len(train) - len(valid)
     problems = found.problems
+    lack = ""
     if dropped:
         problems = (
             *problems,
@@ -117,15 +120,14 @@ def _of_splits(name: str, found: Labelled) -> Corpus:
             "out of training or validation",
         )
     if not (train and valid and test):
-        problems = (
-            *problems,
+        lack = (
             f"{name} has {len(train)} recordings for training, {len(valid)} for validation and "
             f"{len(test)} for testing; for another split, make a manifest, with another --seed "
             "until it has some of each: musicfm scan FOLDER --valid 0.2 --test 0.2 --split-by "
-            "track --seed 1 --out songs.parquet",
+            "track --seed 1 --out songs.parquet"
         )
     corpus = Corpus(name, train, valid, {"test": test}, vocabulary_of(train), problems)
-    return _checked(replace(corpus, rest=found.of_split(None)))
+    return _checked(replace(corpus, lack=lack, rest=found.of_split(None)))
 
 
 def vocabulary_of(tracks: Iterable[LabelledTrack]) -> tuple[str, ...]:
