@@ -279,7 +279,7 @@ def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> It
 
 
 def _run(study: Study, trials: Sequence[Trial], listeners: Mapping[str, _Listener]) -> None:
-    pending = {trial.source for trial in trials if not trial.is_done}
+    pending = dict.fromkeys(trial.source for trial in trials if not trial.is_done)
     recordings = {source: listeners[source].recordings for source in pending}
     run_trials(trials, recordings, num_workers=study.num_workers, progress=study.progress)
 
