@@ -173,5 +173,5 @@ def _rendered(songs: Path, part: float, num_workers: int | None, progress: bool)
         tests,
         vocabulary_of(sets["train"]),
         problems,
-        RENDERED_NOTE,
+        note=RENDERED_NOTE,
     )
