@@ -421,7 +421,9 @@ def test_a_stopped_run_says_how_to_go_on(
     assert f"stopped at step 2, which is saved in {tmp_path / 'run'}; --resume goes on" in errors
     status, _, errors = run(*pretrain_command)
     assert (status, errors.count("holds a run; resume it (--resume)")) == (1, 1)
+    assert "going on" not in errors
     status, _, errors = run(*pretrain_command, "--resume")
+    assert errors.count("tracks that the run began with") == 1
     assert status == 0, errors
     assert rows(tmp_path / "run") == undisturbed_rows
 

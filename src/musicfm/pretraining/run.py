@@ -186,10 +186,14 @@ class _Data(LightningDataModule):
         cores = (os.cpu_count() or 1) // world_size
         self._num_workers = max(1, min(8, cores - 1)) if num_workers is None else num_workers
         self._world_size, self._progress = world_size, progress
+        self._is_settled = False
         self._broken: dict[str, str] = {}
 
     def prepare_data(self) -> None:
-        """In the first process: settles what the run is about, once."""
+        """In the first process: settles what the run is about, once, before Lightning asks too."""
+        if self._is_settled:
+            return
+        self._is_settled = True
         if (self._folder / "recipe.json").exists():
             self._go_on()
             return
