@@ -437,10 +437,10 @@ class Embedder(WindowEncoder):
             samples = (source.float() if source.is_floating_point() else source).numpy()
         else:
             samples = np.asarray(source)
-        if not isinstance(source, Tensor) and samples.dtype.kind not in "iuf":
-            raise AudioError(
-                f"{type(source).__name__} is no recording; give the path of a file, or samples"
-            )
+            if samples.dtype.kind not in "iuf":
+                raise AudioError(
+                    f"{type(source).__name__} is no recording; give the path of a file, or samples"
+                )
         if samples.ndim == 2 and samples.shape[0] == 1:
             samples = samples[0]
         if samples.ndim != 1:

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 # What counts as a recording within a folder; a file that is named itself may be called anything.
@@ -23,8 +23,18 @@ def recordings_in(source: Path, on_error: Callable[[OSError], None]) -> Iterator
     if not os.path.isdir(source):  # unlike Path.is_dir, of what may not be read, too
         yield source
         return
+    for folder, files in _folders(str(source), on_error):
+        for name in sorted(files):
+            if not name.startswith(".") and is_named_as_audio(name):
+                yield Path(folder, name)
+
+
+def _folders(
+    source: str, on_error: Callable[[OSError], None]
+) -> Iterator[tuple[str, Sequence[str]]]:
+    """A folder, all below it, and then what links lead to: each once, with its files."""
     origin = os.path.realpath(source)
-    pending = deque([(str(source), origin)])
+    pending = deque([(source, origin)])
     visited: set[str] = set()
     while pending:
         top, real = pending.popleft()
@@ -40,9 +50,7 @@ def recordings_in(source: Path, on_error: Callable[[OSError], None]) -> Iterator
                 target = os.path.realpath(os.path.join(folder, link))
                 if os.path.commonpath([target, origin]) != target:
                     pending.append((os.path.join(folder, link), target))
-            for name in sorted(files):
-                if not name.startswith(".") and is_named_as_audio(name):
-                    yield Path(folder, name)
+            yield folder, files
 
 
 def is_named_as_audio(name: str) -> bool:

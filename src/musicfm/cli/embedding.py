@@ -181,7 +181,10 @@ def _recordings(sources: list[str]) -> list["Source"]:
 
 
 def _read_list(listing: Path) -> list[str]:
-    """As bytes, since names need not be UTF-8, and may hold what else ends a line of text."""
+    """The paths and URLs in a file or on standard input, one a line.
+
+    Read as bytes: names need not be UTF-8, and may hold what else ends a line of text.
+    """
     try:
         if str(listing) != "-":
             content = listing.read_bytes()
