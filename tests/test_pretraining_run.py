@@ -338,7 +338,13 @@ def test_a_run_goes_on_where_its_music_is_now(
 
     with pytest.raises(DataError, match=r"2 of the 5 tracks .* such as song_3\.wav; give"):
         go_on(*everything[:3], *everything[5:])
+    there = (out / "valid.parquet").read_bytes()
+    with monkeypatch.context() as patch:
+        at_step(patch, 6, lambda module: setattr(module, "stop_requested", True))
+        assert go_on(*reversed(everything)).step == 6
+    (out / "valid.parquet").write_bytes(there)  # as a kill between the two leaves it
     assert go_on(*reversed(everything)).step == 8
+    assert Manifest.load(out / "valid.parquet").root == new
     assert rows(out) == rows(undisturbed)
     assert weights(out) == weights(undisturbed)
 

@@ -176,7 +176,9 @@ def convert(
 def read_tracks(folder: Path) -> list[str] | None:
     """What the model or head in a folder was trained on; None if that is not known."""
     path = folder / TRACKS
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+    if not path.is_file():
+        return None
+    return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
 
 
 def write_tracks(folder: Path, tracks: Iterable[str] | None) -> None:
@@ -188,7 +190,8 @@ def write_tracks(folder: Path, tracks: Iterable[str] | None) -> None:
         (folder / TRACKS).unlink(missing_ok=True)
         return
     with atomic_write(folder / TRACKS) as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in tracks), encoding="utf-8")
+        text = "".join(f"{name}\n" for name in tracks)
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def fingerprint(model: "MusicFM") -> str:

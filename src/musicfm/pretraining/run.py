@@ -213,15 +213,16 @@ class _Data(LightningDataModule):
 
         Raises DataError if these have not all of them.
         """
-        parts = [self._folder / "train.parquet", self._folder / "valid.parquet"]
-        train, valid = map(Manifest.load, parts)
-        if _is_away(train):
+        paths = [self._folder / name for name in ("train.parquet", "valid.parquet")]
+        parts = [Manifest.load(path) for path in paths]
+        away = [(path, part) for path, part in zip(paths, parts, strict=True) if _is_away(part)]
+        if away:
             given = self._collect()
-            for path, part in zip(parts, (train, valid), strict=True):
+            for path, part in away:  # either by itself: a kill may come between the two
                 _found_again(part, given).save(path)
         if self._progress:
             print(
-                f"going on with the {len(train)} tracks that the run began with ({parts[0]})",
+                f"going on with the {len(parts[0])} tracks that the run began with ({paths[0]})",
                 file=sys.stderr,
             )
 
@@ -277,7 +278,7 @@ class _Data(LightningDataModule):
 
 def _is_away(manifest: Manifest) -> bool:
     """Whether tracks that were on this machine are not where they were: none of three."""
-    if isinstance(manifest.root, str):
+    if isinstance(manifest.root, str) or not len(manifest):
         return False
     some = (manifest[index] for index in (0, len(manifest) // 2, -1))
     return not any(os.path.exists(manifest.root / (track.shard or track.path)) for track in some)
