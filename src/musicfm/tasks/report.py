@@ -136,9 +136,9 @@ def to_markdown(report: Report, *, paper: bool) -> str:
         f"# {corpus.name}\n\n"
         + (f"{corpus.note}\n\n" if corpus.note else "")
         + f"Songs: training {len(corpus.train)}, validation {len(corpus.valid)}, {tests}. Means "
-        "over seeds; ± is half of the 95 % interval of the bootstrap over songs and seeds. "
-        f"Whether {report.reference} is ahead (+), behind (-) or neither (=) on the same songs "
-        "stands after each figure of the other rows."
+        "over seeds; ± is half of the 95 % interval of the bootstrap over songs and seeds, whose "
+        f"ends are in {CSV}. Whether {report.reference} is ahead (+), behind (-) or neither (=) on "
+        "the same songs stands after each figure of the other rows."
     )
     for place, test in enumerate(corpus.tests):
         headline = " (the headline)" if place == 0 and len(corpus.tests) > 1 else ""
@@ -244,11 +244,6 @@ def _table(report: Report, test: str, columns: Sequence[Column]) -> str:
     header = ["", *(column.label for column in columns)]
     table = _markdown([header[i] for i in keep], [[line[i] for i in keep] for line in lines])
     notes = [f"† {row}: {mark}." for row, mark in report.overlaps.items() if mark and row in rows]
-    if any(column.metric == "map" for column in used):
-        # Songs that are drawn twice raise it.
-        notes.append(
-            "The 95 % interval of mAP lies mostly above the figure; table.csv has its ends."
-        )
     return "\n\n".join([table, *notes]) if lines else ""
 
 
