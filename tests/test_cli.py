@@ -419,9 +419,9 @@ def test_a_stopped_run_says_how_to_go_on(
         status, _, errors = run(*pretrain_command)
     assert status == 130
     assert f"stopped at step 2, which is saved in {tmp_path / 'run'}; --resume goes on" in errors
+    assert "going on with" not in errors  # that is for a run that is resumed
     status, _, errors = run(*pretrain_command)
     assert (status, errors.count("holds a run; resume it (--resume)")) == (1, 1)
-    assert "going on" not in errors
     status, _, errors = run(*pretrain_command, "--resume")
     assert errors.count("tracks that the run began with") == 1
     assert status == 0, errors

@@ -159,7 +159,8 @@ def test_what_is_wrong_is_said_in_a_sentence(run: Run, music: Path, there: Path)
     assert "none of the 0 recordings for the test set 'test'" in said
     assert "few has 2 recordings for training, 0 for validation and 0 for testing" in said
     scored = ("evaluate", "nano/chord", "--data", few, "--split", "all", "--workers", 1)
-    assert "for another split" not in run(*scored)[2]
+    status, _, errors = run(*scored)
+    assert (status, "for another split" in errors) == (0, False), errors
     assert not (there / "tuned").exists()
 
 
