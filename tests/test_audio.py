@@ -427,6 +427,38 @@ def test_tags_and_padding(
     np.testing.assert_array_equal(audio.load(path, RATE), expected)
 
 
+@pytest.mark.parametrize("name", ["tone.mp3", "bare.mp3", "tone.aac"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        ID3_TAG + bytes(60_000),
+        ID3_TAG + bytes(70_000),
+        ID3_TAG + bytes(600_000),
+        ID3_TAG + bytes(10) + ID3_TAG + bytes(70_000) + APE_TAG + bytes(32),
+        ID3_TAG + np.random.default_rng(0).bytes(200_000),
+        bytes(70_000),
+    ],
+    ids=["60k", "70k", "600k", "gaps", "cover", "zeros"],
+)
+def test_padding_that_no_tag_counts(copied: Callable[[str], Path], name: str, head: bytes) -> None:
+    path = copied(name)
+    expected, info = audio.load(path, RATE), audio.probe(path)
+    path.write_bytes(head + path.read_bytes())
+    np.testing.assert_array_equal(audio.load(path, RATE), expected)
+    assert audio.probe(path) == info
+
+
+def test_one_open_file_can_be_read_by_two_at_once(folder: Path) -> None:
+    for name in ("tone.mp3", "tone.wav", "tone.ogg"):
+        expected = audio.load(folder / name, RATE)
+        with (folder / name).open("rb") as file:
+            first = audio.stream(file, RATE, block_seconds=0.5)
+            second = audio.stream(file, RATE, block_seconds=0.7)
+            begun = [next(first), next(second), next(first)]
+            np.testing.assert_array_equal(np.concatenate([begun[0], begun[2], *first]), expected)
+            np.testing.assert_array_equal(np.concatenate([begun[1], *second]), expected)
+
+
 def test_mp3_cut_within_a_frame(copied: Callable[[str], Path]) -> None:
     path = copied("bare.mp3")
     whole = audio.load(path, 44100)

@@ -16,8 +16,9 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-# Junk of up to this many bytes before the first frame or after the last is no damage.
+# Junk of up to this many bytes after the last frame is no damage.
 _JUNK_BYTES = 1 << 16
+_LEADING_BYTES = 1 << 24  # that are looked through for the first frame: covers without a tag
 
 _MPEG_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 # Kilobits per second for (is MPEG-1, layer); indices 0 ("free") and 15 do not occur.
@@ -143,17 +144,36 @@ def _parse_header(head: bytes) -> _Frame | None:
     return _Frame(bits & 0xFFFE0C00, (slots + padding) * slot_bytes, num_samples)
 
 
-def _first_frame(file: BinaryIO, size: int) -> int | None:
-    """Offset of the first frame that others follow, after tags and a little junk."""
+def after_tags(file: BinaryIO, size: int) -> int:
+    """Where the content of a file begins, after ID3 and APE tags if there are any.
+
+    Zeros after a tag are padding that it should have counted.
+    """
     offset = 0
     while tag := _tag_bytes(_read_at(file, offset, 16)):
-        offset += tag
-    window = _read_at(file, offset, _JUNK_BYTES)
-    at = window.find(b"\xff")
-    while at >= 0:
-        if _parse_header(window[at : at + 6]) and _is_chain(file, offset + at, size):
-            return offset + at
-        at = window.find(b"\xff", at + 1)
+        offset = _after_zeros(file, offset + tag, size)
+    return min(offset, size)
+
+
+def _after_zeros(file: BinaryIO, offset: int, size: int) -> int:
+    while offset < size:
+        window = _read_at(file, offset, _JUNK_BYTES)
+        if rest := window.lstrip(b"\0"):
+            return offset + len(window) - len(rest)
+        offset += len(window)
+    return size
+
+
+def _first_frame(file: BinaryIO, size: int) -> int | None:
+    """Offset of the first frame that others follow, after tags and whatever else is no frame."""
+    start = after_tags(file, size)
+    for offset in range(start, min(size, start + _LEADING_BYTES), _JUNK_BYTES):
+        window = _read_at(file, offset, _JUNK_BYTES + 6)
+        at = window.find(b"\xff", 0, _JUNK_BYTES)
+        while at >= 0:
+            if _parse_header(window[at : at + 6]) and _is_chain(file, offset + at, size):
+                return offset + at
+            at = window.find(b"\xff", at + 1, _JUNK_BYTES)
     return None
 
 

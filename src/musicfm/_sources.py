@@ -92,25 +92,30 @@ class AudioInfo:
 class _Span:
     """Bytes ``start`` to ``stop`` of an open file, read as if they were all of it.
 
-    Nameless, so that libraries judge it by its content.
+    It keeps a position of its own: several readers may share one file. Nameless, so that libraries
+    judge it by its content.
     """
 
     def __init__(self, file: BinaryIO, start: int = 0, stop: int | None = None) -> None:
         self._file, self._start = file, start
-        self._stop = file.seek(0, 2) if stop is None else stop
-        self.seek(0)
+        self._size = (file.seek(0, 2) if stop is None else stop) - start
+        self._position = 0
 
     def read(self, size: int = -1) -> bytes:
-        left = max(0, self._stop - self._file.tell())
-        return self._file.read(left if size < 0 else min(size, left))
+        left = max(0, self._size - self._position)
+        self._file.seek(self._start + self._position)
+        data = self._file.read(left if size < 0 else min(size, left))
+        self._position += len(data)
+        return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        base = (self._start, self._file.tell(), self._stop)[whence]
+        base = (0, self._position, self._size)[whence]
         # Damaged headers point anywhere.
-        return self._file.seek(min(max(self._start, base + offset), self._stop)) - self._start
+        self._position = min(max(0, base + offset), self._size)
+        return self._position
 
     def tell(self) -> int:
-        return self._file.tell() - self._start
+        return self._position
 
 
 class _SndFile:
