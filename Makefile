@@ -1,9 +1,11 @@
 # Everything is installed into .venv; nothing else on the machine is touched.
-#   make demo    embed and analyse music, and look at what came out
-#   make test    lint, types and tests: what CI runs
-#   make build   a wheel and a source distribution in dist/
-#   make docs    the documentation as a site in site/
-#   make soak    kills, faults and hostile input, for about 90 minutes; see docs/robustness.md
+#   make demo      embed and analyse music, and look at what came out
+#   make test      lint, types and the fast tests: after each change
+#   make test-all  the same and all other tests: before a release, and in CI
+#   make build     a wheel and a source distribution in dist/
+#   make docs      the documentation as a site in site/
+#   make soak      kills, faults and hostile input, for about 90 minutes; see docs/robustness.md
+# `make demo` installs what the demo needs, and the others the rest of the development tools.
 # Another interpreter: make setup PYTHON=python3.12
 # PyTorch without CUDA on Linux, a far smaller download:
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -12,23 +14,31 @@ PYTHON ?= python3
 PIP_ARGS ?=
 # By file, so that what the tests of a file share is made once.
 PYTEST_ARGS ?= -n 2 --dist loadfile
+# The markers of tests that `make test` leaves out; pyproject.toml says what they mean.
+MARKED := pages or processes or browser or statistics or soak
 SOAK_ARGS ?=
 
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
 	nvidia-nvshmem-cu13 triton
 
 BIN := .venv/bin
-STAMP := .venv/.installed
+# Files that say what is installed.
+FOR_DEMO := .venv/.demo
+FOR_ALL := .venv/.all
 
-.PHONY: setup setup-locked demo test build docs soak lint lock licences clean
+.PHONY: setup setup-locked demo test test-all build docs soak lint lock licences clean
 
-setup: $(STAMP)
+setup: $(FOR_ALL)
 
-$(STAMP): pyproject.toml constraints.txt
+$(FOR_DEMO): pyproject.toml constraints.txt
 	@command -v "$(PYTHON)" >/dev/null || \
 		{ echo "There is no $(PYTHON) here; name a Python 3.11 or newer: make setup PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("musicfm needs Python 3.11 or newer, and $(PYTHON) is Python %d.%d; name another: make setup PYTHON=python3.12" % sys.version_info[:2])'
 	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[render,tasks]'
+	@touch $@
+
+$(FOR_ALL): $(FOR_DEMO)
 	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
@@ -41,36 +51,39 @@ setup-locked:
 	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps --require-hashes -r requirements-ci.lock
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip check
-	@touch $(STAMP)
+	@touch $(FOR_DEMO) $(FOR_ALL)
 
-demo: $(STAMP)
+demo: $(FOR_DEMO)
 	$(BIN)/python examples/demo.py
 
-lint: $(STAMP)
+lint: $(FOR_ALL)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(PYTEST_ARGS) -m "not ($(MARKED))"
 
-build: $(STAMP)
+test-all: test
+	$(BIN)/pytest $(PYTEST_ARGS) -m "$(MARKED)"
+
+build: $(FOR_ALL)
 	$(BIN)/python -m build --no-isolation
 
-docs: $(STAMP)
+docs: $(FOR_ALL)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # Without PyTorch and what CUDA needs; see "Changing versions" in CONTRIBUTING.md.
-lock: $(STAMP)
+lock: $(FOR_ALL)
 	printf '%s\n' $(CUDA) | UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml \
 		--all-extras --constraints constraints.txt --universal --python-version 3.11.5 \
 		--generate-hashes --no-annotate --no-emit-package torch --excludes /dev/stdin \
 		--output-file requirements-ci.lock >/dev/null
 
-licences: $(STAMP)
+licences: $(FOR_ALL)
 	$(BIN)/python tools/licences.py
 
-soak: $(STAMP)
+soak: $(FOR_ALL)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m soak $(SOAK_ARGS)
 
 clean:

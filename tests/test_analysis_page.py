@@ -16,6 +16,7 @@ from musicfm.analysis.page import render_page
 from musicfm.analysis.sound import BIT_RATE, FRAME_BYTES, PEAK_RATE, Sound, tag
 from musicfm.datasets.annotations import Annotations, Beats, Spans
 
+pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api")
 
 CHROMIUM = shutil.which("chromium")

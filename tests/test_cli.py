@@ -243,7 +243,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in out.iterdir() if p.suffix == ".npz"}
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_killed_runs_continue_and_end_as_if_undisturbed(
     run: Run, published_tiny: Path, tmp_path: Path
 ) -> None:
@@ -266,7 +266,7 @@ def test_killed_runs_continue_and_end_as_if_undisturbed(
     assert contents(out) == contents(tmp_path / "undisturbed")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_ctrl_c_says_how_to_go_on(run: Run, published_tiny: Path, tmp_path: Path) -> None:
     source, out = library(tmp_path / "music", 24), tmp_path / "out"
     arguments = ["embed", source, "--model", published_tiny, "--layer", "all", "--out", out]
@@ -428,6 +428,7 @@ def test_a_stopped_run_says_how_to_go_on(
     assert rows(tmp_path / "run") == undisturbed_rows
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_processes_of_a_run_saves_too(
     pretrain_command: list[object], tmp_path: Path, number: int

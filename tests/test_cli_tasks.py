@@ -27,7 +27,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.statistics
 def test_from_labels_to_a_head_to_annotations_to_scores(run: Run, music: Path, there: Path) -> None:
     options = ("--seeds", 2, "--workers", 1)
     status, out, errors = run(
@@ -71,7 +71,7 @@ def test_from_labels_to_a_head_to_annotations_to_scores(run: Run, music: Path, t
     assert "probes/head: " not in errors
 
 
-@pytest.mark.slow
+@pytest.mark.statistics
 def test_the_table_of_a_folder(run: Run, music: Path, there: Path) -> None:
     command = ("table1", "--models", "chroma,trivial,oracle", "--tasks", "chord,key")
     options = ("--data", music, "--out", "table", "--seeds", 1, "--workers", 1)
@@ -88,7 +88,7 @@ def test_the_table_of_a_folder(run: Run, music: Path, there: Path) -> None:
     assert run(*command, *options)[1] == out
 
 
-@pytest.mark.slow
+@pytest.mark.statistics
 def test_finetuning_a_tiny_model(run: Run, music: Path, there: Path, published_tiny: Path) -> None:
     mine = shutil.copytree(music, there / "mine")
     command = ("finetune", "key", "--model", published_tiny, "--data", mine, "--out", "tuned")
@@ -164,7 +164,7 @@ def test_what_is_wrong_is_said_in_a_sentence(run: Run, music: Path, there: Path)
     assert not (there / "tuned").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.statistics
 @pytest.mark.timeout(1_200)
 def test_the_table_of_the_readme_on_a_few_songs(run: Run, there: Path) -> None:
     """All eight columns, for the shipped model and baselines, from songs that are rendered here."""

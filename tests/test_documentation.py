@@ -103,7 +103,7 @@ def small_msd(tmp_path: Path) -> Path:
     return weights
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("default")  # readers do not make errors of them
 @pytest.mark.parametrize("page", [name for name in TEXTS if any(blocks(TEXTS[name], *RUN))])
@@ -123,7 +123,7 @@ def test_a_page_does_what_it_says(
         assert eval(expression, names) == value, expression
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 @pytest.mark.timeout(900)
 def test_the_site_has_no_warnings_and_needs_no_other_host(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]

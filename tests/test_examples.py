@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
 
+@pytest.mark.pages
 def test_the_demo_makes_pictures_and_an_npz(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", str(EXAMPLES / "demo.py"), str(tmp_path / "demo")]
     done = subprocess.run(

@@ -232,6 +232,7 @@ LIES: list[tuple[str, Callable[[Path], None], str]] = [
 ]
 
 
+@pytest.mark.processes
 def test_declared_sizes_are_not_trusted(intact: Callable[[Reader], Path], tmp_path: Path) -> None:
     """All in one process, which may have half a gigabyte more than it begins with."""
     for number, (name, lie, _) in enumerate(LIES):

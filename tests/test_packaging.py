@@ -55,7 +55,7 @@ def paths_of_the_package() -> set[str]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_wheel_holds_all_of_the_package_and_nothing_else(dist: Dist) -> None:
     files = contents(dist.wheel)
     info = f"musicfm-{musicfm.__version__}.dist-info"
@@ -70,7 +70,7 @@ def test_the_wheel_holds_all_of_the_package_and_nothing_else(dist: Dist) -> None
     assert f"\nVersion: {musicfm.__version__}\n" in files[f"{info}/METADATA"].decode()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_checkout_and_the_source_distribution_make_the_same_wheel(
     dist: Dist, tmp_path: Path
 ) -> None:
@@ -78,7 +78,7 @@ def test_the_checkout_and_the_source_distribution_make_the_same_wheel(
     assert contents(tmp_path / dist.wheel.name) == contents(dist.wheel)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_wheel_embeds_where_there_is_no_checkout(dist: Dist, tmp_path: Path) -> None:
     """Installed by itself; what it depends on is borrowed from this environment."""
     environment = tmp_path / "environment"

@@ -16,6 +16,8 @@ from musicfm.datasets.tracks import Manifest
 from songs import write_songs
 from test_pretraining_run import MICRO, rows, start, weights
 
+pytestmark = pytest.mark.processes
+
 RECIPE = MICRO.replace(micro_batch_size=1)
 SLURM = Path(__file__).parents[1] / "examples" / "pretrain.slurm"
 
@@ -102,7 +104,6 @@ def run_all(commands: list[list[str]], environment: dict[str, str], folder: Path
             child.wait()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(700)
 def test_two_machines_go_on_exactly_after_one_of_them_is_killed(
     music: Path, undisturbed: Path, tmp_path: Path, environment: dict[str, str]
@@ -125,7 +126,6 @@ def test_two_machines_go_on_exactly_after_one_of_them_is_killed(
     assert weights(out) == weights(undisturbed)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(700)
 def test_a_job_of_slurm_goes_on_exactly_after_a_process_is_killed(
     music: Path, undisturbed: Path, tmp_path: Path, environment: dict[str, str]

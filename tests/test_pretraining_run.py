@@ -152,6 +152,7 @@ def test_a_run_can_be_repeated_to_the_bit(undisturbed: Path, songs: Path, tmp_pa
     assert weights(tmp_path) == weights(undisturbed)
 
 
+@pytest.mark.processes
 def test_workers_do_not_change_a_run(undisturbed: Path, songs: Path, tmp_path: Path) -> None:
     manifest = write_songs(songs, 7)
     tracks = list(manifest)
@@ -295,6 +296,7 @@ def torchrun_environment(rank: int, world_size: int, port: int) -> dict[str, str
     }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("fault", ["killed@2", "killed@5", "killed_while_saving@6"])
 def test_a_killed_run_goes_on_exactly(
     undisturbed: Path, songs: Path, tmp_path: Path, fault: str
@@ -305,6 +307,7 @@ def test_a_killed_run_goes_on_exactly(
     assert weights(tmp_path) == weights(undisturbed)
 
 
+@pytest.mark.processes
 def test_a_full_disk_ends_a_run_and_loses_nothing(
     undisturbed: Path, songs: Path, tmp_path: Path
 ) -> None:
@@ -583,6 +586,7 @@ def tensors(out: Path) -> Iterator[tuple[str, torch.Tensor]]:
     yield from MusicFM.from_pretrained(out / "model").named_parameters()
 
 
+@pytest.mark.processes
 def test_two_processes_equal_one_that_accumulates(songs: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     pretrain(PLAIN, songs, one)
@@ -592,6 +596,7 @@ def test_two_processes_equal_one_that_accumulates(songs: Path, tmp_path: Path) -
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6, msg=name)
 
 
+@pytest.mark.processes
 def test_with_global_batch_norm_two_processes_equal_one_batch(songs: Path, tmp_path: Path) -> None:
     recipe = PLAIN.replace(global_batch_norm=True)
     one, two = tmp_path / "one", tmp_path / "two"
@@ -601,7 +606,7 @@ def test_with_global_batch_norm_two_processes_equal_one_batch(songs: Path, tmp_p
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("fault", ["killed@5", "killed_while_saving@6"])
 def test_two_killed_processes_go_on_exactly(songs: Path, tmp_path: Path, fault: str) -> None:
     recipe = MICRO.replace(micro_batch_size=1)
@@ -613,6 +618,7 @@ def test_two_killed_processes_go_on_exactly(songs: Path, tmp_path: Path, fault: 
     assert weights(broken) == weights(whole)
 
 
+@pytest.mark.processes
 def test_a_model_divided_among_processes_learns_the_same(songs: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     recipe = PLAIN.replace(checkpoint_every=2)

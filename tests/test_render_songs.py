@@ -161,7 +161,7 @@ def wait_for_song(out: Path, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_killed_runs_continue_and_end_as_if_undisturbed(
     rendered: tuple[Path, RenderSummary], tmp_path: Path
 ) -> None:
@@ -179,7 +179,7 @@ def test_killed_runs_continue_and_end_as_if_undisturbed(
         assert path.read_bytes() == (out / path.name).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     out = tmp_path / "songs"
     process = start(out, 50)

@@ -13,7 +13,7 @@ from musicfm.tasks.report import COLUMNS
 SCRIPT = Path(__file__).parents[1] / "runs" / "reproduce.sh"
 
 
-@pytest.mark.slow
+@pytest.mark.pages
 @pytest.mark.timeout(900)
 def test_from_nothing_to_the_table(tmp_path: Path) -> None:
     programs = Path(sys.executable).parent

@@ -95,7 +95,7 @@ def write_library(folder: Path) -> None:
     (folder / "bad.mp3").write_bytes(b"no music")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.timeout(1800)
 def test_a_cluster_gives_what_one_process_gives_whatever_kills_its_workers(
     cluster: None, tiny: MusicFM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,7 @@ from musicfm.serving.limits import Limits
 from musicfm.serving.service import Service, load
 from served import Client, serving
 
+pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api")
 
 CHROMIUM = shutil.which("chromium")

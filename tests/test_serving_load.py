@@ -22,7 +22,10 @@ import recipe
 from heads_of import write_heads
 from served import Answer, Client, eventually
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+]
 
 CLIENTS = 32
 REQUESTS = 3

@@ -105,7 +105,7 @@ def test_what_is_beyond_the_end_or_cannot_be_read_is_not_known(tmp_path: Path) -
         assert not clips[0].known.any()
 
 
-@pytest.mark.slow
+@pytest.mark.statistics
 def test_it_learns_and_what_it_saves_is_what_it_has(tmp_path: Path) -> None:
     tracks = two_tones(tmp_path / "music", 8)
     tuned(tmp_path / "run", tracks, max_epochs=6)
@@ -145,7 +145,7 @@ def test_the_folder_of_a_study_is_refused(tmp_path: Path) -> None:
         tuned(tmp_path / "run", two_tones(tmp_path / "music", 6))
 
 
-@pytest.mark.slow
+@pytest.mark.statistics
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,7 +78,7 @@ def encoder_row(folder: Path) -> Row:
     return Row(f"{path}:Bands")
 
 
-@pytest.mark.slow
+@pytest.mark.statistics
 def test_a_study_of_all_tasks(tmp_path: Path, corpus: Corpus) -> None:
     rows = [encoder_row(tmp_path), Row("mel"), Row("chroma"), Row("trivial"), Row("oracle")]
     study = study_in(tmp_path / "out", tasks=TASKS, seeds_per_layer=2)
@@ -129,7 +129,7 @@ def test_a_study_of_all_tasks(tmp_path: Path, corpus: Corpus) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:this CPU has no instructions")
-@pytest.mark.slow
+@pytest.mark.statistics
 def test_rows_that_train_their_model(tmp_path: Path, corpus: Corpus) -> None:
     MusicFM(preset("tiny")).save_pretrained(tmp_path / "model")
     rows = [Row(f"{kind}:{tmp_path / 'model'}") for kind in ("finetuned", "scratch")]
@@ -152,7 +152,7 @@ def test_rows_that_train_their_model(tmp_path: Path, corpus: Corpus) -> None:
         run_study(others, corpus, rows, tmp_path / "cache")
 
 
-@pytest.mark.slow
+@pytest.mark.statistics
 def test_what_is_done_is_not_done_again(tmp_path: Path, corpus: Corpus) -> None:
     rows, study = [encoder_row(tmp_path)], study_in(tmp_path / "out")
     first = run_study(study, corpus, rows, tmp_path / "cache")
@@ -174,7 +174,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, corpus: Corpus) -> None:
         )
 
 
-@pytest.mark.slow
+@pytest.mark.statistics
 def test_layers_may_be_weighted_and_contexts_be_the_papers(tmp_path: Path, corpus: Corpus) -> None:
     study = study_in(
         tmp_path / "out", layers="mixed", context="paper", tasks=("chord", "structure"), num_seeds=1

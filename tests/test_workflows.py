@@ -71,7 +71,7 @@ def test_actions_have_a_version(name: str) -> None:
 def test_the_pythons_of_the_package_are_tested() -> None:
     pythons = supported_pythons()
     assert read("test")["jobs"]["test"]["strategy"]["matrix"]["python"] == pythons
-    assert "make test" in commands("test")
+    assert "make test-all" in commands("test")
     for name in NAMES:
         named = [
             str(step["with"]["python-version"])
