@@ -1,3 +1,4 @@
+import unicodedata
 from dataclasses import replace
 from typing import Any
 
@@ -87,6 +88,39 @@ def test_what_names_no_artist_is_split_by_album_and_folder() -> None:
     flat = Manifest("x", [replace(track, path=track.path.split("/")[1]) for track in nameless])
     one_by_one = splits(split(flat, Splitting(0.3, by="artist")))
     assert one_by_one == splits(split(flat, Splitting(0.3, by="track")))
+
+
+@pytest.mark.parametrize("by", ["artist", "album", "folder"])
+def test_names_in_either_form_of_unicode_are_one(by: SplitBy) -> None:
+    def named(form: Any) -> list[Track]:
+        def change(text: str) -> str:
+            return unicodedata.normalize(form, f"{text} Zoë Ångström の가")
+
+        return [
+            replace(
+                track,
+                path=f"{change(track.path.split('/')[0])}/{form} {index}.mp3",
+                artist=change(track.artist),
+                album=change(track.album),
+                sha256=f"{form}{index}",
+            )
+            for index, track in enumerate(tracks(200))
+        ]
+
+    composed, decomposed = named("NFC"), named("NFD")
+    both = Manifest("x", composed + decomposed)
+    done = [track.split for track in split(both, Splitting(valid=0.3, by=by))]
+    assert done[:200] == done[200:]
+    assert [track.artist for track in both] == [t.artist for t in composed + decomposed]
+    alone = split(Manifest("x", composed), Splitting(valid=0.3, by=by))
+    assert done[:200] == [track.split for track in alone]
+    assert {track.split for track in alone} == {"train", "valid"}
+
+
+def test_splits_are_those_of_earlier_versions() -> None:
+    named = [replace(track, artist=f"Björk {track.artist}") for track in tracks(100)]
+    done = split(Manifest("x", named), Splitting(valid=0.3))
+    assert [number for number in range(10) if done[10 * number].split == "valid"] == [2, 4]
 
 
 def test_copies_go_to_one_split() -> None:

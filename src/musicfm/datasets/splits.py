@@ -5,6 +5,7 @@ recordings never moves others. Only where that would leave a part empty does the
 """
 
 import math
+import unicodedata
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -31,7 +32,8 @@ class Splitting:
     by: SplitBy = "artist"
     """What is never divided between splits. Tracks that name no artist are split by album, those
     that name no album either, by the folder that they are in, and those that are in none below the
-    root, one by one. Tracks of equal bytes are one.
+    root, one by one. Tracks of equal bytes are one. Artists and albums are the same whatever the
+    case of their letters, and all names in either form of Unicode (NFC, NFD).
     """
     seed: int = 0
     """Another one gives another split."""
@@ -110,14 +112,20 @@ def _check_by(by: str) -> None:
 
 def _group(track: Track, by: SplitBy) -> str:
     """What is split as one."""
-    folder = PurePosixPath(track.path).parent
-    if by == "artist" and track.artist:
-        return f"artist {track.artist.casefold()}"
-    if by in ("artist", "album") and track.album:
-        return f"album {track.artist.casefold()} {track.album.casefold()}"
+    artist, album = _composed(track.artist).casefold(), _composed(track.album).casefold()
+    folder = PurePosixPath(_composed(track.path)).parent
+    if by == "artist" and artist:
+        return f"artist {artist}"
+    if by in ("artist", "album") and album:
+        return f"album {artist} {album}"
     if by == "folder" or (by != "track" and folder.name):
         return f"folder {folder}"
     return f"track {track.sha256}"
+
+
+def _composed(name: str) -> str:
+    """With é as one character, as most have it; files and tags that come from Macs have two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _ends(places: list[float], how: Splitting, given: set[Split | None]) -> tuple[float, float]:
