@@ -1,4 +1,5 @@
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,121 @@ def test_an_annotation_that_cannot_be_used_is_left_out_and_reported(
     (problem,) = read.problems
     assert problem.startswith(f"{path}: the annotation 'chord' is not used: ")
     assert reason in problem
+
+
+BAD_OBSERVATIONS: list[tuple[Any, str]] = [
+    (observation(2.0, -1.0, "C"), "duration -1, which is below zero"),
+    (observation(-2.0, 1.0, "C"), "time -2, which is below zero"),
+    (observation(float("nan"), 1.0, "C"), "time nan, which is no number"),
+    (observation(2.0, float("inf"), "C"), "duration inf, which is no number"),
+    ({"time": "2,5", "duration": 1.0, "value": "C"}, "time '2,5', which is no number"),
+    (observation(2.0, 1.0, None), "a span has the label None"),
+    (observation(2.0, 1.0, {"label": "C"}), "a span has the label {'label': 'C'}"),
+    (["C"], 'it is malformed (["C"])'),
+]
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD_OBSERVATIONS)
+def test_the_rest_is_used_where_an_observation_is_bad(
+    tmp_path: Path, bad: object, reason: str
+) -> None:
+    path = write(tmp_path / "song.jams", {"chord": [CHORDS[0], bad, CHORDS[1]]})
+    read = read_jams(path)
+    assert read.annotations.chords is not None
+    assert read.annotations.chords.labels == ("C:maj", "A:min7")
+    (problem,) = read.problems
+    assert problem.startswith(f"{path}: 'chord' is used without 1 of its 3 observations: ")
+    assert reason in problem
+
+
+def test_a_beat_that_is_bad_is_left_out(tmp_path: Path) -> None:
+    data = [observation(t, 0.0, place) for t, place in [(1.0, 1), (float("nan"), 2), (3.0, 3)]]
+    read = read_jams(write(tmp_path / "song.jams", {"beat": data}))
+    assert read.annotations.beats is not None
+    assert read.annotations.beats.positions.tolist() == [1, 3]
+    assert "'beat' is used without 1 of its 3 observations" in read.problems[0]
+
+
+def test_an_annotation_that_is_mostly_bad_is_not_used(tmp_path: Path) -> None:
+    bad = {"time": 0.0, "duration": 1.0, "label": "C"}
+    read = read_jams(write(tmp_path / "song.jams", {"chord": [*CHORDS, bad, bad, bad]}))
+    assert read.annotations.chords is None
+    assert "the annotation 'chord' is not used: 3 of 5 observations are bad" in read.problems[0]
+
+
+@pytest.mark.parametrize("spell", [str, float, lambda place: f" {place}.0 "])
+def test_numbers_may_be_texts(tmp_path: Path, spell: Any) -> None:
+    beats = [
+        {"time": str(0.5 * place), "duration": "0", "value": spell(place), "confidence": "0.5"}
+        for place in (1, 2, 3)
+    ]
+    places = [{**beat, "value": {"position": beat["value"]}} for beat in beats]
+    for name, data in (("beat", beats), ("beat_position", places)):
+        read = read_jams(write(tmp_path / "song.jams", {name: data}, duration="10.5"))
+        assert read.problems == ()
+        assert read.duration == 10.5
+        assert read.annotations.beats is not None
+        assert read.annotations.beats.times.tolist() == [0.5, 1.0, 1.5]
+        assert read.annotations.beats.positions.tolist() == [1, 2, 3]
+    tag = {"time": "0", "duration": "1e1", "value": "piano", "confidence": "0.5"}
+    assert read_jams(write(tmp_path / "x.jams", {"tag_x": [tag]})).annotations.tags == {
+        "piano": 0.5
+    }
+
+
+@pytest.mark.parametrize("value", ["1.2", 0.25, "one", "1_0", {"place": 1}, {"position": "x"}, []])
+def test_beats_whose_values_are_no_places_are_reported(tmp_path: Path, value: object) -> None:
+    path = write(tmp_path / "song.jams", {"beat": [observation(t, 0, value) for t in (1.0, 2.0)]})
+    read = read_jams(path)
+    assert read.annotations.beats is not None
+    assert not read.annotations.beats.positions.any()
+    assert "not all beats have a place in the bar; one has" in read.problems[0]
+
+
+@pytest.mark.parametrize("name", ["beats", "Chord", " beat", "keys", "harmony", "segment"])
+def test_namespaces_that_jams_does_not_have_are_reported(tmp_path: Path, name: str) -> None:
+    read = read_jams(write(tmp_path / "song.jams", {name: CHORDS, "chord": CHORDS}))
+    assert read.annotations.chords is not None
+    (problem,) = read.problems
+    assert f'nothing is read from the namespace "{name}"; those that are read are' in problem
+    assert "chord_harte, segment_open" in problem
+
+
+@pytest.mark.parametrize(
+    ("form", "read_form"),
+    [
+        ("chord_roman", "chord"),
+        ("multi_segment", "segment_open"),
+        ("segment_salami_lower", "segment_salami_function"),
+        ("segment_salami_upper", "segment_tut"),
+    ],
+)
+def test_forms_that_are_not_read_are_reported_unless_another_is_there(
+    tmp_path: Path, form: str, read_form: str
+) -> None:
+    other = [observation(0.0, 10.0, {"label": "A", "level": 0})]
+    alone = read_jams(write(tmp_path / "song.jams", {form: other, "tempo": [], "onset": []}))
+    assert f'nothing is read from the namespace "{form}"' in alone.problems[0]
+    both = read_jams(write(tmp_path / "song.jams", {form: other, read_form: CHORDS}))
+    assert both.problems == ()
+
+
+def test_annotations_without_a_namespace_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "song.jams"
+    for wrong in (3, {"data": CHORDS}, {"namespace": ["chord"], "data": CHORDS}):
+        path.write_text(
+            json.dumps({"annotations": [wrong, {"namespace": "chord", "data": CHORDS}]})
+        )
+        read = read_jams(path)
+        assert read.annotations.chords is not None
+        assert read.problems == (f"{path}: an annotation without a namespace is not used",)
+
+
+def test_tags_in_either_form_of_unicode_are_one(tmp_path: Path) -> None:
+    tags = [observation(0.0, 10.0, unicodedata.normalize(form, "Café")) for form in ("NFC", "NFD")]
+    assert read_jams(write(tmp_path / "song.jams", {"tag_open": tags})).annotations.tags == {
+        unicodedata.normalize("NFC", "Café"): 1.0
+    }
 
 
 def test_beats_out_of_order_are_not_used(tmp_path: Path) -> None:

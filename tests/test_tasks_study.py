@@ -9,12 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tones
 from musicfm.config import preset
-from musicfm.datasets.labelled import Labelled, read_labelled
+from musicfm.datasets.annotations import Annotations, Spans
+from musicfm.datasets.labelled import Labelled, LabelledTrack, read_labelled
 from musicfm.datasets.splits import Splitting
+from musicfm.datasets.tracks import Track
 from musicfm.errors import ConfigError, DataError
 from musicfm.model import MusicFM
 from musicfm.tasks import pictures
@@ -233,6 +236,30 @@ def test_rows_know_what_they_are() -> None:
         a.equal(b)
         for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     )
+
+
+def test_the_other_chords_and_keys_of_a_song_count_where_one_cannot_be_read() -> None:
+    def read(kind: str, labels: tuple[str, ...]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+        edges = np.arange(len(labels) + 1.0)
+        spans = Spans(np.stack([edges[:-1], edges[1:]], axis=1), labels)
+        track = Track("a.wav", 9.0, 1, 1, 1, 1, "0" * 64, split="train")
+        item = LabelledTrack(track, Path("a.wav"), Annotations(**{kind: spans}))  # type: ignore[arg-type]
+        corpus = _of_splits("x", Labelled((item,), ()))
+        found = getattr(corpus.train[0].annotations, kind)
+        return None if found is None else found.labels, corpus.problems
+
+    labels, problems = read("chords", ("C:maj", "C:mja", "N", "X", "C:mja"))
+    assert labels == ("C:maj", "X", "N", "X", "X")
+    assert problems == (
+        "2 of the 5 chords of a.wav do not count: 'C:mja' is no chord in Harte's notation",
+    )
+    assert read("chords", ("C", "Am", "F", "Gm7")) == (
+        None,
+        ("the chords of a.wav are not used: 'Am' is no chord in Harte's notation",),
+    )
+    labels, problems = read("keys", ("C:major", "H:minor", "A:minor"))
+    assert labels == ("C:major", "X", "A:minor")
+    assert "1 of the 3 keys of a.wav do not count: 'H:minor' is no key" in problems[0]
 
 
 def test_collections_are_opened_by_name(tmp_path: Path) -> None:

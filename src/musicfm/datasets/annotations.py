@@ -10,10 +10,12 @@ import hashlib
 import json
 import math
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from musicfm.errors import DataError
 from musicfm.files import parse_json
 
 Array = npt.NDArray[np.float64]
+Row = TypeVar("Row")
 
 BEAT_NAMESPACES = ("beat_position", "beat")
 CHORD_NAMESPACES = ("chord", "chord_harte")
@@ -29,11 +32,29 @@ SEGMENT_NAMESPACES = ("segment_open", "segment_salami_function", "segment_tut")
 KEY_NAMESPACES = ("key_mode",)
 TAG_PREFIX = "tag_"
 """Every namespace of tags begins so."""
+_READ = (*BEAT_NAMESPACES, *CHORD_NAMESPACES, *SEGMENT_NAMESPACES, *KEY_NAMESPACES)
+_OTHER_FORMS = {
+    "chord_roman": "chords",
+    "multi_segment": "segments",
+    "segment_salami_lower": "segments",
+    "segment_salami_upper": "segments",
+}
+"""Namespaces that are not read, and which kind of annotation they are another form of."""
+_OTHER_KINDS = frozenset(
+    """
+    blob lyrics lyrics_bow mood_thayer note_hz note_midi onset pattern_jku pitch_class
+    pitch_contour pitch_hz pitch_midi scaper tempo vector
+    """.split()
+)
+"""The other namespaces of JAMS: nothing that is used here."""
 
 _ROUNDING = 0.01
 """Seconds that spans may overlap, or lie apart, by rounding; they are joined."""
 _BEYOND = 1.0
 """Seconds that annotations may reach beyond the end of the audio."""
+_NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_BRIEF = 100
+"""Characters of a value in a message."""
 _LAST_PLACE = 10_000
 """More beats than any bar has."""
 
@@ -184,9 +205,11 @@ def make_spans(rows: Iterable[tuple[float, float, str]]) -> Spans:
 def read_jams(path: str | os.PathLike[str]) -> Read:
     """Reads the annotations that are used here; of several of a kind, the first, of tags all.
 
-    A kind whose annotation is malformed, empty or contradicts itself is left out and reported, so
-    that the others can be used. Downbeats come from the namespace beat_position, or from beat,
-    where its values are places in the bar.
+    Malformed observations are left out and reported. So is an annotation that is empty, contradicts
+    itself, or is malformed in more than half of its observations; then the next one of its kind is
+    taken. Namespaces that JAMS does not know, and forms that are not read, are reported too.
+    Numbers may be written as strings. Downbeats come from the namespace beat_position, or from
+    beat, where its values are places in the bar.
 
     Raises DataError if the file cannot be read or is not JAMS.
     """
@@ -203,7 +226,9 @@ def read_jams(path: str | os.PathLike[str]) -> Read:
     problems: list[str] = []
 
     def usable(
-        namespaces: Iterable[str], parse: Callable[[Sequence[Mapping[str, Any]]], Any]
+        namespaces: Iterable[str],
+        read: Callable[[Mapping[str, Any]], Row],
+        collect: Callable[[list[Row]], Any],
     ) -> Iterator[Any]:
         """Annotations that can be used; what is wrong with the others is noted."""
         for namespace in namespaces:
@@ -211,40 +236,58 @@ def read_jams(path: str | os.PathLike[str]) -> Read:
                 if not isinstance(annotation, dict) or annotation.get("namespace") != namespace:
                     continue
                 try:
-                    yield parse(_observations(annotation))
-                except (DataError, TypeError, ValueError, KeyError, AttributeError) as error:
+                    rows, left_out = _rows(_observations(annotation), read)
+                    found = collect(rows)
+                except (DataError, TypeError, ValueError, AttributeError) as error:
                     reason = str(error) if isinstance(error, DataError) else "it is malformed"
                     problems.append(f"{path}: the annotation '{namespace}' is not used: {reason}")
+                    continue
+                if left_out:
+                    problems.append(f"{path}: '{namespace}' is used without {left_out}")
+                yield found
 
-    def beats_of(data: Sequence[Mapping[str, Any]]) -> Beats:
-        places = [_position(observation.get("value")) for observation in data]
-        found = make_beats([_number(observation, "time") for observation in data], places)
-        if any(places) and not found.positions.any():
+    def beats_of(rows: list[tuple[float, int, object]]) -> Beats:
+        times, places, values = zip(*rows, strict=True)
+        found = make_beats(times, places)
+        if not found.positions.any() and any(value is not None for value in values):
+            wrong = next(value for value, place in zip(values, places, strict=True) if not place)
             problems.append(
-                f"{path}: downbeats are not used: not all beats have a place in the bar"
+                f"{path}: downbeats are not used: not all beats have a place in the bar; one has "
+                f"{_brief(wrong)}"
             )
         return found
 
-    tag_namespaces = sorted(
-        {
-            str(annotation["namespace"])
-            for annotation in annotations
-            if isinstance(annotation, dict)
-            and str(annotation.get("namespace")).startswith(TAG_PREFIX)
-        }
-    )
+    names = [item.get("namespace") if isinstance(item, dict) else None for item in annotations]
+    texts = sorted({name for name in names if isinstance(name, str)})
     found = Annotations(
-        beats=next(usable(BEAT_NAMESPACES, beats_of), None),
-        chords=next(usable(CHORD_NAMESPACES, _spans), None),
-        segments=next(usable(SEGMENT_NAMESPACES, _spans), None),
-        keys=next(usable(KEY_NAMESPACES, _spans), None),
-        tags=_together(list(usable(tag_namespaces, _tags))),
+        beats=next(usable(BEAT_NAMESPACES, _beat, beats_of), None),
+        chords=next(usable(CHORD_NAMESPACES, _span, make_spans), None),
+        segments=next(usable(SEGMENT_NAMESPACES, _span, make_spans), None),
+        keys=next(usable(KEY_NAMESPACES, _span, make_spans), None),
+        tags=_together(
+            list(usable([name for name in texts if name.startswith(TAG_PREFIX)], _tag, dict))
+        ),
     )
+    unread = [
+        name
+        for name in texts
+        if not (name in _READ or name in _OTHER_KINDS or name.startswith(TAG_PREFIX))
+        # Another form is not missed where there is one that is read.
+        and not (name in _OTHER_FORMS and getattr(found, _OTHER_FORMS[name]) is not None)
+    ]
+    if unread:
+        problems.append(
+            f"{path}: nothing is read from the namespace {' or '.join(map(_brief, unread))}; "
+            f"those that are read are {', '.join(_READ)} and {TAG_PREFIX}..."
+        )
+    if not all(isinstance(name, str) for name in names):
+        problems.append(f"{path}: an annotation without a namespace is not used")
     metadata = content.get("file_metadata")
-    duration = metadata.get("duration") if isinstance(metadata, dict) else None
-    if not (isinstance(duration, int | float) and math.isfinite(duration) and duration > 0):
-        duration = None
-    return Read(found, duration, tuple(problems))
+    try:
+        duration = _number(metadata, "duration") if isinstance(metadata, dict) else 0.0
+    except DataError:
+        duration = 0.0
+    return Read(found, duration or None, tuple(problems))
 
 
 def fit(read: Read, duration: float, name: str) -> Read:
@@ -305,37 +348,79 @@ def _observations(annotation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return data
 
 
-def _number(observation: Mapping[str, Any], key: str) -> float:
-    value = observation.get(key)
+def _rows(
+    observations: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Row]
+) -> tuple[list[Row], str]:
+    """What is read of each observation, and a sentence about those that cannot be.
+
+    Raises DataError if these are more than half: then something else is wrong.
+    """
+    rows: list[Row] = []
+    wrong: list[str] = []
+    for observation in observations:
+        try:
+            rows.append(read(observation))
+        except DataError as error:
+            wrong.append(f"{error} ({_brief(observation)})")
+        except (TypeError, AttributeError):
+            wrong.append(f"it is malformed ({_brief(observation)})")
+    if len(wrong) > len(rows):
+        raise DataError(f"{len(wrong)} of {len(observations)} observations are bad: {wrong[0]}")
+    return (
+        rows,
+        f"{len(wrong)} of its {len(observations)} observations: {wrong[0]}" if wrong else "",
+    )
+
+
+def _brief(value: object) -> str:
+    """A value as JSON writes it, or the beginning of that."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _BRIEF else f"{text[:_BRIEF]}..."
+
+
+def _as_number(value: object) -> float | None:
+    """A number, which may be written as a string; None if it is none, or not finite."""
+    if isinstance(value, str) and _NUMERAL.fullmatch(value.strip()):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"an observation has {key} {value!r}, which is no number")
-    if value < 0:
-        raise DataError(f"an observation has {key} {value:g}, which is below zero")
+        return None
     return float(value)
 
 
-def _position(value: object) -> int:
-    """A place in the bar; 0 for what is none, such as a fraction of a bar."""
+def _number(observation: Mapping[str, Any], key: str) -> float:
+    value = observation.get(key)
+    number = _as_number(value)
+    if number is None:
+        raise DataError(f"an observation has {key} {value!r}, which is no number")
+    if number < 0:
+        raise DataError(f"an observation has {key} {number:g}, which is below zero")
+    return number
+
+
+def _beat(observation: Mapping[str, Any]) -> tuple[float, int, object]:
+    value = observation.get("value")
     if isinstance(value, dict):
-        value = value.get("position")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return 0
-    return int(value) if 1 <= value < math.inf and value == int(value) else 0
+        value = value.get("position", value)
+    place = _as_number(value) or 0.0
+    # 0 for what is none, such as a fraction of a bar.
+    return _number(observation, "time"), int(place) if place >= 1 and place % 1 == 0 else 0, value
 
 
-def _spans(data: Sequence[Mapping[str, Any]]) -> Spans:
-    rows = [(_number(row, "time"), _number(row, "duration"), row.get("value")) for row in data]
-    return make_spans((start, start + duration, _text(label)) for start, duration, label in rows)
+def _span(observation: Mapping[str, Any]) -> tuple[float, float, str]:
+    start = _number(observation, "time")
+    return start, start + _number(observation, "duration"), _label(observation)
 
 
-def _text(value: object) -> str:
+def _tag(observation: Mapping[str, Any]) -> tuple[str, float]:
+    return _label(observation), _confidence(observation)
+
+
+def _label(observation: Mapping[str, Any]) -> str:
+    """Composed as Unicode's NFC: the same label in another form is the same."""
+    value = observation.get("value")
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"a span has the label {value!r}")
-    return value.strip()
-
-
-def _tags(data: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {_text(row.get("value")): _confidence(row) for row in data}
+    return unicodedata.normalize("NFC", value.strip())
 
 
 def _together(annotated: Sequence[Mapping[str, float]]) -> dict[str, float] | None:

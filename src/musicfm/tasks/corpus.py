@@ -1,7 +1,7 @@
 """What heads are trained, chosen and tested on: one labelled collection with its splits."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from musicfm.datasets.splits import Splitting
 from musicfm.errors import ConfigError, DataError
 from musicfm.render import benchmark
 from musicfm.seeds import derive_seed
-from musicfm.tasks.chord import Chord
-from musicfm.tasks.key import Key
+from musicfm.tasks.chord import chord_class
+from musicfm.tasks.key import key_class
 from musicfm.tasks.tagging import applying
 
 SPLITTING = Splitting(valid=0.1, test=0.2)
@@ -136,17 +136,34 @@ def vocabulary_of(tracks: Iterable[LabelledTrack]) -> tuple[str, ...]:
 
 
 def _checked(corpus: Corpus) -> Corpus:
-    """Without chords and keys that cannot be read, which are reported."""
+    """Without chords and keys that cannot be read, which are reported.
+
+    Those of a recording are used as long as most of them can be: else they are in another notation,
+    of which some happen to look like ours.
+    """
     problems: list[str] = []
 
     def check(item: LabelledTrack) -> LabelledTrack:
         annotations = item.annotations
-        for task, kind in ((Chord(), "chords"), (Key(), "keys")):
-            try:
-                task.is_labelled(annotations)
-            except DataError as error:
-                problems.append(f"the {kind} of {item.audio} are not used: {error}")
-                annotations = replace(annotations, **{kind: None})
+        for kind, class_of in (("chords", chord_class), ("keys", key_class)):
+            spans = getattr(annotations, kind)
+            if spans is None:
+                continue
+            wrong = _unreadable(spans.labels, class_of)
+            if not wrong:
+                continue
+            reason = next(iter(wrong.values()))
+            labels = tuple("X" if label in wrong else label for label in spans.labels)
+            count = sum(label in wrong for label in spans.labels)
+            if 2 * count >= len(labels):
+                problems.append(f"the {kind} of {item.audio} are not used: {reason}")
+                spans = None
+            else:
+                problems.append(
+                    f"{count} of the {len(labels)} {kind} of {item.audio} do not count: {reason}"
+                )
+                spans = replace(spans, labels=labels)
+            annotations = replace(annotations, **{kind: spans})
         return replace(item, annotations=annotations)
 
     parts: dict[str, Any] = {
@@ -154,6 +171,17 @@ def _checked(corpus: Corpus) -> Corpus:
     }
     tests = {name: tuple(map(check, items)) for name, items in corpus.tests.items()}
     return replace(corpus, tests=tests, problems=(*corpus.problems, *problems), **parts)
+
+
+def _unreadable(labels: Iterable[str], class_of: Callable[[str], int]) -> dict[str, DataError]:
+    """The labels that name no class, and why."""
+    wrong: dict[str, DataError] = {}
+    for label in dict.fromkeys(labels):
+        try:
+            class_of(label)
+        except DataError as error:
+            wrong[label] = error
+    return wrong
 
 
 def _rendered(songs: Path, part: float, num_workers: int | None, progress: bool) -> Corpus:
