@@ -29,9 +29,9 @@ def written(tmp_path: Path) -> Written:
 
     def write(kind: str, annotations: Annotations) -> Path:
         analysis = Analysis("Señor ☕", 4.0, annotations, np.eye(2, dtype=np.float32), {})
-        path = tmp_path / "song"
-        EXPORTS[kind].write(analysis, recording, path)
-        return path
+        stem = tmp_path / "so.ng"
+        EXPORTS[kind].write(analysis, recording, stem)
+        return stem.with_name(stem.name + EXPORTS[kind].suffixes[0])
 
     return write
 
@@ -62,12 +62,15 @@ def test_the_table_has_everything(written: Written) -> None:
     ]
 
 
-def test_labels_are_in_order_of_time(written: Written) -> None:
-    lines = [line.split("\t") for line in written("labels", known()).read_text().splitlines()]
-    assert [float(start) for start, _, _ in lines] == sorted(float(start) for start, _, _ in lines)
-    assert ["0.000000", "0.800000", "intro"] in lines
-    assert ["0.800000", "0.800000", "1"] in lines
-    assert len(lines) == 7 + 1 + 2
+def test_each_kind_has_a_label_track_of_its_own(written: Written) -> None:
+    beats = written("labels", known())
+    assert beats.name == "so.ng.beats.labels.txt"
+    lines = [line.split("\t") for line in beats.read_text().splitlines()]
+    assert [(float(start), float(end)) for start, end, _ in lines] == [(t, t) for t in TIMES]
+    assert [label for _, _, label in lines] == [str(position) for position in POSITIONS]
+    sections = beats.with_name("so.ng.sections.labels.txt").read_text()
+    assert sections == "0.000000\t0.800000\tintro\n0.800000\t4.000000\tverse\n"
+    assert not beats.with_name("so.ng.key.labels.txt").exists()
 
 
 def test_the_grid_of_the_midi_file_lies_on_the_beats(written: Written) -> None:

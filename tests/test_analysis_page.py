@@ -1,5 +1,6 @@
 """The page of a song, in a browser."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -48,7 +49,15 @@ def analysis() -> Analysis:
         known, beats=beats, segments=sections, chords=chords, tags={EVIL: 0.5, "b": 0.9}
     )
     stretches = np.linspace(-1.0, 1.0, 20, dtype=np.float32)
-    return Analysis(EVIL, tones.SECONDS, found, np.outer(stretches, stretches), {"model": "nano"})
+    return Analysis(
+        EVIL,
+        tones.SECONDS,
+        found,
+        np.outer(stretches, stretches),
+        {"model": "nano", "is_trial": True},
+        artist=EVIL,
+        file="so ng.wav",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +147,12 @@ def opened(shared: Opened) -> Iterator[Opened]:
 def test_texts_are_shown_and_not_obeyed(opened: Opened) -> None:
     shown = " ".join(EVIL.replace("\u2028", " ").split())
     assert " ".join(opened.page.title().replace("\u2028", " ").split()) == shown
-    for text in ("h1", "#tags li >> nth=1 >> span >> nth=0", ".sections li >> nth=2 >> .label"):
+    for text in (
+        "h1",
+        "#by",
+        "#tags li >> nth=1 >> span >> nth=0",
+        ".sections li >> nth=2 >> .label",
+    ):
         content = opened.page.locator(text).text_content().replace("\u2028", " ")
         assert shown.lower() in " ".join(content.split()).lower()
 
@@ -202,14 +216,12 @@ def test_a_bar_belongs_to_the_section_that_most_of_it_is_in(
     opened.context.close()
 
 
-def test_tags_that_are_hardly_there_are_folded_away(
-    browser: Any, sound: Sound, tmp_path: Path
-) -> None:
-    tags = {f"tag {number}": 0.9 - 0.05 * number for number in range(14)}
+def test_unlikely_tags_are_folded_away(browser: Any, sound: Sound, tmp_path: Path) -> None:
+    tags = {f"tag {number}": 0.92 - 0.05 * number for number in range(14)}
     opened = open_page(browser, replace(analysis().annotations, tags=tags), sound, tmp_path)
     shown = opened.page.get_by_text(re.compile("^tag "))
-    assert sum(tag.is_visible() for tag in shown.all()) == 10
-    opened.page.get_by_text("4 more").click()
+    assert sum(tag.is_visible() for tag in shown.all()) == 9
+    opened.page.get_by_text("5 unlikely").click()
     assert all(tag.is_visible() for tag in shown.all())
     opened.context.close()
 
@@ -247,7 +259,7 @@ def test_the_player_comes_first_and_all_that_has_the_focus_has_a_name(opened: Op
     assert opened.page.get_by_role("region", name="Player").is_visible()
     opened.page.locator("#theme").focus()
     names = []
-    for _ in range(6):
+    for _ in range(10):
         opened.page.keyboard.press("Tab")
         names.append(
             opened.page.evaluate(
@@ -260,12 +272,80 @@ def test_the_player_comes_first_and_all_that_has_the_focus_has_a_name(opened: Op
     assert names == [
         "Play",
         "Position in the song",
+        None,  # the sliders for speed and volume, and two switches, have labels
+        None,
+        None,
+        None,
         "Zoom out",
         "Zoom in",
         "Show the whole song",
         "Waveform",
     ]
     opened.page.evaluate("document.activeElement.blur()")
+
+
+def test_a_section_repeats(opened: Opened) -> None:
+    opened.page.locator("#sections button").nth(1).click()
+    assert opened.reaches(4.0)
+    opened.page.keyboard.press("l")
+    assert opened.page.locator("#loop").get_attribute("aria-pressed") == "true"
+    opened.page.locator("#position").fill("7.7")
+    opened.page.keyboard.press("Space")
+    opened.page.wait_for_function(
+        "() => { const at = document.querySelector('#position').value; return at >= 4 && at < 6; }"
+    )
+    opened.page.keyboard.press("Space")
+    opened.page.keyboard.press("l")
+    assert opened.page.locator("#loop").get_attribute("aria-pressed") == "false"
+
+
+def test_it_clicks_on_every_beat_and_slows_down(opened: Opened) -> None:
+    opened.page.locator("#speed").fill("50")
+    assert opened.page.locator("#speed-value").inner_text() == "50 %"
+    opened.page.locator("#click").click()
+    opened.page.get_by_role("button", name="Play").click()
+    opened.page.wait_for_function("() => document.documentElement.dataset.clicks >= 2")
+    assert 0.6 < opened.time() < 1.5  # the second beat is at 0.75 s
+    opened.page.get_by_role("button", name="Pause").click()
+    opened.page.locator("#click").click()
+    opened.page.locator("#speed").fill("100")
+
+
+def test_chords_are_transposed_in_the_new_key(opened: Opened) -> None:
+    first = opened.page.locator("#chart button").nth(1)
+    assert first.inner_text() == "2\nC♯ B♭m7/♭3"
+    opened.page.locator("#transpose").select_option("-4")
+    assert first.inner_text() == "2\nA G♭m7/♭3"
+    opened.page.locator("#transpose").select_option("0")
+    assert first.inner_text() == "2\nC♯ B♭m7/♭3"
+
+
+def test_results_can_be_saved(opened: Opened) -> None:
+    links = opened.page.locator("#downloads a").all_inner_texts()
+    kinds = ("beats", "chords", "sections", "key")
+    assert links == [".jams", ".csv", *(f".{kind}.labels.txt" for kind in kinds)]
+    with opened.page.expect_download() as started:
+        opened.page.locator("#downloads a").first.click()
+    assert started.value.suggested_filename == "so ng.jams"
+    saved = json.loads(Path(started.value.path()).read_text(encoding="utf-8"))
+    assert saved == json.loads(json.dumps(analysis().to_jams()))
+
+
+def test_a_trial_model_is_named(opened: Opened, browser: Any, sound: Sound, tmp_path: Path) -> None:
+    assert opened.page.locator("#trial").is_visible()
+    opened.page.locator("#trial a").click()
+    assert opened.page.locator("#about p").is_visible()
+    other = open_page(browser, analysis().annotations, sound, tmp_path)
+    assert other.page.locator("#trial").is_hidden()
+    other.context.close()
+
+
+def test_the_chord_chart_is_printed(opened: Opened) -> None:
+    opened.page.emulate_media(media="print")
+    assert opened.page.locator("#chart").is_visible()
+    for hidden in ("#play", "#timeline", "#tags-card", "#print"):
+        assert opened.page.locator(hidden).is_hidden()
+    opened.page.emulate_media(media="screen")
 
 
 def test_it_zooms_around_the_playhead(opened: Opened) -> None:
@@ -324,11 +404,11 @@ def empty() -> Annotations:
 @pytest.mark.parametrize(
     ("annotations", "said"),
     [
-        (Annotations(), "Not listened for: beats, chords, sections, key, tags."),
+        (Annotations(), "Not analysed: beats, chords, sections, key, tags."),
         (empty(), "None found: beats, chords, sections"),
         (
             Annotations(beats=Beats(np.array([0.1, 0.6]), np.zeros(2, np.int64))),
-            "Not listened for: chords, sections, key, tags.",
+            "Not analysed: chords, sections, key, tags.",
         ),
     ],
     ids=["nothing", "none", "beats alone"],

@@ -18,7 +18,7 @@ from musicfm.analysis.analyzer import load_predictor
 from musicfm.analysis.exports import EXPORTS
 from musicfm.analysis.songs import analyse_collection
 from musicfm.datasets.annotations import read_jams
-from musicfm.errors import ConfigError, OutputError
+from musicfm.errors import ConfigError
 from musicfm.tasks.predict import Predictor
 
 
@@ -52,10 +52,12 @@ def test_every_song_gets_its_files_and_bad_ones_are_passed_over(
     summary = analyse_collection(predictor, [music], out, **options)
     assert (summary.done, [Path(path).name for path, _ in summary.failures]) == (2, ["bad.mp3"])
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    suffixes = (".jams", ".html", *(export.suffix for export in EXPORTS.values()))
+    exported = [suffix for export in EXPORTS.values() for suffix in export.suffixes]
+    suffixes = (".jams", ".html", *exported)
     expected = {f"{name}{suffix}" for name in ("album/a.b", "c") for suffix in suffixes}
     assert {name for name in files if not name.startswith(".")} == {
         *expected,
+        "index.html",
         "journal.jsonl",
         "report.json",
     }
@@ -70,8 +72,49 @@ def test_every_song_gets_its_files_and_bad_ones_are_passed_over(
     assert (out / "c.html").stat().st_mtime_ns == before
     (out / "c.jams").unlink()
     assert analyse_collection(predictor, [music], out, **options).done == 1
-    with pytest.raises(OutputError, match=r"other settings \(exports, page differ\)"):
-        analyse_collection(predictor, [music], out, page=False)
+
+
+def test_what_was_not_asked_for_before_is_made_of_the_jams_files(
+    predictor: Predictor, music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct, later = tmp_path / "direct", tmp_path / "later"
+    kinds: Any = {"exports": ["csv", "labels", "midi"], "num_workers": 1}
+    analyse_collection(predictor, [music], direct, **kinds)
+    analyse_collection(predictor, [music], later, page=False, num_workers=1)
+    assert not list(later.rglob("*.csv"))
+    monkeypatch.setattr(Predictor, "decode", None)  # nothing is computed again
+    summary = analyse_collection(predictor, [music], later, **kinds)
+    assert (summary.done, summary.skipped, len(summary.failures)) == (0, 2, 1)
+    for path in direct.rglob("*"):
+        if path.suffix in (".txt", ".mid", ".html", ".csv"):
+            made = (later / path.relative_to(direct)).read_bytes()
+            assert made == path.read_bytes(), path
+
+
+def test_titles_come_from_tags_and_an_index_lists_all(
+    predictor: Predictor, tmp_path: Path, run: Run
+) -> None:
+    music, out = tmp_path / "music", tmp_path / "out"
+    tones.write_tones(music, 2)
+    samples, rate = soundfile.read(music / "tone_1.wav")
+    (music / "tone_1.wav").unlink()
+    with soundfile.SoundFile(music / "b & c.flac", "w", rate, 1) as file:
+        file.title, file.artist = "Take <5>", "Zoë"
+        file.write(samples)
+    analyse_collection(predictor, [music], out, num_workers=1)
+    about = json.loads((out / "b & c.jams").read_bytes())
+    assert about["file_metadata"]["title"] == "Take <5>"
+    assert about["file_metadata"]["artist"] == "Zoë"
+    assert about["sandbox"]["file"] == "b & c.flac"
+    index = (out / "index.html").read_text(encoding="utf-8")
+    assert index.count("<tr><td>") == 2
+    assert '<a href="b%20%26%20c.html">Take &lt;5&gt;</a><small>Zoë</small>' in index
+    assert "0:16" in index
+
+    # A page of somebody else stays.
+    (out / "index.html").write_text("mine")
+    analyse_collection(predictor, [music], out, num_workers=1)
+    assert (out / "index.html").read_text() == "mine"
 
 
 def test_into_the_library_itself(predictor: Predictor, music: Path, tmp_path: Path) -> None:

@@ -294,11 +294,12 @@ class Run:
     def __init__(
         self,
         pending: list[Recording],
+        skipped: list[Recording],
         journal: Journal,
         summary: Summary,
         bar: ListeningProgress[Recording],
     ) -> None:
-        self.pending, self.summary = pending, summary
+        self.pending, self.skipped, self.summary = pending, skipped, summary
         self._journal, self._bar = journal, bar
         for _, reason in summary.failures:
             bar.say(f"failed: {reason}")
@@ -343,7 +344,7 @@ def running(
     settings: Mapping[str, Any],
     *,
     suffixes: Sequence[str],
-    conclude: Callable[[Iterable[Mapping[str, Any]]], None] | None = None,
+    conclude: Callable[[Iterable[Mapping[str, Any]]], object] | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Iterator[Run]:
@@ -367,11 +368,11 @@ def running(
     begin, summary = time.monotonic(), Summary()
     recordings = find_recordings(sources, summary.failures)
     with Journal(folder, settings, recordings, overwrite) as journal:
-        pending = _pending(recordings, journal, folder, suffixes, overwrite, summary)
+        pending, skipped = _pending(recordings, journal, folder, suffixes, overwrite, summary)
         try:
             sizes = {recording: recording.size for recording in pending}
             with ListeningProgress(what, sizes, progress) as bar:
-                yield Run(pending, journal, summary, bar)
+                yield Run(pending, skipped, journal, summary, bar)
         finally:
             summary.wall_seconds = time.monotonic() - begin
             if conclude is not None:
@@ -386,9 +387,9 @@ def _pending(
     suffixes: Sequence[str],
     overwrite: bool,
     summary: Summary,
-) -> list[Recording]:
-    """What is to be done; the rest is noted as skipped, or as failed if its name is taken."""
-    pending = []
+) -> tuple[list[Recording], list[Recording]]:
+    """What is to be done, and what is done; the rest is noted as failed: its name is taken."""
+    pending, skipped = [], []
     for recording in recordings:
         if rival := journal.rival(recording):
             summary.failures.append((str(recording), _collision(recording.path, rival)))
@@ -398,7 +399,7 @@ def _pending(
             # A table holds paths: what has moved is done again for it.
             journal.has(recording) or (suffixes and journal.has_moved(recording))
         ):
-            summary.skipped += 1
+            skipped.append(recording)
         elif (
             not overwrite
             and not journal.owns(recording.name)
@@ -411,7 +412,8 @@ def _pending(
             summary.failures.append((str(recording), reason))
         else:
             pending.append(recording)
-    return pending
+    summary.skipped = len(skipped)
+    return pending, skipped
 
 
 def _is_result(

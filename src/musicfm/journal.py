@@ -22,6 +22,8 @@ from musicfm.remote import Location, is_url
 JOURNAL = "journal.jsonl"
 
 _GLANCE_BYTES = 1 << 16
+_FORMER_SETTINGS = ("page", "exports")
+"""Of analyses: a run that wrote a page, say, could not be continued by one that did not."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,8 @@ class Journal:
                 self._put(entry)
             self._states = Counter(map(_state, self.entries.values()))
             there = None if header is None else dict(header["settings"])
+            for former in _FORMER_SETTINGS:
+                (there or {}).pop(former, None)
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{self._path} is damaged, or no journal of musicfm; use another output folder"

@@ -1,8 +1,11 @@
 """A song, analysed: all that the heads of a model hear in it, from one pass of the encoder."""
 
+import base64
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 import musicfm
+from musicfm.analysis.spelling import spell_chords
 from musicfm.checkpoint import folder_of
+from musicfm.datasets import jams
 from musicfm.datasets.annotations import Annotations, Beats
-from musicfm.datasets.jams import document, observation, observations
-from musicfm.errors import CheckpointError
+from musicfm.errors import CheckpointError, DataError
+from musicfm.files import read_object
 from musicfm.tasks.features import Features, mean_frame
 from musicfm.tasks.heads import shipped
 from musicfm.tasks.predict import Predictor
+
+_SIMILARITY = "self_similarity"
+"""In the sandbox of a JAMS file, so that a page can be made of the file alone."""
 
 SIMILARITY_SIZE = 240
 """Stretches at most that are compared with each other."""
@@ -24,9 +32,10 @@ SIMILARITY_SIZE = 240
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What was heard in a recording."""
+    """What a model's heads found in a recording."""
 
     title: str
+    """As its tags say; or the file's name."""
     duration: float
     """In seconds."""
     annotations: Annotations
@@ -38,6 +47,21 @@ class Analysis:
     """The model and the heads."""
     warnings: tuple[str, ...] = ()
     """Of damage, for people."""
+    artist: str = ""
+    """As the recording's tags say; empty where they do not."""
+    file: str = ""
+    """The file's name, without its folder; empty where there is none."""
+
+    @property
+    def beats(self) -> Beats:
+        """No beats where no head looked for them."""
+        found = self.annotations.beats
+        return Beats(np.empty(0), np.empty(0, np.int64)) if found is None else found
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether the model's card says that it is a trial model."""
+        return bool(self.provenance.get("is_trial", False))
 
     @property
     def tempo(self) -> tuple[float, float] | None:
@@ -46,18 +70,58 @@ class Analysis:
 
     def to_jams(self) -> dict[str, Any]:
         """A JAMS object."""
-        found = observations(self.annotations, self.duration)
+        found = jams.observations(self.annotations, self.duration)
         if self.tempo is not None:
             bpm, steadiness = self.tempo
-            found["tempo"] = [observation(0.0, self.duration, round(bpm, 2), round(steadiness, 4))]
-        return document(
+            found["tempo"] = [
+                jams.observation(0.0, self.duration, round(bpm, 2), round(steadiness, 4))
+            ]
+        return jams.document(
             found,
             self.duration,
             title=self.title,
+            artist=self.artist,
             tool="musicfm analyze",
             version=musicfm.__version__,
-            sandbox={**self.provenance, "warnings": list(self.warnings)},
+            sandbox={
+                **self.provenance,
+                "file": self.file,
+                "warnings": list(self.warnings),
+                _SIMILARITY: _packed(self.similarity),
+            },
         )
+
+    @classmethod
+    def from_jams(cls, content: Mapping[str, Any]) -> "Analysis":
+        """The inverse of :meth:`to_jams`, but for rounding: times have microseconds, confidences
+        four digits, similarities two.
+
+        Raises DataError if the object is from another program or an older musicfm.
+        """
+        try:
+            sandbox, about = dict(content["sandbox"]), content["file_metadata"]
+            return cls(
+                similarity=_unpacked(sandbox.pop(_SIMILARITY)),
+                warnings=tuple(sandbox.pop("warnings")),
+                file=str(sandbox.pop("file")),
+                title=str(about["title"]),
+                artist=str(about["artist"]),
+                duration=float(about["duration"]),
+                annotations=jams.parse(content),
+                provenance=sandbox,
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:
+            raise DataError("it is not an analysis of this version of musicfm") from error
+
+    @classmethod
+    def load(cls, path: Path) -> "Analysis":
+        """Reads the JAMS file of an analysis. Raises DataError if it is not one."""
+        advice = "analyse the recording again (--overwrite)"
+        content = read_object(path, advice)
+        try:
+            return cls.from_jams(content)
+        except DataError as error:
+            raise DataError(f"{path}: {error}; {advice}") from error
 
 
 def load_predictor(
@@ -90,6 +154,8 @@ def analyse(
     duration: float,
     title: str,
     warnings: tuple[str, ...] = (),
+    artist: str = "",
+    file: str = "",
 ) -> Analysis:
     """What hidden states tell of a recording.
 
@@ -99,15 +165,32 @@ def analyse(
         duration: of the recording, in seconds.
         title: what it is called.
         warnings: of damage, to be shown.
+        artist: by its tags.
+        file: its name, without a folder.
     """
+    found = predictor.decode(features, duration)
+    if found.chords is not None:
+        found = replace(found, chords=spell_chords(found.chords, found.keys))
     return Analysis(
         title,
         duration,
-        predictor.decode(features, duration),
+        found,
         self_similarity(features.frames(max(predictor.encoder.layers))),
-        predictor.provenance(),
+        {**predictor.provenance(), "is_trial": is_trial(predictor.model)},
         warnings,
+        artist,
+        file,
     )
+
+
+def is_trial(model: str) -> bool:
+    """Whether a model's card, the README.md beside its weights, has the tag ``trial``."""
+    folder = folder_of(model)
+    card = None if folder is None else folder / "README.md"
+    if card is None or not card.is_file():
+        return False
+    header = card.read_text(encoding="utf-8", errors="replace").split("\n---\n")[0]
+    return header.startswith("---\n") and "\n  - trial" in header
 
 
 def tempo(beats: Beats) -> tuple[float, float] | None:
@@ -138,3 +221,24 @@ def self_similarity(
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
     found: npt.NDArray[np.float32] = (means @ means.T).astype(np.float32)
     return found
+
+
+def _packed(similarity: npt.NDArray[np.float32]) -> str:
+    """Rows of a symmetric matrix from their diagonals on, a byte for each value, as text."""
+    values = similarity[np.triu_indices(len(similarity))]
+    levels = np.rint(127.0 * values.clip(-1.0, 1.0)).astype(np.int8)
+    return base64.b64encode(zlib.compress(levels.tobytes())).decode("ascii")
+
+
+def _unpacked(text: str) -> npt.NDArray[np.float32]:
+    """The inverse of :func:`_packed`, but for rounding. Raises ValueError or zlib.error."""
+    largest = SIMILARITY_SIZE * (SIMILARITY_SIZE + 1) // 2
+    packed = zlib.decompressobj().decompress(base64.b64decode(text), largest)
+    values = np.frombuffer(packed, np.int8)
+    size = math.isqrt(2 * len(values))
+    if size * (size + 1) // 2 != len(values) or not size:
+        raise ValueError("no symmetric matrix")
+    matrix = np.zeros((size, size), np.float32)
+    rows, columns = np.triu_indices(size)
+    matrix[rows, columns] = matrix[columns, rows] = values / np.float32(127.0)
+    return matrix

@@ -1,12 +1,12 @@
-"""An analysis for other programs: tables, labels of Audacity, a MIDI file and a click track."""
+"""An analysis for other programs: tables, label tracks for Audacity, a MIDI file, a click track."""
 
 import csv
+import io
 import wave
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import mido
 import numpy as np
 import numpy.typing as npt
 
@@ -16,18 +16,12 @@ from musicfm.datasets.annotations import Beats, Spans
 from musicfm.files import atomic_write
 from musicfm.remote import Location
 
+LABEL_TRACKS = ("beats", "chords", "sections", "key")
 CLICK_RATE = 44_100
 _CLICK_SECONDS = 0.03
 _CLICK_HERTZ = {True: 1_760.0, False: 1_175.0}
 """By whether it is a downbeat."""
 _CLICK_LEVEL = 0.5
-
-_TICKS = 480  # of a MIDI file, per beat
-_SIDE_STICK, _CLAVES = 37, 75  # General MIDI percussion
-_DRUMS = 9
-_DEFAULT_BEAT_SECONDS = 0.5
-_LONGEST_BAR = 255  # beats; a MIDI file has a byte for them
-_SLOWEST = 2**24 - 1  # microseconds per beat; a MIDI file has three bytes for them
 
 
 @dataclass(frozen=True)
@@ -52,51 +46,61 @@ def rows(analysis: Analysis) -> dict[str, list[Row]]:
     return lines
 
 
-def write_csv(analysis: Analysis, recording: Location, path: Path) -> None:
+def csv_table(analysis: Analysis) -> str:
     """A table with a line for everything: kind, start and end in seconds, label, confidence."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["kind", "start", "end", "label", "confidence"])
-        for kind, lines in rows(analysis).items():
-            for row in lines:
-                sure = "" if row.confidence is None else f"{row.confidence:.4f}"
-                writer.writerow([kind, f"{row.start:.6f}", f"{row.end:.6f}", row.label, sure])
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["kind", "start", "end", "label", "confidence"])
+    for kind, lines in rows(analysis).items():
+        for row in lines:
+            sure = "" if row.confidence is None else f"{row.confidence:.4f}"
+            writer.writerow([kind, f"{row.start:.6f}", f"{row.end:.6f}", row.label, sure])
+    return file.getvalue()
 
 
-def write_labels(analysis: Analysis, recording: Location, path: Path) -> None:
-    """A label track of Audacity: start, end and label, separated by tabs, in order of time."""
-    lines = [row for kind, part in rows(analysis).items() if kind != "tags" for row in part]
-    with atomic_write(path) as temporary:
-        temporary.write_text(
-            "".join(
-                f"{row.start:.6f}\t{row.end:.6f}\t{row.label}\n"
-                for row in sorted(lines, key=lambda row: (row.start, -row.end))
-            ),
-            encoding="utf-8",
-        )
-
-
-def write_midi(analysis: Analysis, recording: Location, path: Path) -> None:
-    """A MIDI file whose tempo follows the beats, with a click at each and the sections as markers.
-
-    A quarter note is a beat, and a bar is one, so that a sequencer's grid lies on the music.
+def label_tracks(analysis: Analysis) -> dict[str, str]:
+    """Label tracks for Audacity, by suffix: one for each kind, since labels of one track hide each
+    other. A line has start, end and label, separated by tabs.
     """
-    beats = _beats(analysis)
-    file = mido.MidiFile(ticks_per_beat=_TICKS)
-    file.tracks += [_tempo_track(analysis, beats), _click_track(beats)]
-    with atomic_write(path) as temporary:
-        file.save(temporary)
+    lines = rows(analysis)
+    return {
+        f".{kind}.labels.txt": "".join(
+            f"{row.start:.6f}\t{row.end:.6f}\t{row.label}\n" for row in lines[kind]
+        )
+        for kind in LABEL_TRACKS
+        if kind in lines
+    }
 
 
-def write_click(analysis: Analysis, recording: Location, path: Path) -> None:
+def write_csv(analysis: Analysis, recording: Location, stem: Path) -> None:
+    """See :func:`csv_table`."""
+    _write_text(stem, ".csv", csv_table(analysis))
+
+
+def write_labels(analysis: Analysis, recording: Location, stem: Path) -> None:
+    """See :func:`label_tracks`."""
+    for suffix, text in label_tracks(analysis).items():
+        _write_text(stem, suffix, text)
+
+
+def write_midi(analysis: Analysis, recording: Location, stem: Path) -> None:
+    """See :func:`musicfm.analysis.midi.tempo_map`."""
+    from musicfm.analysis.midi import tempo_map  # needs mido, which nothing else here does
+
+    with atomic_write(_named(stem, ".mid")) as temporary:
+        tempo_map(analysis).save(temporary)
+
+
+def write_click(analysis: Analysis, recording: Location, stem: Path) -> None:
     """The recording, mono, with a click on each beat, a higher one on downbeats.
 
     Of a damaged one it is what comes before the damage, with an AudioWarning. Raises AudioError if
     nothing can be read.
     """
-    beats = _beats(analysis)
+    beats = analysis.beats
     starts = np.round(beats.times * CLICK_RATE).astype(np.int64)
     clicks = {is_down: _click(hertz) for is_down, hertz in _CLICK_HERTZ.items()}
+    path = _named(stem, ".click.wav")
     with atomic_write(path) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -114,25 +118,32 @@ def write_click(analysis: Analysis, recording: Location, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Export:
-    """A kind of file."""
+    """A kind of file, or of files that belong together."""
 
-    suffix: str
+    suffixes: tuple[str, ...]
+    """All that it may write; a kind that no head looked for has none."""
     write: Callable[[Analysis, Location, Path], None]
-    """Takes the analysis, the recording, and where the file goes."""
+    """Takes the analysis, the recording, and where the files go, without suffix."""
+    packages: tuple[str, ...] = ()
+    """What it needs beside what the package depends on."""
 
 
 EXPORTS: Mapping[str, Export] = {
-    "csv": Export(".csv", write_csv),
-    "labels": Export(".labels.txt", write_labels),
-    "midi": Export(".mid", write_midi),
-    "click": Export(".click.wav", write_click),
+    "csv": Export((".csv",), write_csv),
+    "labels": Export(tuple(f".{kind}.labels.txt" for kind in LABEL_TRACKS), write_labels),
+    "midi": Export((".mid",), write_midi, ("mido",)),
+    "click": Export((".click.wav",), write_click),
 }
 
 
-def _beats(analysis: Analysis) -> Beats:
-    """Of a recording in which none was found, or looked for: none."""
-    none = Beats(np.empty(0), np.empty(0, np.int64))
-    return none if analysis.annotations.beats is None else analysis.annotations.beats
+def _named(stem: Path, suffix: str) -> Path:
+    """Names may have dots, which Path.with_suffix would take for suffixes."""
+    return stem.with_name(stem.name + suffix)
+
+
+def _write_text(stem: Path, suffix: str, text: str) -> None:
+    with atomic_write(_named(stem, suffix)) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def _of_beats(beats: Beats) -> Iterator[Row]:
@@ -149,62 +160,6 @@ def _of_spans(spans: Spans) -> Iterator[Row]:
         spans.intervals.tolist(), spans.labels, sure, strict=True
     ):
         yield Row(start, end, label, confidence)
-
-
-def _tempo_track(analysis: Analysis, beats: Beats) -> mido.MidiTrack:
-    """A tempo for each beat, metres, and sections as markers at the beat that is nearest."""
-    track = mido.MidiTrack([mido.MetaMessage("track_name", name=_latin(analysis.title))])
-    # What comes before the first beat is a beat too, of whatever length.
-    times = np.concatenate([[0.0], beats.times[beats.times > 0.0]])
-    metres = _metres(np.concatenate([np.zeros(len(times) - len(beats.times)), beats.positions]))
-    markers: dict[int, list[str]] = {}
-    sections = analysis.annotations.segments
-    if sections is not None:
-        for start, label in zip(sections.intervals[:, 0], sections.labels, strict=True):
-            markers.setdefault(int(np.abs(times - start).argmin()), []).append(label)
-    lengths = np.diff(times)
-    lengths = np.append(lengths, lengths[-1:] if len(lengths) else _DEFAULT_BEAT_SECONDS)
-    for index, length in enumerate(lengths.tolist()):
-        tempo = min(max(1, round(1e6 * length)), _SLOWEST)
-        delta = _TICKS if index else 0
-        track.append(mido.MetaMessage("set_tempo", tempo=tempo, time=delta))
-        if index in metres:
-            track.append(mido.MetaMessage("time_signature", numerator=metres[index]))
-        track += [mido.MetaMessage("marker", text=label) for label in markers.get(index, [])]
-    return track
-
-
-def _metres(positions: npt.NDArray[np.float64]) -> dict[int, int]:
-    """Beats in a bar, by the beat at which that begins to hold; what comes before the first
-    downbeat is a bar, too.
-
-    Args:
-        positions: of the beats in their bars; 1 is a downbeat.
-    """
-    downbeats = np.flatnonzero(positions == 1)
-    if not len(downbeats):
-        return {}
-    starts = np.union1d(0, downbeats)
-    lengths = np.minimum(np.diff(starts), _LONGEST_BAR)
-    changes = np.flatnonzero(np.diff(lengths, prepend=0))
-    return {int(starts[change]): int(lengths[change]) for change in changes}
-
-
-def _click_track(beats: Beats) -> mido.MidiTrack:
-    track = mido.MidiTrack([mido.MetaMessage("track_name", name="clicks")])
-    wait = _TICKS if len(beats.times) and beats.times[0] > 0.0 else 0
-    for position in beats.positions.tolist():
-        note, velocity = (_CLAVES, 112) if position == 1 else (_SIDE_STICK, 80)
-        sound = {"channel": _DRUMS, "note": note}
-        track.append(mido.Message("note_on", velocity=velocity, time=wait, **sound))
-        track.append(mido.Message("note_off", time=_TICKS // 8, **sound))
-        wait = _TICKS - _TICKS // 8
-    return track
-
-
-def _latin(text: str) -> str:
-    """As MIDI files have text."""
-    return text.encode("latin-1", "replace").decode("latin-1")
 
 
 def _click(hertz: float) -> npt.NDArray[np.float32]:

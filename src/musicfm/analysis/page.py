@@ -10,6 +10,7 @@ import hashlib
 import html
 import json
 from importlib.resources import files
+from pathlib import PurePath
 from string import Template
 from typing import Any
 
@@ -18,10 +19,17 @@ import numpy.typing as npt
 
 import musicfm
 from musicfm.analysis.analyzer import Analysis
+from musicfm.analysis.exports import csv_table, label_tracks
 from musicfm.analysis.sound import PEAK_RATE, Sound
 from musicfm.datasets.annotations import Beats, Spans
 
 _SCRIPTS = ("wavesurfer.min.js", "page.js")
+ABOUT_TRIAL = (
+    "This model is small and was trained mostly on rendered songs, so that everything can be tried "
+    "without a download. It is often wrong about recordings, most of all about keys and tags. Its "
+    "card, the README in the model's folder, has figures. For serious work, train heads on a "
+    "larger model."
+)
 _DIGITS = 3
 """Milliseconds, and thousandths of a confidence."""
 
@@ -48,6 +56,7 @@ def render_page(analysis: Analysis, sound: Sound) -> str:
         ),
         style=asset("page.css"),
         licence=asset("wavesurfer.LICENSE"),
+        about=html.escape(ABOUT_TRIAL),
         player=scripts[0],
         script=scripts[1],
         data=_json(_data(analysis)),
@@ -92,6 +101,11 @@ def _data(analysis: Analysis) -> dict[str, Any]:
     tags = None if found.tags is None else sorted(found.tags.items(), key=lambda tag: -tag[1])
     return {
         "title": analysis.title,
+        "artist": analysis.artist,
+        "file": analysis.file,
+        "isTrial": analysis.is_trial,
+        "stem": _stem(analysis),
+        "downloads": _downloads(analysis),
         "duration": analysis.duration,
         "warnings": analysis.warnings,
         "peakRate": PEAK_RATE,
@@ -105,6 +119,25 @@ def _data(analysis: Analysis) -> dict[str, Any]:
         "model": analysis.provenance.get("model"),
         "version": musicfm.__version__,
     }
+
+
+def _stem(analysis: Analysis) -> str:
+    """Of the names of files that the page offers."""
+    return PurePath(analysis.file).stem or analysis.title
+
+
+def _downloads(analysis: Analysis) -> list[dict[str, str]]:
+    """Files that the page offers."""
+    stem = _stem(analysis)
+    jams = json.dumps(analysis.to_jams(), allow_nan=False)
+    return [
+        {"name": f"{stem}.jams", "type": "application/json", "text": jams},
+        {"name": f"{stem}.csv", "type": "text/csv", "text": csv_table(analysis)},
+        *(
+            {"name": f"{stem}{suffix}", "type": "text/plain", "text": text}
+            for suffix, text in label_tracks(analysis).items()
+        ),
+    ]
 
 
 def _beats(beats: Beats) -> dict[str, Any]:

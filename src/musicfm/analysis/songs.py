@@ -2,19 +2,27 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
-from musicfm.analysis.analyzer import analyse
+from musicfm import audio
+from musicfm.analysis.analyzer import Analysis, analyse
 from musicfm.analysis.exports import EXPORTS
+from musicfm.analysis.index import INDEX, write_index
 from musicfm.analysis.page import render_page
 from musicfm.analysis.sound import Sound
 from musicfm.collection import Summary
 from musicfm.errors import AudioWarning, ConfigError
 from musicfm.files import atomic_write
+from musicfm.journal import Recording
+from musicfm.remote import Location
+from musicfm.results import as_text
 from musicfm.tasks.predict import Heard, Output, Predictor, predict_collection
+
+PAGE = ".html"
+JAMS = ".jams"
 
 
 def analyse_collection(
@@ -32,12 +40,16 @@ def analyse_collection(
 ) -> Summary:
     """Analyses recordings. ``musicfm analyze`` is this function.
 
+    Pages and exports are made of the JAMS file, so that those which an earlier run into the same
+    folder did not write are written without computing anything again.
+
     Args:
         predictor: the heads and their encoder.
         sources: recordings, and folders of them.
         out: the folder for the results; see
             :func:`musicfm.tasks.predict.predict_collection`, also for what follows.
-        page: whether to write an HTML page beside the JAMS file.
+        page: whether to write an HTML page beside the JAMS file, and an ``index.html`` of all
+            pages in the folder if there are several.
         exports: kinds of further files, of :data:`musicfm.analysis.exports.EXPORTS`.
         num_workers: processes that decode; None leaves one core for the encoder.
         timeout_seconds: after which a decoder without progress is given up.
@@ -51,16 +63,42 @@ def analyse_collection(
     """
     if unknown := sorted(set(exports) - set(EXPORTS)):
         raise ConfigError(f"there is no export '{unknown[0]}'; choose from {', '.join(EXPORTS)}")
-    output = Output(
-        partial(_write, predictor, page, exports),
-        [".jams", *(EXPORTS[kind].suffix for kind in exports), *([".html"] if page else [])],
-        {"page": page, "exports": sorted(exports)},
-    )
+
+    def write(heard: Heard, out: Path) -> str:
+        """Writes the files of a recording, the JAMS file last."""
+        recording = heard.recording.path
+        tags = audio.tags(recording)
+        analysis = analyse(
+            predictor,
+            heard.features,
+            heard.duration,
+            as_text(tags.get("title") or heard.title),
+            heard.warnings,
+            as_text(tags.get("artist", "")),
+            as_text(PurePath(str(recording)).name),
+        )
+        stem, jams = out / heard.recording.name, analysis.to_jams()
+        _export(Analysis.from_jams(jams), recording, stem, page, exports)
+        with atomic_write(_file(stem, JAMS)) as temporary:
+            temporary.write_text(json.dumps(jams, indent=1) + "\n", encoding="utf-8")
+        return f"{heard.recording.name}{JAMS}"
+
+    def complete(recording: Recording, out: Path) -> None:
+        """Writes what an earlier run was not asked for."""
+        stem = out / recording.name
+        missing = [kind for kind in exports if not _is_there(stem, EXPORTS[kind].suffixes)]
+        lacks_page = page and not _is_there(stem, [PAGE])
+        if missing or lacks_page:
+            analysis = Analysis.load(_file(stem, JAMS))
+            _export(analysis, recording.path, stem, lacks_page, missing)
+
+    suffixes = [suffix for kind in exports for suffix in EXPORTS[kind].suffixes]
     return predict_collection(
         predictor,
         sources,
         out,
-        output=output,
+        output=Output(write, [JAMS, *suffixes, *([PAGE] if page else [])], complete),
+        conclude=partial(write_index, out) if page else None,
         num_workers=num_workers,
         timeout_seconds=timeout_seconds,
         on_damage=on_damage,
@@ -69,21 +107,33 @@ def analyse_collection(
     )
 
 
-def _write(
-    predictor: Predictor, page: bool, exports: Sequence[str], heard: Heard, out: Path
-) -> str:
-    """Writes the files of a recording, the JAMS file last."""
-    recording, name = heard.recording.path, heard.recording.name
-    analysis = analyse(predictor, heard.features, heard.duration, heard.title, heard.warnings)
+def _export(
+    analysis: Analysis, recording: Location, stem: Path, page: bool, exports: Iterable[str]
+) -> None:
+    """Writes a page and other files of a recording."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AudioWarning)  # of damage is told where it is heard
+        warnings.simplefilter(
+            "ignore", AudioWarning
+        )  # the decoder for the model has told of damage
         for kind in exports:
-            EXPORTS[kind].write(analysis, recording, out / f"{name}{EXPORTS[kind].suffix}")
+            EXPORTS[kind].write(analysis, recording, stem)
         if page:
             content = render_page(analysis, Sound.of(recording))
-            with atomic_write(out / f"{name}.html") as temporary:
+            with atomic_write(_file(stem, PAGE)) as temporary:
                 temporary.write_text(content, encoding="utf-8")
-    output = f"{name}.jams"
-    with atomic_write(out / output) as temporary:
-        temporary.write_text(json.dumps(analysis.to_jams(), indent=1) + "\n", encoding="utf-8")
-    return output
+
+
+def _file(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)
+
+
+def _is_there(stem: Path, suffixes: Iterable[str]) -> bool:
+    """Of label tracks, only those of some kinds are written."""
+    return any(_file(stem, suffix).is_file() for suffix in suffixes)
+
+
+def first_page(out: Path) -> Path | None:
+    """What to open after a run: the index of a folder of analyses, or its only page."""
+    if (out / INDEX).is_file():
+        return out / INDEX
+    return next(iter(sorted(out.rglob(f"*{PAGE}"))), None)

@@ -15,6 +15,7 @@ from musicfm.cli.app import (
     device_of,
     interruptible,
     need,
+    say,
 )
 
 
@@ -58,21 +59,25 @@ def analyze(
     Pages hold all they need, the sound too, and open without a network. A bad file is reported and
     skipped; a run that was interrupted continues where it stopped.
     """
-    need("tasks", "mido", "mir_eval", "scipy", "sklearn")
     from musicfm.analysis.analyzer import load_predictor
-    from musicfm.analysis.songs import analyse_collection
+    from musicfm.analysis.exports import EXPORTS
+    from musicfm.analysis.songs import analyse_collection, first_page
 
+    kinds = [kind.strip() for kind in export.split(",") if kind.strip()]
+    need("tasks", *(name for kind in kinds if kind in EXPORTS for name in EXPORTS[kind].packages))
     with interruptible(f"what is done is in {out}, and the same command continues"):
         summary = analyse_collection(
             load_predictor(model, head or (), device_of(device)),
             paths,
             out,
             page=page,
-            exports=[kind.strip() for kind in export.split(",") if kind.strip()],
+            exports=kinds,
             num_workers=workers,
             timeout_seconds=timeout,
             on_damage=on_damage,
             overwrite=overwrite,
             progress=True,
         )
+    if page and (shown := first_page(out)):
+        say(f"open {shown}")
     conclude(summary, "analysed", out)

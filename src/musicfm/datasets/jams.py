@@ -8,6 +8,8 @@ Written as JSON directly: the package jams would take longer over it than all el
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from musicfm.datasets.annotations import Annotations, Array, Beats, Spans
 
 _JAMS_VERSION = "0.3.5"
@@ -21,6 +23,7 @@ def document(
     duration: float,
     *,
     title: str,
+    artist: str = "",
     tool: str,
     version: str,
     sandbox: Mapping[str, Any],
@@ -31,6 +34,7 @@ def document(
         annotations: by namespace.
         duration: of the recording, in seconds.
         title: of the recording.
+        artist: of the recording.
         tool: that made the annotations.
         version: of the annotations.
         sandbox: anything else.
@@ -58,7 +62,7 @@ def document(
         ],
         "file_metadata": {
             "title": title,
-            "artist": "",
+            "artist": artist,
             "release": "",
             "duration": round(duration, _DIGITS),
             "identifiers": {},
@@ -103,6 +107,44 @@ def observations(annotations: Annotations, duration: float) -> dict[str, list[Ob
             observation(0.0, duration, tag, round(confidence, 4)) for tag, confidence in ranked
         ]
     return found
+
+
+def parse(content: Mapping[str, Any]) -> Annotations:
+    """The inverse of :func:`observations`, with confidences and to the microsecond.
+
+    Args:
+        content: a JAMS object that :func:`document` made. For those of others, whose annotations
+            may be anything, see :func:`musicfm.datasets.annotations.read_jams`.
+
+    Raises KeyError, TypeError or ValueError where it is not one of ours.
+    """
+    data = {annotation["namespace"]: annotation["data"] for annotation in content["annotations"]}
+    beats = None
+    if (rows := data.get("beat")) is not None:
+        times = np.array([row["time"] for row in rows], dtype=np.float64)
+        positions = np.array([row["value"] or 0 for row in rows], dtype=np.int64)
+        beats = Beats(times, positions, _confidences(rows))
+    tags = data.get("tag_open")
+    return Annotations(
+        beats,
+        _parse_spans(data.get("chord")),
+        _parse_spans(data.get("segment_open")),
+        _parse_spans(data.get("key_mode")),
+        None if tags is None else {row["value"]: float(row["confidence"]) for row in tags},
+    )
+
+
+def _parse_spans(rows: Sequence[Observation] | None) -> Spans | None:
+    if rows is None:
+        return None
+    ends = [(row["time"], round(row["time"] + row["duration"], _DIGITS)) for row in rows]
+    intervals = np.array(ends, dtype=np.float64).reshape(-1, 2)
+    return Spans(intervals, tuple(str(row["value"]) for row in rows), _confidences(rows))
+
+
+def _confidences(rows: Sequence[Observation]) -> Array | None:
+    values = [row["confidence"] for row in rows]
+    return None if None in values else np.array(values, dtype=np.float64)
 
 
 def _beats(beats: Beats) -> Iterable[Observation]:

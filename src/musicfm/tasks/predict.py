@@ -5,8 +5,8 @@ import hashlib
 import json
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.jams import document, observations
 from musicfm.decoders import Failure, Start
 from musicfm.embedding import Embedder, Finished, Frames, WindowEncoder
-from musicfm.errors import AudioError, CheckpointError, OutputError
+from musicfm.errors import AudioError, CheckpointError, DataError, OutputError
 from musicfm.files import atomic_write, scratch
 from musicfm.journal import Recording
 from musicfm.model import MusicFM
@@ -157,8 +157,8 @@ class Output:
     does not count as done."""
     suffixes: Sequence[str]
     """Of all these files, which have the recording's name."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """What else than the heads defines them."""
+    complete: Callable[[Recording, Path], None] | None = None
+    """Writes what is missing of the files of a recording that an earlier run has done."""
 
 
 def predict_collection(
@@ -167,6 +167,7 @@ def predict_collection(
     out: Path,
     *,
     output: Output | None = None,
+    conclude: Callable[[Iterable[Mapping[str, Any]]], object] | None = None,
     num_workers: int | None = None,
     timeout_seconds: float = 60.0,
     on_damage: Literal["error", "warn"] = "error",
@@ -181,6 +182,7 @@ def predict_collection(
         out: the folder for the results, named as :func:`musicfm.collection.find_recordings` does.
             It also gets ``journal.jsonl`` and ``report.json``.
         output: what to write; None: a JAMS file for each.
+        conclude: told what is in the folder when the run ends; see :class:`Journal`'s entries.
         num_workers: processes that decode; None leaves one core for the encoder.
         timeout_seconds: after which a decoder without progress is given up.
         on_damage: refuse damaged recordings, or use what comes before the damage.
@@ -195,7 +197,7 @@ def predict_collection(
         OutputError: the folder cannot be written, or holds results of other settings.
     """
     output = output or Output(partial(write_jams, predictor), [".jams"])
-    settings = {"head": predictor.fingerprint(), "on_damage": on_damage, **output.settings}
+    settings = {"head": predictor.fingerprint(), "on_damage": on_damage}
     with (
         running(
             "Listening",
@@ -203,6 +205,7 @@ def predict_collection(
             out,
             settings,
             suffixes=output.suffixes,
+            conclude=conclude,
             overwrite=overwrite,
             progress=progress,
         ) as run,
@@ -234,6 +237,12 @@ def predict_collection(
                         _finish(run, output, recording, features, event, out)
                         for path in files[event.key].values():
                             path.unlink()
+        if output.complete is not None:
+            for recording in run.skipped:
+                try:
+                    output.complete(recording, out)
+                except (AudioError, DataError) as error:
+                    run.summary.failures.append((str(recording), str(error)))
     return run.summary
 
 

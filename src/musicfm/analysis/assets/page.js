@@ -62,6 +62,8 @@
   const percent = (part) => `${Math.round(100 * part)} %`;
   const sure = (part) => (part == null ? "" : `${percent(part)} sure`);
   const confidence = (part, index) => part.confidences?.[index];
+  /** What is unsure is faint, but can be read: 0.55 has a contrast of 4.5 on all backgrounds. */
+  const opacity = (part) => (part == null ? 1 : 0.55 + 0.45 * Math.min(1, part / 0.8));
   const accidentals = (text) => text.replaceAll("#", "♯").replaceAll("b", "♭");
   const capital = (text) => text.charAt(0).toLocaleUpperCase() + text.slice(1);
 
@@ -70,18 +72,36 @@
     maj: "", min: "m", dim: "°", aug: "+", min7: "m7", maj7: "maj7", hdim7: "ø7", dim7: "°7",
     minmaj7: "m(maj7)", maj6: "6", min6: "m6", min9: "m9",
   };
-  /** A chord in Harte's notation as musicians write it. */
-  function chordName(label) {
-    const parts = /^([A-G][#b]*)(?::([^/(]*))?(\(.*\))?(\/.*)?$/.exec(label);
+  const CHORD = /^([A-G][#b]*)(?::([^/(]*))?(\(.*\))?(\/.*)?$/;
+  /** A chord in Harte's notation as musicians write it, some semitones higher. */
+  function chordName(label, semitones = 0) {
+    const parts = CHORD.exec(label);
     if (label === "N") return "N.C.";
     if (!parts) return label === "X" ? "?" : label;
     const [, root, quality = "maj", added = "", bass = ""] = parts;
-    return accidentals(root) + (QUALITIES[quality] ?? quality) + accidentals(added + bass);
+    return accidentals(transposed(root, semitones)) + (QUALITIES[quality] ?? quality) + accidentals(added + bass);
   }
   /** A key such as "Eb:minor". */
   function keyName(label) {
     const [tonic, mode] = label.split(":");
     return mode ? `${accidentals(tonic)} ${mode}` : label;
+  }
+
+  // Names are places on the line of fifths: F is -1, C 0, G 1, F# 6, Bb -2.
+  const NATURALS = { C: 0, D: 2, E: 4, F: -1, G: 1, A: 3, B: 5 };
+  const onFifths = (name) =>
+    NATURALS[name[0]] + 7 * [...name.slice(1)].reduce((sum, sign) => sum + (sign === "#" ? 1 : -1), 0);
+  const nameAt = (place) =>
+    "FCGDAEB"[(((place + 1) % 7) + 7) % 7] +
+    (place > 5 ? "#" : "b").repeat(Math.abs(Math.floor((place + 1) / 7)));
+  /** A root some semitones higher, spelled in the key that the song's key becomes. */
+  function transposed(root, semitones) {
+    if (!semitones) return root;
+    const fold = (place, low) => ((((place - low) % 12) + 12) % 12) + low;
+    // Tonics from D flat to F sharp, or from E flat to G sharp in minor.
+    const tonic = mainKey && fold(onFifths(mainKey.tonic) + 7 * semitones, mainKey.isMinor ? -3 : -5);
+    const place = fold(onFifths(root) + 7 * semitones, (tonic ?? 0) - 5);
+    return nameAt(place < -8 ? place + 12 : place > 12 ? place - 12 : place);
   }
 
   const occurrences = new Map();
@@ -95,8 +115,13 @@
       return isOne ? capital(label) : `${capital(label)} ${count}`;
     });
   }
-  if (chords) chords.names = chords.labels.map(chordName);
-  if (keys) keys.names = keys.labels.map(keyName);
+  let mainKey = null; // of which there is most
+  if (keys) {
+    keys.names = keys.labels.map(keyName);
+    const parts = /^([A-G][#b]*):(.*)$/.exec(keys.labels[longest(keys)] ?? "");
+    if (parts) mainKey = { tonic: parts[1], isMinor: isMinor(`:${parts[2]}`) };
+  }
+  if (chords) chords.names = chords.labels.map((label) => chordName(label));
 
   // ---- colours ----
 
@@ -125,7 +150,9 @@
     const place = (((FIFTHS[parts[1]] + shift) % 12) + 12) % 12;
     return `oklch(0.68 0.14 ${(30 * place + 80) % 360})`;
   }
-  const isMinor = (label) => /:(min|dim|hdim|aeolian|dorian|phrygian)/.test(label);
+  function isMinor(label) {
+    return /:(min|dim|hdim|aeolian|dorian|phrygian)/.test(label);
+  }
   const tint = (colour) => `color-mix(in oklab, ${colour} 38%, var(--surface))`;
 
   /** A colour of the style sheet as a canvas understands it. */
@@ -176,6 +203,10 @@
     fact("Key", keys.names[main], sure(confidence(keys, main)));
   }
   fact("Length", clock(duration), "");
+  $("by").textContent = [song.artist, song.file].filter(Boolean).join(" · ");
+  $("by").hidden = !$("by").textContent;
+  $("trial").hidden = $("about").hidden = !song.isTrial;
+  $("trial").querySelector("a").addEventListener("click", () => { $("about").open = true; });
 
   const missing = Object.entries({ beats, chords, sections, key: keys, tags })
     .filter(([, part]) => !part)
@@ -184,14 +215,14 @@
     .filter(([, found]) => found && !found.length)
     .map(([name]) => name);
   $("hint").textContent = [
-    "The line under a name shows how sure the model is.",
-    missing.length ? `Not listened for: ${missing.join(", ")}.` : "",
+    "The line under a name shows how sure the model is; what is faint is unsure.",
+    missing.length ? `Not analysed: ${missing.join(", ")}.` : "",
     empty.length ? `None found: ${empty.join(", ")}.` : "",
   ].join(" ");
   $("damage").textContent = song.warnings.join(" ");
   $("damage").hidden = !song.warnings.length;
   $("provenance").textContent =
-    `Heard by the model “${song.model}”, musicfm ${song.version}. Machines mishear: trust your ears.`;
+    `Analysed by the model “${song.model}”, musicfm ${song.version}. It makes mistakes: trust your ears.`;
 
   // ---- the player ----
 
@@ -325,7 +356,9 @@
         const shrunk = Math.min(1, room / context.measureText(name).width);
         if (shrunk * size < 10) continue;
         context.font = `600 ${shrunk * size}px ${FONT}`;
+        context.globalAlpha = opacity(share);
         context.fillText(name, from + 6, (height + top) / 2 - 1);
+        context.globalAlpha = 1;
         context.font = `600 ${size}px ${FONT}`;
       }
     };
@@ -535,16 +568,17 @@
     });
   }
 
-  const TAGS = 10; // that are shown at first: the others are hardly there
+  const LIKELY = 0.5; // tags below this are folded away
   if (tags) {
     $("tags-card").hidden = false;
     const [list, more] = [$("tags"), $("more-tags")];
-    more.hidden = tags.length <= TAGS;
-    more.querySelector("summary").textContent = `${tags.length - TAGS} more`;
-    tags.forEach(([tag, probability], rank) => {
+    const unlikely = tags.filter(([, probability]) => probability < LIKELY).length;
+    more.hidden = !unlikely;
+    more.querySelector("summary").textContent = `${unlikely} unlikely`;
+    tags.forEach(([tag, probability]) => {
       const meter = element("span", { className: "meter" }, element("span"));
       meter.firstChild.style.setProperty("--part", probability);
-      (rank < TAGS ? list : more.querySelector("ol")).append(element("li", {},
+      (probability < LIKELY ? more.querySelector("ol") : list).append(element("li", {},
         element("span", { textContent: tag, dir: "auto" }),
         element("span", { textContent: percent(probability) }), meter));
     });
@@ -562,13 +596,12 @@
       const chord = spanAt(chords, (time + (beats.times[index + 1] ?? time + 0.1)) / 2);
       const cell = cells.at(-1);
       if (chord >= 0 && (chord !== before || !cell.chords.length)) {
-        cell.chords.push({ name: chords.names[chord], isNew: chord !== before });
+        cell.chords.push({ chord, isNew: chord !== before });
       }
       before = chord;
     });
   } else if (chords) {
-    chords.names.forEach((name, index) =>
-      cells.push({ start: chords.starts[index], chords: [{ name, isNew: true }] }));
+    chords.starts.forEach((start, chord) => cells.push({ start, chords: [{ chord, isNew: true }] }));
   }
   const cellStarts = cells.map((cell) => cell.start);
 
@@ -589,11 +622,41 @@
       }
       const button = jump(cell.start, {},
         element("small", { textContent: cell.number ?? clock(cell.start) }),
-        element("span", {}, ...cell.chords.flatMap(({ name, isNew }) =>
-          [element("span", { textContent: name, className: isNew ? "" : "held" }), " "])));
+        element("span", {}, ...cell.chords.flatMap(({ chord, isNew }) => {
+          const name = element("span", { textContent: chords.names[chord], className: isNew ? "" : "held" });
+          name.dataset.chord = chord;
+          name.style.opacity = opacity(confidence(chords, chord));
+          return [name, " "];
+        })));
       button.dataset.index = index;
       group.append(element("li", {}, button));
     });
+  }
+
+  if (chords) {
+    for (let semitones = -6; semitones <= 6; semitones++) {
+      const sign = semitones > 0 ? "+" : semitones < 0 ? "−" : "";
+      $("transpose").append(new Option(`${sign}${Math.abs(semitones)}`, semitones, semitones === 0, semitones === 0));
+    }
+    $("transpose").addEventListener("change", () => {
+      const semitones = Number($("transpose").value);
+      chords.names = chords.labels.map((label) => chordName(label, semitones));
+      for (const name of $("chart").querySelectorAll("[data-chord]")) {
+        name.textContent = chords.names[name.dataset.chord];
+      }
+      draw();
+    });
+    $("print").addEventListener("click", () => window.print());
+  }
+
+  for (const { name, type, text } of song.downloads) {
+    $("downloads").hidden = false;
+    const link = element("a", { textContent: name.slice(song.stem.length), download: name, href: "#" });
+    // Made when it is wanted: the text is in the page already.
+    link.addEventListener("click", () => {
+      if (link.getAttribute("href") === "#") link.href = URL.createObjectURL(new Blob([text], { type }));
+    });
+    $("downloads").append(link, " ");
   }
 
   // ---- self-similarity ----
@@ -674,6 +737,55 @@
     $("play").classList.toggle("playing", is);
     $("play").setAttribute("aria-label", is ? "Pause" : "Play");
   }
+  $("speed").addEventListener("input", () => {
+    const percentage = Number($("speed").value);
+    $("speed-value").textContent = `${percentage} %`;
+    player.setPlaybackRate(percentage / 100, true); // true: the pitch stays
+  });
+  $("volume").addEventListener("input", () => player.setVolume(Number($("volume").value) / 100));
+
+  let loop = null; // start and end of the section that is repeated
+  function toggleLoop() {
+    const index = sections ? spanAt(sections, now()) : -1;
+    loop = loop || index < 0 ? null : [sections.starts[index], Math.min(sections.ends[index], duration)];
+    $("loop").setAttribute("aria-pressed", String(loop !== null));
+  }
+  $("loop").hidden = !sections?.labels.length;
+  $("loop").addEventListener("click", toggleLoop);
+
+  // Clicks are scheduled a little ahead of the sound: timers come late, the audio clock does not.
+  const AHEAD = 0.12;
+  let clicks = null; // the audio context, once there was a click
+  let nextClick = 0; // the beat that is to be scheduled next
+  function toggleClick() {
+    clicks ??= new AudioContext();
+    const isOn = $("click").getAttribute("aria-pressed") !== "true";
+    $("click").setAttribute("aria-pressed", String(isOn));
+    nextClick = countUpTo(beats.times, now());
+  }
+  function scheduleClicks() {
+    if ($("click").getAttribute("aria-pressed") !== "true" || !player.isPlaying()) return;
+    const time = now();
+    for (; nextClick < beats.times.length; nextClick++) {
+      const wait = (beats.times[nextClick] - time) / media.playbackRate;
+      if (wait > AHEAD) return;
+      if (wait < 0) continue;
+      const at = clicks.currentTime + wait;
+      const tone = new OscillatorNode(clicks, { frequency: beats.positions[nextClick] === 1 ? 1760 : 1175 });
+      const gain = new GainNode(clicks);
+      gain.gain.setValueAtTime(0.5, at);
+      gain.gain.exponentialRampToValueAtTime(0.001, at + 0.04);
+      tone.connect(gain).connect(clicks.destination);
+      tone.start(at);
+      tone.stop(at + 0.05);
+      document.documentElement.dataset.clicks = nextClick + 1; // that were scheduled, for tests
+    }
+  }
+  $("click").hidden = !beats?.times.length;
+  $("click").addEventListener("click", toggleClick);
+  setInterval(scheduleClicks, 25);
+  media.addEventListener("seeking", () => { if (beats) nextClick = countUpTo(beats.times, now() - 0.001); });
+
   $("position").max = duration;
   $("position").addEventListener("input", () => go(Number($("position").value)));
   $("zoom-in").addEventListener("click", () => zoom(view.scale * 1.5));
@@ -701,12 +813,16 @@
     "=": () => zoom(view.scale * 1.5),
     "-": () => zoom(view.scale / 1.5),
     "0": () => zoom(0),
+    l: () => { if (sections?.labels.length) toggleLoop(); },
+    c: () => { if (beats?.times.length) toggleClick(); },
   };
   document.addEventListener("keydown", (event) => {
     const action = KEYS[event.key];
     if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
     // Space presses a button that has the focus.
-    if (event.key === " " && event.target.closest("button, summary")) return;
+    if (event.key === " " && event.target.closest("button, summary, a")) return;
+    // Sliders and lists have their own use for arrows and letters.
+    if (event.target.closest("select, .options input")) return;
     event.preventDefault();
     action();
   });
@@ -747,7 +863,10 @@
   const sound = new Blob([takeBytes("sound")], { type: "audio/mpeg" });
   player.on("redraw", () => { measure(); draw(); });
   player.on("scroll", () => { measure(); draw(); });
-  player.on("timeupdate", place);
+  player.on("timeupdate", () => {
+    if (loop && player.isPlaying() && now() >= loop[1] - 0.01) go(loop[0]);
+    place();
+  });
   new ResizeObserver(() => { drawMatrix(); draw(); }).observe($("matrix"));
   player.loadBlob(sound, [peaks], duration).then(() => {
     measure();

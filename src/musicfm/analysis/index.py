@@ -1,0 +1,112 @@
+"""A page that lists the analyses of a folder."""
+
+import html
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from musicfm.analysis.analyzer import Analysis
+from musicfm.analysis.page import asset
+from musicfm.errors import DataError
+from musicfm.files import atomic_write
+from musicfm.results import as_text
+
+INDEX = "index.html"
+_GENERATOR = '<meta name="generator" content="musicfm index">'
+
+_COLOURS = ("blue", "orange", "green", "purple", "sky", "red", "yellow", "grey")
+_FUNCTIONS = {
+    "intro": "sky",
+    "verse": "blue",
+    "chorus": "orange",
+    "bridge": "purple",
+    "inst": "green",
+    "outro": "yellow",
+    "silence": "grey",
+}
+"""The colours that a song's page gives to them, too."""
+
+
+def write_index(folder: Path, entries: Iterable[Mapping[str, Any]]) -> Path | None:
+    """Writes ``index.html``: title, artist, length, tempo, key and sections of every recording,
+    each with a link to its page.
+
+    Args:
+        folder: of the analyses.
+        entries: what is in it, each with the ``name`` of its files, without suffix.
+
+    Returns:
+        Where the index is; None if there is at most one analysis, or if a recording's page, or a
+        page of somebody else, has that name.
+    """
+    names = sorted(str(entry["name"]) for entry in entries)
+    path = folder / INDEX
+    if len(names) < 2 or "index" in names or _is_foreign(path):
+        return None
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        head, tail = asset("index.html").split("$rows")
+        file.write(
+            head.replace("$generator", _GENERATOR)
+            .replace("$style", asset("page.css"))
+            .replace("$count", str(len(names)))
+        )
+        for name in names:
+            file.writelines(_row(folder, name))
+        file.write(tail)
+    return path
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is there that :func:`write_index` has not written."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _GENERATOR.encode() not in file.read(1_000)
+
+
+def _row(folder: Path, name: str) -> Iterator[str]:
+    """A recording as a row of the table; nothing for one whose JAMS file cannot be read."""
+    try:
+        analysis = Analysis.load(folder / f"{name}.jams")
+    except DataError:
+        return
+    title = html.escape(analysis.title)
+    if (folder / f"{name}.html").is_file():
+        address = html.escape(quote(f"{name}.html", errors="surrogateescape"))
+        title = f'<a href="{address}">{title}</a>'
+    tempo = "" if analysis.tempo is None else f"{analysis.tempo[0]:.1f}"
+    minutes, seconds = divmod(round(analysis.duration), 60)
+    keys = analysis.annotations.keys
+    key = ""
+    if keys is not None and keys.labels:
+        lengths = keys.intervals[:, 1] - keys.intervals[:, 0]
+        key = keys.labels[int(lengths.argmax())].replace(":", " ")
+    cells = (
+        f"<td>{title}<small>{html.escape(analysis.artist)}</small></td>",
+        f"<td>{html.escape(as_text(name))}</td>",
+        f'<td class="number">{minutes}:{seconds:02d}</td>',
+        f'<td class="number">{tempo}</td>',
+        f"<td>{html.escape(key)}</td>",
+        f"<td>{_strip(analysis)}</td>",
+    )
+    yield f"<tr>{''.join(cells)}</tr>\n"
+
+
+def _strip(analysis: Analysis) -> str:
+    """The sections, side by side, as wide as they are long."""
+    sections = analysis.annotations.segments
+    if sections is None or not sections.labels:
+        return ""
+    others = [label for label in dict.fromkeys(sections.labels) if label not in _FUNCTIONS]
+    parts = []
+    for (start, end), label in zip(sections.intervals, sections.labels, strict=True):
+        colour = _FUNCTIONS.get(label) or _COLOURS[others.index(label) % len(_COLOURS)]
+        width = 100.0 * (end - start) / analysis.duration
+        parts.append(
+            f'<span style="width:{width:.2f}%;background:var(--{colour})" '
+            f'title="{html.escape(label)}"></span>'
+        )
+    names = html.escape(json.dumps(" ".join(sections.labels), ensure_ascii=False)[1:-1])
+    return f'<div class="strip" role="img" aria-label="Sections: {names}">{"".join(parts)}</div>'
