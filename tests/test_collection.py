@@ -238,12 +238,13 @@ def test_bad_recordings_are_reported_and_skipped(
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     audio_files.write(library, "24.wav", seconds=0.02)
     os.mkfifo(library / "pipe.wav")
-    sources: list[Path] = [library, library / "missing.wav"]
+    sources: list[Path] = [library, library / "missing.wav", library / "zero\0byte.wav"]
     summary = embed_collection(embedder, sources, out)
     assert summary.done == 1
     reasons = {Path(path).name: reason for path, reason in summary.failures}
     assert set(reasons) == {
         "text.mp3", "empty.flac", "tone.flac", "24.wav", "missing.wav", "pipe.wav",
+        "zero\0byte.wav",
     }  # fmt: skip
     for name, reason in reasons.items():
         assert name in reason  # every reason names its file

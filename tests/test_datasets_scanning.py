@@ -100,6 +100,12 @@ def test_sources_may_be_files_and_folders(originals: Path) -> None:
     assert scanned.manifest.root == originals
 
 
+def test_a_name_that_no_file_can_have_costs_only_itself(originals: Path) -> None:
+    scanned = scan([originals / "tone.aac", originals / "zero\0byte.wav"], num_workers=1)
+    assert paths(scanned.manifest) == ["tone.aac"]
+    assert "byte.wav cannot be read: embedded null byte" in scanned.failures[0][1]
+
+
 def test_bad_files_are_listed_and_the_rest_is_used(music: Path) -> None:
     (music / "empty.mp3").touch()
     (music / "text.wav").write_text("not audio at all, whatever its name says")

@@ -91,8 +91,9 @@ def _on_disk(paths: list[Path], failures: list[tuple[str, str]]) -> Iterator[Rec
     for path in dict.fromkeys(file for source in paths for file in recordings_in(source, note)):
         try:
             status = path.stat()
-        except OSError as error:
-            failures.append((str(path), f"{path} cannot be read: {error.strerror}"))
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            reason = getattr(error, "strerror", error)
+            failures.append((str(path), f"{path} cannot be read: {reason}"))
             continue
         name = os.path.relpath(path.with_suffix(""), base)
         yield Recording(path, name, status.st_size, status.st_mtime_ns)

@@ -1,8 +1,5 @@
 """``musicfm embed``."""
 
-import codecs
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,11 +14,11 @@ from musicfm.cli.app import (
     app,
     conclude,
     device_of,
-    first_line,
     interruptible,
     layers_of,
     need,
 )
+from musicfm.cli.lists import read_list
 from musicfm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,7 +40,9 @@ def embed(
     ] = Path("embeddings"),
     listing: Annotated[
         Path | None,
-        typer.Option("--list", help="File with a path or URL a line; - reads them from stdin."),
+        typer.Option(
+            "--list", help="A path or URL a line, or as find -print0; or a playlist. - is stdin."
+        ),
     ] = None,
     model: Annotated[
         str,
@@ -110,7 +109,7 @@ def embed(
     are cut into overlapping windows of the model's context. A bad file is reported and skipped; a
     run that was interrupted continues where it stopped. OUT/report.json says what became of all.
     """
-    sources = [*(paths or []), *(_read_list(listing) if listing else [])]
+    sources = [*(paths or []), *(read_list(listing) if listing else [])]
     if not sources:
         raise ConfigError("nothing to embed; give files or folders, or --list FILE")
     if engine == "ray" and compile:
@@ -178,24 +177,6 @@ def _recordings(sources: list[str]) -> list["Source"]:
         else:
             found.append(source)
     return found
-
-
-def _read_list(listing: Path) -> list[str]:
-    """The paths and URLs in a file or on standard input, one a line.
-
-    Read as bytes: names need not be UTF-8, and may hold what else ends a line of text.
-    """
-    try:
-        if str(listing) != "-":
-            content = listing.read_bytes()
-        elif sys.stdin is None:
-            raise ConfigError("standard input is closed; give --list a file")
-        else:
-            content = sys.stdin.buffer.read()
-    except OSError as error:
-        raise ConfigError(f"cannot read the list {listing}: {first_line(error)}") from error
-    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    return [os.fsdecode(line.rstrip(b"\r")) for line in lines if line.strip()]
 
 
 def _pooling(pool: str) -> "Pooling":

@@ -210,8 +210,9 @@ def scan(
         except UnicodeError:
             shown = path.encode("utf-8", "backslashreplace").decode()
             found[path] = Failed(path, 0, 0, f"{shown} is not valid UTF-8; rename the file")
-        except OSError as error:
-            reason = f"{path} cannot be read: {error.strerror}; check the path"
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            why = getattr(error, "strerror", error)
+            reason = f"{path} cannot be read: {why}; check the path"
             found[path] = Failed(path, 0, 0, reason)
             closed.add(path)  # perhaps a folder on a disk that is away
         else:
