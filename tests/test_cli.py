@@ -17,6 +17,7 @@ import audio_files
 import musicfm
 import npz
 from command_line import Run
+from musicfm import cli
 from musicfm.embedding import Embedder
 from musicfm.inference.form import multiplies_int8
 from musicfm.model import MusicFM
@@ -31,6 +32,19 @@ def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "musicfm", *map(str, arguments)]
+
+
+def test_help_has_the_commands_in_groups_a_line_each(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, said, _ = run("--help")
+    groups = re.findall(r"─ (\w+) ─", said)
+    assert groups == ["Options", "Embed", "Analyse", "Train", "Data", "Serve"]
+    commands = said[said.index("─ Embed") :]
+    rows = [line for line in commands.splitlines() if line.startswith("│")]
+    assert all(re.match(r"│ [a-z]", row) for row in rows), "a description takes a second line"
+    assert len(rows) == len(cli.app.registered_commands)
 
 
 def test_a_file_is_embedded(

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from musicfm.cli.app import (
+    ANALYSE,
     Decoders,
     Device,
     OnDamage,
+    Out,
     Timeout,
     app,
     conclude,
@@ -19,22 +21,22 @@ from musicfm.cli.app import (
 )
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def analyze(
     paths: Annotated[list[Path], typer.Argument(help="Recordings, and folders of them.")],
-    out: Annotated[
-        Path, typer.Option(help="Folder for the results; the same one continues a run.")
-    ] = Path("analyses"),
+    out: Out = Path("analyses"),
     model: Annotated[
         str | None,
         typer.Option(
-            help="nano, or the folder of a model with heads in it. [default: that of --head, or "
-            "nano]"
+            "--model",
+            "-m",
+            help="nano, or the folder of a model with heads in it.",
+            show_default="that of --head, or nano",
         ),
     ] = None,
     head: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of a head; again for more. [default: those of the model]"),
+        typer.Option(help="Folder of a head; again for more.", show_default="those of the model"),
     ] = None,
     export: Annotated[
         str,
@@ -54,10 +56,12 @@ def analyze(
         bool, typer.Option("--overwrite", help="Analyse again what is done already.")
     ] = False,
 ) -> None:
-    """Find beats, chords, sections, key and tags: as JAMS, and as a page to look at.
+    """Find beats, chords, sections, key and tags of songs.
 
-    Pages hold all they need, the sound too, and open without a network. A bad file is reported and
-    skipped; a run that was interrupted continues where it stopped.
+    Each song gives a JAMS file, and a page to look at and listen to. Pages hold all they need, the
+    sound too, and open without a network. What an earlier run did not write, such as a page or an
+    export, is made of its JAMS file. A bad file is reported and skipped; a run that was interrupted
+    continues where it stopped.
     """
     from musicfm.analysis.analyzer import load_predictor
     from musicfm.analysis.exports import EXPORTS

@@ -8,18 +8,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from musicfm.errors import ConfigError
 
 if TYPE_CHECKING:
     from musicfm.collection import Summary
 
+EMBED, ANALYSE, TRAIN, DATA, SERVE = PANELS = ("Embed", "Analyse", "Train", "Data", "Serve")
+"""The groups of commands in ``musicfm --help``, in their order."""
+
+CLUSTER, COMPUTING = "On a cluster", "How to compute"
+"""Panels of options that most people never need."""
+
+
+class _Commands(TyperGroup):
+    """Lists commands by group."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        """Names, by the order of :data:`PANELS`."""
+
+        def panel(name: str) -> int:
+            return PANELS.index(getattr(self.commands[name], "rich_help_panel", ANALYSE))
+
+        return sorted(super().list_commands(ctx), key=panel)
+
+
 app = typer.Typer(
-    help="Music foundation models: recordings in, embeddings out.",
+    cls=_Commands,
+    help="Embeddings, beats, chords, sections, keys and tags of any music.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # it takes [default: ...] for markup
+    rich_markup_mode="markdown",
 )
 
 Stats = Annotated[
@@ -31,17 +51,40 @@ Music = Annotated[
     list[str],
     typer.Argument(help="Recordings and folders; or a manifest, or shards, also at a URL."),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes. [default: all cores]")]
-Decoders = Annotated[
-    int | None, typer.Option(min=1, help="Processes that decode. [default: all cores but one]")
+Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", help="Folder for the results; the same one continues a run."),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes what is there.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, rich_help_panel=COMPUTING, help="Processes.", show_default="all cores"),
+]
+Decoders = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        rich_help_panel=COMPUTING,
+        help="Processes that decode.",
+        show_default="all cores but one",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=COMPUTING, help="cpu, cuda, cuda:1, mps; auto takes what is there."
+    ),
+]
 OnDamage = Annotated[
     Literal["error", "warn"],
     typer.Option(help="Refuse damaged recordings, or use what comes before the damage."),
 ]
 Timeout = Annotated[
-    float, typer.Option(min=0.1, help="Seconds without progress until a file is given up.")
+    float,
+    typer.Option(
+        min=0.1,
+        rich_help_panel=COMPUTING,
+        help="Seconds without progress until a file is given up.",
+    ),
 ]
 
 

@@ -5,26 +5,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from musicfm.cli.app import Music, Timeout, Workers, amount, app, interruptible, say
+from musicfm.cli.app import DATA, Music, Timeout, Workers, amount, app, interruptible, say
 from musicfm.errors import ConfigError
 
 if TYPE_CHECKING:
     from musicfm.datasets.scanning import Scan
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def scan(
     sources: Annotated[
         list[Path] | None, typer.Argument(help="Recordings, and folders of them.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The manifest: .parquet or .jsonl.")] = Path(
-        "manifest.parquet"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The manifest: .parquet or .jsonl.")
+    ] = Path("manifest.parquet"),
     check: Annotated[
         bool, typer.Option("--check", help="Decode everything, to find damage inside.")
     ] = False,
     valid: Annotated[
-        float | None, typer.Option(help="Split: this part for validation. [default: as before]")
+        float | None,
+        typer.Option(help="Split: this part for validation.", show_default="as before"),
     ] = None,
     test: Annotated[float, typer.Option(help="With --valid: this part for testing.")] = 0.0,
     split_by: Annotated[
@@ -41,7 +42,7 @@ def scan(
     workers: Workers = None,
     timeout: Timeout = 60.0,
 ) -> None:
-    """List recordings in a manifest: lengths, rates, hashes, tags, splits.
+    """List recordings in a manifest, with splits for training.
 
     Scanning into the same manifest again reads only what is new or has changed. Bad files are
     reported and left out; those that damage makes hang or crash, too. Ctrl-C keeps what is done.
@@ -76,20 +77,25 @@ def scan(
     raise typer.Exit(1 if scanned.failures else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def stats(
     sources: Music,
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("stats.json"),
-    sample: Annotated[int | None, typer.Option(help="Draw so many tracks. [default: all]")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path(
+        "stats.json"
+    ),
+    sample: Annotated[
+        int | None, typer.Option(help="Draw so many tracks.", show_default="all")
+    ] = None,
     sample_seconds: Annotated[
-        float | None, typer.Option(help="Of each, a part so long. [default: the whole]")
+        float | None, typer.Option(help="Of each, a part so long.", show_default="the whole")
     ] = None,
     split: Annotated[
-        Literal["train", "valid", "test"] | None, typer.Option(help="Only this. [default: all]")
+        Literal["train", "valid", "test"] | None,
+        typer.Option(help="Only this.", show_default="all"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Another one draws another sample.")] = 0,
     recipe: Annotated[
-        str | None, typer.Option(help="Whose mel, as pretrain's. [default: the paper's]")
+        str | None, typer.Option(help="Whose mel, as pretrain's.", show_default="the paper's")
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="With --recipe, as pretrain's.")
@@ -97,7 +103,10 @@ def stats(
     workers: Workers = None,
     timeout: Timeout = 60.0,
 ) -> None:
-    """Measure mean and standard deviation of the mel, which a new model's input needs."""
+    """Measure the statistics that a new model's input needs.
+
+    These are the mean and the standard deviation of the mel spectrogram.
+    """
     if settings and recipe is None:
         raise ConfigError("--set goes with --recipe; give both")
 
@@ -132,14 +141,16 @@ def stats(
     raise typer.Exit(1 if num_failed else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def prepare(
     sources: Music,
     out: Annotated[
-        Path, typer.Option(help="Folder for the shards; the same one continues a run.")
+        Path,
+        typer.Option("--out", "-o", help="Folder for the shards; the same one continues a run."),
     ] = Path("shards"),
     split: Annotated[
-        Literal["train", "valid", "test"] | None, typer.Option(help="Only this. [default: all]")
+        Literal["train", "valid", "test"] | None,
+        typer.Option(help="Only this.", show_default="all"),
     ] = None,
     sample_rate: Annotated[int, typer.Option(min=1, help="In Hz.")] = 24_000,
     shard_hours: Annotated[float, typer.Option(help="Of audio, about, in a shard.")] = 2.0,
@@ -152,7 +163,9 @@ def prepare(
         bool, typer.Option("--overwrite", help="Write again what is done already.")
     ] = False,
 ) -> None:
-    """Write recordings as WebDataset shards (tar files of mono FLAC) with an index.
+    """Pack recordings into WebDataset shards for training.
+
+    Shards are tar files of mono FLAC, with an index.
 
     Commands that take music take the folder, too. Bad files are reported and left out; a run that
     was interrupted continues where it stopped. OUT/report.json says what became of all.
@@ -185,11 +198,12 @@ def prepare(
     raise typer.Exit(1 if num_failed else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def render(
     count: Annotated[int, typer.Argument(help="How many songs.")],
     out: Annotated[
-        Path, typer.Option(help="Folder for the songs; the same one continues a run.")
+        Path,
+        typer.Option("--out", "-o", help="Folder for the songs; the same one continues a run."),
     ] = Path("songs"),
     seed: Annotated[
         int,
@@ -201,16 +215,16 @@ def render(
     format: Annotated[Literal["flac", "wav"], typer.Option(help="Of the audio.")] = "flac",
     soundfont: Annotated[
         Path | None,
-        typer.Option(help="A General MIDI .sf2 file. [default: TimGM6mb, from pretty_midi]"),
+        typer.Option(help="A General MIDI .sf2 file.", show_default="TimGM6mb, from pretty_midi"),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that render. [default: all cores]")
+        int | None, typer.Option(min=1, help="Processes that render.", show_default="all cores")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Render again what is done already.")
     ] = False,
 ) -> None:
-    """Compose and render songs with exact labels; nothing is downloaded.
+    """Compose and render songs with exact labels.
 
     Each song is a stereo file at 24 kHz with a .jams beside it: beats, chords, segments, keys and
     tags. A seed gives the same song on any machine. A run that was interrupted continues where it

@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from musicfm.cli.app import (
+    CLUSTER,
+    COMPUTING,
+    EMBED,
     Decoders,
     Device,
     OnDamage,
+    Out,
     Stats,
     Timeout,
     app,
@@ -29,15 +33,13 @@ _USE_GPUS = {"auto": None, "cpu": False, "cuda": True}
 """Of a cluster, by --device."""
 
 
-@app.command()
+@app.command(rich_help_panel=EMBED)
 def embed(
     paths: Annotated[
         list[str] | None,
         typer.Argument(help="Recordings, folders of them, or manifests; paths or URLs."),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Folder for the results; the same one continues a run.")
-    ] = Path("embeddings"),
+    out: Out = Path("embeddings"),
     listing: Annotated[
         Path | None,
         typer.Option(
@@ -47,7 +49,9 @@ def embed(
     model: Annotated[
         str,
         typer.Option(
-            help="nano, msd, fma, a folder, a .pt or .ckpt file, or a hub id like name/model."
+            "--model",
+            "-m",
+            help="nano, msd, fma, a folder, a .pt or .ckpt file, or a hub id like name/model.",
         ),
     ] = "msd",
     layer: Annotated[
@@ -66,31 +70,59 @@ def embed(
     ] = "npz",
     engine: Annotated[
         Literal["local", "ray"],
-        typer.Option(help="Compute in this process, or on a cluster; ray starts one if need be."),
+        typer.Option(
+            rich_help_panel=CLUSTER,
+            help="Compute in this process, or on a cluster; ray starts one if need be.",
+        ),
     ] = "local",
     address: Annotated[
         str | None,
-        typer.Option(help="Of a running Ray cluster: auto, or ray://host:10001. [default: none]"),
+        typer.Option(
+            rich_help_panel=CLUSTER,
+            help="Of a running Ray cluster: auto, or ray://host:10001.",
+            show_default="none",
+        ),
     ] = None,
     actors: Annotated[
         int | None,
-        typer.Option(min=1, help="Models at once in a cluster. [default: one per GPU, or 1]"),
+        typer.Option(
+            rich_help_panel=CLUSTER,
+            min=1,
+            help="Models at once in a cluster.",
+            show_default="one per GPU, or 1",
+        ),
     ] = None,
     overlap: Annotated[
         float | None,
-        typer.Option(help="Seconds that windows overlap. [default: a sixth of the context]"),
+        typer.Option(
+            rich_help_panel=COMPUTING,
+            help="Seconds that windows overlap.",
+            show_default="a sixth of the context",
+        ),
     ] = None,
     device: Device = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16", "int8"],
-        typer.Option(help="To compute with; int8 is for CPUs with AVX512-VNNI."),
+        typer.Option(
+            rich_help_panel=COMPUTING, help="To compute with; int8 is for CPUs with AVX512-VNNI."
+        ),
     ] = "float32",
     compile: Annotated[
         bool,
-        typer.Option("--compile", help="On CUDA, fuse steps: some ten seconds, then faster."),
+        typer.Option(
+            "--compile",
+            rich_help_panel=COMPUTING,
+            help="On CUDA, fuse steps: some ten seconds, then faster.",
+        ),
     ] = False,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Windows at once. [default: 1 on a CPU, else 16]")
+        int | None,
+        typer.Option(
+            rich_help_panel=COMPUTING,
+            min=1,
+            help="Windows at once.",
+            show_default="1 on a CPU, else 16",
+        ),
     ] = None,
     workers: Decoders = None,
     timeout: Timeout = 60.0,
@@ -103,7 +135,7 @@ def embed(
         bool, typer.Option("--overwrite", help="Embed again what is done already.")
     ] = False,
 ) -> None:
-    """Embed recordings of any format and length.
+    """Turn recordings into embeddings, one file for each.
 
     Each .npz holds frames (time, dim), their times in seconds and their rate in Hz. Long recordings
     are cut into overlapping windows of the model's context. A bad file is reported and skipped; a

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from musicfm.cli.app import Device, Timeout, app, device_of, layers_of, need, say
+from musicfm.cli.app import SERVE, Device, Timeout, app, device_of, layers_of, need, say
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 is all of this machine's.")
@@ -19,11 +19,14 @@ def serve(
         int, typer.Option(min=0, max=65_535, help="To listen at; 0 is one that is free.")
     ] = 8000,
     model: Annotated[
-        str, typer.Option(help="nano, or another model as embed takes it; see also --head.")
+        str,
+        typer.Option(
+            "--model", "-m", help="nano, or another model as embed takes it; see also --head."
+        ),
     ] = "nano",
     head: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of a head; again for more. [default: those of the model]"),
+        typer.Option(help="Folder of a head; again for more.", show_default="those of the model"),
     ] = None,
     layer: Annotated[
         str,
@@ -35,7 +38,7 @@ def serve(
     device: Device = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Recordings in hand at once. [default: number of cores]"),
+        typer.Option(min=1, help="Recordings in hand at once.", show_default="number of cores"),
     ] = None,
     max_requests: Annotated[
         int, typer.Option(min=1, help="Requests under way at once; others are told to come again.")
@@ -57,7 +60,7 @@ def serve(
         typer.Option(help="A name by which browsers call the server, besides localhost; again."),
     ] = None,
 ) -> None:
-    """Analyse and embed recordings over HTTP, with a page to drop them on.
+    """Analyse and embed over HTTP, with a page to drop songs on.
 
     There are no users and no passwords: whoever reaches the address is served. Ctrl-C or SIGTERM
     stops it.

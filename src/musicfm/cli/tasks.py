@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from musicfm.cli.app import (
+    ANALYSE,
+    TRAIN,
     Device,
     OnDamage,
+    Out,
     Timeout,
     Workers,
     app,
@@ -53,22 +56,28 @@ Precision = Annotated[
 LearningRates = Annotated[
     str | None,
     typer.Option(
-        help="Of a model that is fine-tuned, and of its head; a small one may want 1e-3,1e-3. "
-        "[default: 1e-5,1e-4]"
+        help="Of a model that is fine-tuned, and of its head; a small one may want 1e-3,1e-3.",
+        show_default="1e-5,1e-4",
     ),
 ]
 
 _PACKAGES = ("mir_eval", "pyarrow", "scipy", "sklearn", "matplotlib")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def probe(
     task: Task,
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of the study; the same one goes on.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the study; the same one goes on.")
+    ],
     model: Annotated[
         str,
-        typer.Option(help="As embed's --model; or mel, chroma, untrained:MODEL, FILE.py:NAME."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="As embed's --model; or mel, chroma, untrained:MODEL, FILE.py:NAME.",
+        ),
     ] = "msd",
     layer: Annotated[
         str,
@@ -122,9 +131,11 @@ def probe(
         say(f"the best head is {out / 'head'}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def table1(
-    out: Annotated[Path, typer.Option(help="Folder of the study; the same one goes on.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the study; the same one goes on.")
+    ],
     data: Data = "rendered-v1",
     models: Annotated[
         str,
@@ -143,7 +154,9 @@ def table1(
     part: Part = 1.0,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="At most, in rows that train their model. [default: 30, or 60]"),
+        typer.Option(
+            min=1, help="At most, in rows that train their model.", show_default="30, or 60"
+        ),
     ] = None,
     learning_rates: LearningRates = None,
     precision: Precision = "float32",
@@ -180,17 +193,19 @@ def table1(
     _study(models.split(","), corpus, study, cache, paper=True)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def finetune(
     task: Task,
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of the run; the same one goes on.")],
-    model: Annotated[str, typer.Option(help="As embed's --model.")] = "msd",
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the run; the same one goes on.")
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="As embed's --model.")] = "msd",
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Begin with random weights.")
     ] = False,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="At most. [default: 30, from scratch 60]")
+        int | None, typer.Option(min=1, help="At most.", show_default="30, from scratch 60")
     ] = None,
     epoch_clips: Annotated[
         int, typer.Option(min=1, help="Of the task's length, between two looks at validation.")
@@ -260,15 +275,17 @@ def finetune(
     say(f"the head is {out}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def evaluate(
     head: Annotated[Path, typer.Argument(help="Folder of a head, or such as nano/beat.")],
     data: Data,
     out: Annotated[
-        Path | None, typer.Option(help="JSON file for the scores. [default: none]")
+        Path | None,
+        typer.Option("--out", "-o", help="JSON file for the scores.", show_default="none"),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Where its model is now. [default: where it was]")
+        str | None,
+        typer.Option("--model", "-m", help="Where its model is now.", show_default="where it was"),
     ] = None,
     split: Annotated[
         Literal["test", "all"], typer.Option(help="The test set, or all that is there.")
@@ -278,7 +295,7 @@ def evaluate(
     device: Device = "auto",
     workers: Workers = None,
 ) -> None:
-    """Score a head on labelled recordings: as a table, and per recording with --out."""
+    """Score a head on labelled recordings."""
     need("tasks", *_PACKAGES)
     from musicfm.files import atomic_write, check_target
     from musicfm.tasks import heads
@@ -312,15 +329,14 @@ def evaluate(
     raise typer.Exit(1 if found.failures else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def predict(
     head: Annotated[Path, typer.Argument(help="Folder of a head, or such as nano/beat.")],
     paths: Annotated[list[Path], typer.Argument(help="Recordings, and folders of them.")],
-    out: Annotated[
-        Path, typer.Option(help="Folder for the results; the same one continues a run.")
-    ] = Path("predictions"),
+    out: Out = Path("predictions"),
     model: Annotated[
-        str | None, typer.Option(help="Where its model is now. [default: where it was]")
+        str | None,
+        typer.Option("--model", "-m", help="Where its model is now.", show_default="where it was"),
     ] = None,
     device: Device = "auto",
     workers: Workers = None,

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from musicfm.cli.app import Music, Stats, app, interruptible, layers_of, need, say
+from musicfm.cli.app import EMBED, TRAIN, Music, Stats, app, interruptible, layers_of, need, say
 
 if TYPE_CHECKING:
     from musicfm.pretraining.recipe import Recipe
 
 
-@app.command()
+@app.command(rich_help_panel=EMBED)
 def convert(
     source: Annotated[str, typer.Argument(help="As embed's --model.")],
     destination: Annotated[
@@ -22,23 +22,23 @@ def convert(
         bool, typer.Option("--overwrite", help="Replace a model that is there.")
     ] = False,
 ) -> None:
-    """Convert between the published checkpoints' layout and ours, in either direction."""
+    """Convert a model between the authors' layout and ours."""
     from musicfm import checkpoint
 
     checkpoint.convert(source, destination, stats=stats, overwrite=overwrite)
     say(f"wrote {destination}")
 
 
-@app.command()
+@app.command(rich_help_panel=EMBED)
 def export(
     model: Annotated[str, typer.Argument(help="As embed's --model.")],
-    out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .onnx file to write.")],
     layer: Annotated[
         str, typer.Option(help="Hidden states to give, as embed's; no deeper block is written.")
     ] = "auto",
     stats: Stats = None,
 ) -> None:
-    """Write a model as ONNX, for runtimes without PyTorch: waveforms in, hidden states out."""
+    """Write a model as ONNX: waveforms in, hidden states out."""
     need("export", "onnx", "onnxscript")
     layers = layers_of(layer)
 
@@ -51,14 +51,14 @@ def export(
     say(f"wrote {out}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def pretrain(
     recipe: Annotated[
         str,
         typer.Argument(help="tiny, nano, fm1 to fm9, or a .json or .toml file; see --set."),
     ],
     music: Music,
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a value: steps=1000, optimizer.learning_rate=1e-4, ..."),
@@ -76,7 +76,7 @@ def pretrain(
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes GPUs if there are any.")
     ] = "auto",
     processes: Annotated[
-        int | None, typer.Option(min=1, help="On this machine. [default: one per GPU, or 1]")
+        int | None, typer.Option(min=1, help="On this machine.", show_default="one per GPU, or 1")
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, each started by itself.")] = 1,
     sharded: Annotated[
@@ -84,7 +84,7 @@ def pretrain(
         typer.Option("--sharded", help="Divide a model that does not fit among the processes."),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Loading clips, per process. [default: 1 to 8]")
+        int | None, typer.Option(min=0, help="Loading clips, per process.", show_default="1 to 8")
     ] = None,
 ) -> None:
     """Train a model on unlabelled music, by masked token modelling.
@@ -118,11 +118,11 @@ def pretrain(
     say(f"trained {outcome.step} steps; the model is in {outcome.model}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def kmeans(
     recipe: Annotated[str, typer.Argument(help="As pretrain's; of k-means tokens, as fm1's.")],
     music: Music,
-    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     settings: Annotated[list[str] | None, typer.Option("--set", help="As pretrain's.")] = None,
     stats: Annotated[Path | None, typer.Option(help="As pretrain's.")] = None,
 ) -> None:
