@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -25,7 +25,7 @@ CLUSTER, COMPUTING = "On a cluster", "How to compute"
 class _Commands(TyperGroup):
     """Lists commands by group."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """Names, by the order of :data:`PANELS`."""
 
         def panel(name: str) -> int:
