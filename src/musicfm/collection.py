@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import importlib.util
 import itertools
 import json
 import os
@@ -201,8 +200,6 @@ def check_results(pooling: Pooling, file_format: Literal["npz", "parquet"]) -> N
     """Raises ConfigError unless a format can hold what a pooling leaves."""
     if file_format == "parquet" and pooling != "mean":
         raise ConfigError("a Parquet table holds one vector per recording; pool to the mean")
-    if file_format == "parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ConfigError("Parquet needs pyarrow; pip install 'musicfm[parquet]'")
     if not isinstance(pooling, str):
         check_rate(pooling)
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from musicfm import audio
 from musicfm.analysis.analyzer import Analysis
+from musicfm.analysis.midi import tempo_map
 from musicfm.datasets.annotations import Beats, Spans
 from musicfm.files import atomic_write
 from musicfm.remote import Location
@@ -85,8 +86,6 @@ def write_labels(analysis: Analysis, recording: Location, stem: Path) -> None:
 
 def write_midi(analysis: Analysis, recording: Location, stem: Path) -> None:
     """See :func:`musicfm.analysis.midi.tempo_map`."""
-    from musicfm.analysis.midi import tempo_map  # needs mido, which nothing else here does
-
     with atomic_write(_named(stem, ".mid")) as temporary:
         tempo_map(analysis).save(temporary)
 
@@ -124,14 +123,12 @@ class Export:
     """All that it may write; a kind that no head looked for has none."""
     write: Callable[[Analysis, Location, Path], None]
     """Takes the analysis, the recording, and where the files go, without suffix."""
-    packages: tuple[str, ...] = ()
-    """What it needs beside what the package depends on."""
 
 
 EXPORTS: Mapping[str, Export] = {
     "csv": Export((".csv",), write_csv),
     "labels": Export(tuple(f".{kind}.labels.txt" for kind in LABEL_TRACKS), write_labels),
-    "midi": Export((".mid",), write_midi, ("mido",)),
+    "midi": Export((".mid",), write_midi),
     "click": Export((".click.wav",), write_click),
 }
 

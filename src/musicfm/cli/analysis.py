@@ -16,7 +16,6 @@ from musicfm.cli.app import (
     conclude,
     device_of,
     interruptible,
-    need,
     say,
 )
 
@@ -64,11 +63,9 @@ def analyze(
     continues where it stopped.
     """
     from musicfm.analysis.analyzer import load_predictor
-    from musicfm.analysis.exports import EXPORTS
     from musicfm.analysis.songs import analyse_collection, first_page
 
     kinds = [kind.strip() for kind in export.split(",") if kind.strip()]
-    need("tasks", *(name for kind in kinds if kind in EXPORTS for name in EXPORTS[kind].packages))
     with interruptible(f"what is done is in {out}, and the same command continues"):
         summary = analyse_collection(
             load_predictor(model, head or (), device_of(device)),

@@ -88,10 +88,24 @@ Timeout = Annotated[
 ]
 
 
-def need(extra: str, *packages: str) -> None:
-    """Raises ConfigError if packages of an extra are missing."""
-    if missing := [name for name in packages if find_spec(name) is None]:
-        raise ConfigError(f"this needs {', '.join(missing)}; pip install 'musicfm[{extra}]'")
+EXTRAS = {
+    "export": ("onnx", "onnxscript"),
+    "scale": ("fsspec", "ray"),
+    "tasks": ("matplotlib", "mir_eval", "sklearn"),
+    "train": ("lightning", "matplotlib", "sklearn", "tensorboard"),
+    "web": ("fastapi", "uvicorn"),
+}
+"""What the extras of the package install, by the names that are imported."""
+
+
+def need(*extras: str) -> None:
+    """Raises ConfigError if packages of extras are missing; it names all at once."""
+    missing = {name: extra for extra in extras for name in EXTRAS[extra] if find_spec(name) is None}
+    if missing:
+        wanted = ",".join(sorted(set(missing.values())))
+        raise ConfigError(
+            f"this needs {', '.join(sorted(missing))}; pip install 'musicfm[{wanted}]'"
+        )
 
 
 def say(message: str) -> None:

@@ -154,7 +154,7 @@ def embed(
         raise ConfigError(f"--dtype int8 is for CPUs, and --device is '{device}'; give cpu")
     device = "cpu" if int8 else device
     if engine == "ray":
-        need("scale", "ray", "pyarrow")
+        need("scale")
         if device not in _USE_GPUS:
             raise ConfigError(f"--device is '{device}'; with --engine ray: auto, cpu or cuda")
 

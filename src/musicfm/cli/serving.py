@@ -65,8 +65,7 @@ def serve(
     There are no users and no passwords: whoever reaches the address is served. Ctrl-C or SIGTERM
     stops it.
     """
-    need("tasks", "mido", "mir_eval", "scipy", "sklearn")
-    need("web", "fastapi", "uvicorn")
+    need("web")
     from musicfm.processes import num_cores
     from musicfm.serving.limits import Limits
     from musicfm.serving.server import Server, listen

@@ -61,8 +61,6 @@ LearningRates = Annotated[
     ),
 ]
 
-_PACKAGES = ("mir_eval", "pyarrow", "scipy", "sklearn", "matplotlib")
-
 
 @app.command(rich_help_panel=TRAIN)
 def probe(
@@ -101,7 +99,7 @@ def probe(
     sets are used once. OUT gets table.md and all heads, and layers.png where several layers were
     tried; predict and evaluate take OUT/head, which is that of the last probe.
     """
-    need("tasks", *_PACKAGES)
+    need("tasks")
     from musicfm.tasks import heads
     from musicfm.tasks.rows import Row
     from musicfm.tasks.study import Study
@@ -170,7 +168,7 @@ def table1(
     What is done already is not done again. OUT gets table.md, table.csv, table.png, layers.png and
     report.json, with 95 % intervals and paired comparisons.
     """
-    need("tasks", *_PACKAGES)
+    need("tasks")
     from musicfm.tasks.rows import TASKS
     from musicfm.tasks.study import Study
 
@@ -226,8 +224,7 @@ def finetune(
     improve; a run that was stopped goes on from its last epoch. OUT is a head that predict and
     evaluate take, with its model.
     """
-    need("tasks", *_PACKAGES)
-    need("train", "lightning")
+    need("tasks", "train")
     from musicfm.datasets.labelled import digest
     from musicfm.model import MusicFM
     from musicfm.tasks import finetune as tuning
@@ -296,7 +293,7 @@ def evaluate(
     workers: Workers = None,
 ) -> None:
     """Score a head on labelled recordings."""
-    need("tasks", *_PACKAGES)
+    need("tasks")
     from musicfm.files import atomic_write, check_target
     from musicfm.tasks import heads
     from musicfm.tasks.evaluation import evaluate_head, to_json, to_text
@@ -350,7 +347,6 @@ def predict(
 
     A bad file is reported and skipped; a run that was interrupted continues where it stopped.
     """
-    need("tasks", *_PACKAGES)
     from musicfm.tasks.predict import Predictor, predict_collection
 
     with interruptible(f"what is done is in {out}, and the same command continues"):
@@ -394,7 +390,7 @@ def _study(
 ) -> "list[Result]":
     """Runs a study, and prints its table, with the rows of the paper or without."""
     if any(name.strip().startswith(("finetuned:", "scratch:")) for name in models):
-        need("train", "lightning")
+        need("train")
     from musicfm.tasks.overlap import overlaps
     from musicfm.tasks.pictures import draw
     from musicfm.tasks.report import TABLE, make_report, to_markdown, write_report

@@ -39,7 +39,7 @@ def export(
     stats: Stats = None,
 ) -> None:
     """Write a model as ONNX: waveforms in, hidden states out."""
-    need("export", "onnx", "onnxscript")
+    need("export")
     layers = layers_of(layer)
 
     from musicfm.embedding import wanted_layers
@@ -92,7 +92,7 @@ def pretrain(
     The folder gets checkpoints, metrics.jsonl, TensorBoard's events, curves.png, and in the end
     model/, which --model of other commands takes. Ctrl-C and SIGTERM save after the step under way.
     """
-    need("train", "lightning", "pyarrow", "sklearn", "tensorboard")
+    need("train")
 
     from musicfm.datasets.scanning import collect
     from musicfm.pretraining import run
@@ -127,7 +127,7 @@ def kmeans(
     stats: Annotated[Path | None, typer.Option(help="As pretrain's.")] = None,
 ) -> None:
     """Fit the k-means tokens of a recipe, for --centroids of pretrain."""
-    need("train", "lightning", "pyarrow", "sklearn", "tensorboard")
+    need("train")
 
     from musicfm.datasets.scanning import collect
     from musicfm.pretraining import kmeans as fitting

@@ -83,7 +83,7 @@ class Manifest:
         root: the folder that paths are relative to, or its URL.
         tracks: in the order to keep.
 
-    Raises ConfigError (pyarrow is missing) or DataError (a track is impossible).
+    Raises DataError if a track is impossible.
     """
 
     def __init__(self, root: str | os.PathLike[str], tracks: Iterable[Track]) -> None:
@@ -320,10 +320,8 @@ def _track(row: Mapping[str, Any]) -> Track:
 
 
 def _schema() -> "pa.Schema":
-    try:
-        import pyarrow as pa
-    except ImportError as error:
-        raise ConfigError("Manifests need pyarrow; pip install 'musicfm[parquet]'") from error
+    import pyarrow as pa
+
     types = {int: pa.int64(), float: pa.float64(), str: pa.string(), list: pa.list_(pa.string())}
     optional = {"split", "reserved", "shard"}
     return pa.schema(
