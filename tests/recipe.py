@@ -14,13 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from musicfm.config import ModelConfig, preset
+from musicfm.config import ModelConfig, PitchConfig, preset
 from musicfm.mel import mel_filters
 from musicfm.model import MusicFM
 from musicfm.published import published
 
 Array = npt.NDArray[np.float32]
 TINY = preset("tiny")
+PITCH = PitchConfig(lowest_hertz=110.0, num_semitones=24, conv_dim=4)
 COUNT = 95_489.0
 """Batches that the published BatchNorms counted; stored as floats."""
 MEL = "preprocessor_melspec_2048.mel_stft."

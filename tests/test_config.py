@@ -12,6 +12,7 @@ from musicfm.config import (
     KMeansConfig,
     MelConfig,
     ModelConfig,
+    PitchConfig,
     RandomProjectionConfig,
     TransformerConfig,
     preset,
@@ -137,6 +138,7 @@ BASES = (
     SMALL,
     SMALL.replace(encoder=TransformerConfig(dim=16, depth=1, num_heads=2, ffn_dim=8)),
     SMALL.replace(quantizer=KMeansConfig(codebook_size=8)),
+    SMALL.replace(pitch=PitchConfig(num_semitones=12, conv_dim=2)),
 )
 CHANGES: dict[str, Any] = {  # where doubling the number is not possible
     "time_strides": (2, 1),
@@ -152,6 +154,8 @@ def every_field() -> Iterator[Any]:
     """(configuration, changed configuration) for each field of each nested configuration."""
     for base in BASES:
         for name, value in base:
+            if value is None:
+                continue
             if not isinstance(value, Config):
                 changed = base.replace(**{name: CHANGES.get(name, 2 * value)})
                 yield pytest.param(base, changed, id=name)
@@ -174,6 +178,8 @@ def essence(config: ModelConfig) -> tuple[Any, ...]:
     if isinstance(config.quantizer, KMeansConfig):
         centroids = model.get_buffer("quantizer.centroids")
         centroids.copy_(torch.randn(centroids.shape))
+    if model.pitch is not None:  # begins as nothing
+        torch.nn.init.normal_(model.pitch.linear.weight)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     waveform = 0.1 * torch.randn(1, 24_000, generator=torch.Generator().manual_seed(1))
     heard = model.eval()(waveform, layers=[-1]).hidden_states[0]

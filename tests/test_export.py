@@ -37,6 +37,7 @@ MODELS: dict[str, Callable[[], MusicFM]] = {
             encoder=TransformerConfig(dim=32, depth=2, num_heads=2, ffn_dim=64),
         )
     ),
+    "small, 50 Hz, with pitch": lambda: trained(SMALL.replace(pitch=recipe.PITCH)),
     "nano": lambda: MusicFM.from_pretrained("nano"),
 }
 

@@ -18,6 +18,7 @@ RANKS = {
     "files": 1,
     "hub": 1,
     "mel": 2,
+    "pitch": 3,
     "encoder": 3,
     "quantizers": 3,
     "masking": 3,

@@ -38,6 +38,7 @@ VARIANTS = {
 }
 # Bands that fill no tile.
 VARIANTS["conformer-20 bands"] = VARIANTS["conformer-25"].replace(mel=MelConfig(n_mels=20))
+VARIANTS["conformer-25 with pitch"] = VARIANTS["conformer-25"].replace(pitch=recipe.PITCH)
 # The shortest, multiples of neither a hop nor a frame, just off whole frames, and a full one.
 LENGTHS = [1_025, 1_199, 5_003, 9_599, 9_600, 9_601, 17_281, 30_000]
 
@@ -51,7 +52,7 @@ def winograd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def trained(config: ModelConfig) -> MusicFM:
-    """A model whose BatchNorms have heard something."""
+    """A model whose parts have all learnt something."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     model = MusicFM(config).eval()
@@ -63,6 +64,8 @@ def trained(config: ModelConfig) -> MusicFM:
                 tensor.uniform_(0.5, 2.0, generator=generator)
             for tensor in (norm.bias.data, norm.running_mean):
                 tensor.normal_(0.0, 0.3, generator=generator)
+    if model.pitch is not None:  # begins as nothing
+        model.pitch.linear.weight.data.normal_(0.0, 0.1, generator=generator)
     return model
 
 

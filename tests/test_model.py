@@ -107,6 +107,7 @@ VARIANTS = {
         (75, 320, FrontEndConfig(conv_dim=16, time_strides=(1, 1))),
     )
 }
+VARIANTS["conformer-25 with pitch"] = VARIANTS["conformer-25"].replace(pitch=recipe.PITCH)
 # The shortest, multiples of neither a hop nor a frame, just off whole frames, and a full one.
 LENGTHS = [1_025, 1_199, 5_003, 9_599, 9_600, 9_601, 17_281, 30_000]
 
@@ -156,6 +157,20 @@ def test_padding_gives_no_gradient(tiny: MusicFM, music: Tensor) -> None:
     assert waveform.grad is not None
     assert waveform.grad[1, :5_003].abs().sum() > 0
     assert waveform.grad[1, 5_003:].abs().sum() == 0
+
+
+def test_a_model_that_gets_pitch_computes_what_it_did(tiny: MusicFM, music: Tensor) -> None:
+    model = MusicFM(tiny.config.replace(pitch=recipe.PITCH)).eval()
+    missing, unexpected = model.load_state_dict(tiny.state_dict(), strict=False)
+    assert {name.partition(".")[0] for name in missing} == {"pitch"}
+    assert not unexpected
+    for state, expected in zip(model(music).hidden_states, tiny(music).hidden_states, strict=True):
+        assert torch.equal(state, expected)
+    model(music).hidden_states[-1].sum().backward()
+    assert model.pitch is not None
+    gradient = model.pitch.linear.weight.grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0  # and it learns from the first step on
 
 
 # ------------------------------------------------------------------------------- layers

@@ -10,7 +10,15 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from musicfm.errors import ConfigError
 
@@ -107,6 +115,33 @@ class MelConfig(Config):
         return max(self.n_fft // 2 + 1, self.hop_length)
 
 
+class PitchConfig(Config):
+    """A second, finer spectrogram of pitches, and the small network that reads it.
+
+    A mel band is wider than a semitone below 448 Hz. Here an STFT of ``n_fft`` samples is taken
+    once per frame of the encoder, and its power read at ``bands_per_semitone`` places per semitone
+    from ``lowest_hertz`` on. ``mean`` and ``std``, in dB, normalise it as those of the mel do.
+    """
+
+    n_fft: Annotated[int, Field(gt=0, le=1 << 16)] = 8_192
+    lowest_hertz: Annotated[float, Field(gt=0.0)] = 32.703195662574764  # C1
+    num_semitones: Annotated[int, Field(gt=0, le=120)] = 84
+    bands_per_semitone: Annotated[int, Field(gt=0, le=12)] = 3
+    conv_dim: Width = 16
+    mean: float = 12.7
+    std: Annotated[float, Field(gt=0.0)] = 13.0
+
+    @property
+    def num_bands(self) -> int:
+        """Bands of a frame."""
+        return self.num_semitones * self.bands_per_semitone
+
+    @property
+    def highest_hertz(self) -> float:
+        """Where the last semitone ends."""
+        return self.lowest_hertz * 2.0 ** (self.num_semitones / 12)
+
+
 class FrontEndConfig(Config):
     """Two residual convolution blocks; both halve the frequency axis, ``time_strides`` is free."""
 
@@ -194,6 +229,8 @@ class ModelConfig(Config):
 
     mel: MelConfig = MelConfig()
     front_end: FrontEndConfig = FrontEndConfig()
+    pitch: PitchConfig | None = None
+    """None: the model sees the mel alone, as the published ones do."""
     encoder: Annotated[ConformerConfig | TransformerConfig, Field(discriminator="kind")] = (
         ConformerConfig()
     )
@@ -207,6 +244,11 @@ class ModelConfig(Config):
     def _check(self) -> Self:
         if self.mel.n_mels % 4:
             raise ValueError(f"mel.n_mels is {self.mel.n_mels}; choose a multiple of 4")
+        if self.pitch is not None and self.pitch.highest_hertz > self.mel.sample_rate / 2:
+            raise ValueError(
+                f"pitch reaches {self.pitch.highest_hertz:.0f} Hz, and audio of "
+                f"{self.mel.sample_rate} Hz holds half of its rate at most; choose fewer semitones"
+            )
         frames = self.context_seconds * self.frame_rate
         if abs(frames - round(frames)) > 1e-6:
             raise ValueError(
@@ -216,6 +258,14 @@ class ModelConfig(Config):
         if self.context_samples < self.mel.min_samples:
             raise ValueError(f"context_seconds {self.context_seconds} is shorter than the STFT")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Models without pitch keep the configuration and the fingerprint they always had."""
+        fields: dict[str, Any] = serialize(self)
+        if self.pitch is None:
+            del fields["pitch"]
+        return fields
 
     @property
     def sample_rate(self) -> int:

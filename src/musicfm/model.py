@@ -2,8 +2,9 @@
 
     waveform (batch, samples) -> mel (100 Hz) -> front end (25 Hz) -> blocks -> tokens
 
-Rates are those of the published model; the configuration decides. Source: "A Foundation Model for
-Music Informatics", Won, Hung, Le, ICASSP 2024 (arXiv 2311.03318).
+A model may have a second input, pitches at the rate of the encoder, which is added to the front
+end's output. Rates are those of the published model; the configuration decides. Source: "A
+Foundation Model for Music Informatics", Won, Hung, Le, ICASSP 2024 (arXiv 2311.03318).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicfm.config import FrontEndConfig, ModelConfig
+from musicfm.config import FrontEndConfig, MelConfig, ModelConfig, PitchConfig
 from musicfm.encoder import Conv2d, Encoder, run_block
 from musicfm.errors import ConfigError
 from musicfm.mel import LogMel, check_waveform
+from musicfm.pitch import LogPitch
 from musicfm.quantizers import build_quantizer
 
 
@@ -94,6 +96,54 @@ class FrontEnd(nn.Module):
         return self.linear(x.permute(0, 3, 1, 2).flatten(2)), count
 
 
+class PitchFrontEnd(nn.Module):
+    """Pitches to what is added to the front end's output, which at the start is nothing.
+
+    Two convolutions, of which the first goes from bands to semitones, and a projection. As weights
+    of that begin as zeros, a trained model that gets this computes what it did.
+    """
+
+    def __init__(self, config: PitchConfig, mel: MelConfig, hop_length: int, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.log_pitch = LogPitch(config, mel.sample_rate, hop_length)
+        bands, channels = config.bands_per_semitone, config.conv_dim
+        kernel = (2 * bands + 1, 3)
+        self.conv1 = Conv2d(1, channels, kernel, (bands, 1), padding=(bands, 1))
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = Conv2d(channels, 2 * channels, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(2 * channels)
+        self.linear = nn.Linear(2 * channels * config.num_semitones, dim)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(
+        self,
+        waveform: Tensor,
+        lengths: Tensor | None,
+        num_frames: int,
+        count: Tensor | None,
+    ) -> Tensor:
+        """Reads the pitches of each clip as if it were alone.
+
+        Args:
+            waveform: (batch, samples).
+            lengths: (batch,) true samples of each clip, or None for all.
+            num_frames: of the front end's output.
+            count: (batch,) frames of each clip, or None for all.
+
+        Returns:
+            (batch, num_frames, dim).
+        """
+        levels = self.log_pitch(waveform, num_frames, lengths)
+        levels = (levels - self.config.mean) / self.config.std
+        mask = frame_mask(count, num_frames)
+        x = zero_outside(levels.to(self.linear.weight.dtype).transpose(1, 2)[:, None], mask)
+        x = zero_outside(F.relu(self.norm1(self.conv1(x))), mask)
+        x = F.relu(self.norm2(self.conv2(x)))
+        return self.linear(x.permute(0, 3, 1, 2).flatten(2))
+
+
 def frame_mask(count: Tensor | None, time: int) -> Tensor | None:
     """(batch, time) bool, True for the first ``count`` frames of each clip."""
     if count is None:
@@ -123,6 +173,11 @@ class MusicFM(nn.Module):
         dim = config.encoder.dim
         self.mel = LogMel(config.mel)
         self.front_end = FrontEnd(config.front_end, config.mel.n_mels, dim)
+        self.pitch = (
+            None
+            if config.pitch is None
+            else PitchFrontEnd(config.pitch, config.mel, config.samples_per_frame, dim)
+        )
         self.encoder = Encoder(config.encoder)
         self.quantizer = build_quantizer(config.quantizer, config.token_stack, config.mel)
         self.head = nn.Linear(dim, config.quantizer.num_codebooks * config.quantizer.codebook_size)
@@ -134,7 +189,7 @@ class MusicFM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights; the mel and the tokens are float32 regardless."""
+        """The type of the weights; inputs and tokens are float32 regardless."""
         return self.head.weight.dtype
 
     @property
@@ -170,6 +225,8 @@ class MusicFM(nn.Module):
         last = self.num_layers - 1
         features = self.features(waveform, lengths).to(self.dtype)
         x, num_frames = self.front_end(features, self._num_mel_frames(lengths))
+        if self.pitch is not None:
+            x = x + self.pitch(waveform, lengths, x.shape[1], num_frames)
         mask = frame_mask(num_frames, x.shape[1])
         states = self.encoder(x, mask, [*wanted, last] if logits else wanted)
         predicted = self.head(states.pop()) if logits else None

@@ -9,6 +9,7 @@ after others, which bounds its memory and makes a clip in a padded batch exactly
 CUDA it computes a batch at a time, and what follows a convolution is part of its kernel.
 """
 
+from copy import deepcopy
 from typing import Any, NoReturn
 
 import torch
@@ -94,6 +95,7 @@ class InferenceModel(MusicFM):
             else CpuFrontEnd(model.front_end, dtype, winograd, int8)
         )
         self.front_end = front_end
+        self.pitch = None if model.pitch is None else deepcopy(model.pitch).to(dtype)
         self.encoder = InferenceEncoder(model.encoder, dtype, int8)
         self.quantizer = model.quantizer
         self.head = linear(model.head, torch.float32)
