@@ -1,5 +1,7 @@
 """Small recordings in many formats, whole and damaged, for tests."""
 
+import struct
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,34 @@ def encode(
         resampler = av.AudioResampler(format=stream.format, layout=layout, rate=rate)
         for part in [*resampler.resample(frame), *resampler.resample(None), None]:
             output.mux(stream.encode(part))
+
+
+def ogg_pages(data: bytes) -> Iterator[bytes]:
+    """The pages of an Ogg file."""
+    at = 0
+    while at < len(data):
+        segments = data[at + 27 : at + 27 + data[at + 26]]
+        end = at + 27 + len(segments) + sum(segments)
+        yield data[at:end]
+        at = end
+
+
+def ogg_page(
+    page: bytes, granule: int | None = None, serial: int | None = None, number: int | None = None
+) -> bytes:
+    """An Ogg page with other numbers in its header, and the checksum that goes with them."""
+    changed = bytearray(page)
+    for value, form, at in ((granule, "<q", 6), (serial, "<I", 14), (number, "<I", 18)):
+        if value is not None:
+            struct.pack_into(form, changed, at, value)
+    changed[22:26] = bytes(4)
+    checksum = 0
+    for byte in changed:
+        checksum ^= byte << 24
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x04C11DB7 if checksum >> 31 else 0)) & 0xFFFFFFFF
+    struct.pack_into("<I", changed, 22, checksum)
+    return bytes(changed)
 
 
 def write_video(path: Path) -> Path:

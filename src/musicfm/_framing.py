@@ -1,19 +1,25 @@
-"""Where the sound of an MPEG or Ogg file begins, ends, and first breaks, read from its framing.
+"""Where the sound of a file begins, ends, and first breaks, read from its framing.
 
-Decoders of these formats look for the next intact frame when one is damaged and go on, which moves
+Decoders of MPEG and Ogg look for the next intact frame when one is damaged and go on, which moves
 everything after it to an earlier time, often without a word. So the chain of MPEG frames (mp1, mp2,
 mp3, and AAC in ADTS), or of Ogg pages, is followed here first, and decoding ends where it breaks.
+
+Files that were joined end to end have parts, of which decoders know the first, or count the length
+of the first for all: each part is found here, and decoded as if it were a file. So are the several
+``data`` chunks of a wav file.
 
 Not detected: bytes changed inside an MPEG frame whose header stays intact (a click; nothing moves
 in time), MPEG frames or Ogg pages missing at the very end when nothing in the file counts them, and
 leading ones.
 
 Sources: ISO/IEC 11172-3 and 13818-3 (MPEG audio headers), 13818-7 (ADTS), the Xing, Info and VBRI
-headers as LAME and Fraunhofer write them, RFC 3533 (Ogg).
+headers as LAME and Fraunhofer write them, RFC 3533 (Ogg), Microsoft's and IBM's Multimedia
+Programming Interface 1.0 (RIFF).
 """
 
+import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, NamedTuple
 
 # Junk of up to this many bytes after the last frame is no damage.
@@ -31,67 +37,132 @@ _MPEG_KILOBITS = {
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 
+_CHUNKS = (b"data", b"fmt ", b"fact", b"LIST", b"bext", b"id3 ", b"cue ", b"JUNK", b"PEAK")
+_FORMAT_BYTES = 4096
+_MAX_PIECES = 4096  # of a part
+
+_XING_OFFSETS = (13, 21, 36)  # after the side information of mono and stereo, MPEG-2 and MPEG-1
+_HEADER_BYTES = 40
+
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 @dataclass(frozen=True)
-class Framing:
-    """The bytes that hold sound, ``start`` to ``stop``.
+class Part:
+    """The bytes of a file that are decoded by themselves: ``head``, then ``pieces`` of the file.
 
-    ``damage`` says what is wrong at ``stop``, or is None where the sound simply ends.
-    ``is_declared`` says that the file itself declares its length (Ogg by its last page, mp3 by a
+    ``damage`` says what is wrong at their end, or is None where the sound simply ends.
+    ``is_declared`` says that the part itself declares its length (Ogg by its last page, mp3 by a
     Xing, Info or VBRI header); ``num_samples`` per channel were counted instead where it doesn't
     and counting is possible.
-    ``is_chained`` says that several Ogg recordings follow each other, each with its own time.
     """
 
-    start: int
-    stop: int
+    pieces: tuple[tuple[int, int], ...]
+    """Where each begins and ends."""
+    head: bytes = b""
     damage: str | None = None
     num_samples: int | None = None
     is_declared: bool = False
-    is_chained: bool = False
 
 
 class _Frame(NamedTuple):
     kind: int  # the header bits that all frames of a recording share
     num_bytes: int
     num_samples: int | None
+    is_mono: bool
 
 
-def scan_mpeg(file: BinaryIO) -> Framing | None:
-    """Follow the MPEG or ADTS frames of a file; None when it has no chain of them."""
+def scan_mpeg(file: BinaryIO, start: int) -> list[Part]:
+    """Follow the MPEG or ADTS frames of a file from ``start`` on; no part without a chain of them.
+
+    What lies before the first frame is passed over.
+    """
     size = file.seek(0, 2)
-    start = _first_frame(file, size)
-    first = None if start is None else _frame_at(file, start)
-    if start is None or first is None:
-        return None
+    following = _first_frame(file, start, size)
+    parts: list[Part] = []
+    while following is not None:
+        part, following = _mpeg_part(file, following, size)
+        parts.append(part)
+    return parts
+
+
+def _mpeg_part(file: BinaryIO, start: int, size: int) -> tuple[Part, int | None]:
+    """The part that begins with the frame at ``start``, and where the next one begins, if any.
+
+    Tags between frames are left out. A frame cut off by the end of the file is understood, yet not
+    counted: recorded streams end like that.
+    """
+    first = _frame_at(file, start)
+    assert first is not None
     declared = _declared_frames(_read_at(file, start, first.num_bytes))
-    num_frames, last, stop, end = _follow_frames(file, start, size, first.kind)
-    if declared is not None:
-        num_frames -= 1  # the frame that holds the header carries no sound
+    # The frame that holds the header carries no sound.
+    num_frames = 0 if declared is None else -1
+    pieces: list[tuple[int, int]] = []
+    begin, last, stop, offset, following = start, start, start, start, None
+    while offset < size:
+        head = _read_at(file, offset, _HEADER_BYTES)
+        frame = _parse_header(head)
+        if frame and offset > begin:
+            is_other = frame.kind != first.kind and _is_chain(file, offset, size)
+            is_over = declared is not None and num_frames >= declared - 1
+            is_other |= is_over and frame.is_mono != first.is_mono
+            if is_other or (num_frames > 0 and _is_header(head)):
+                following = offset
+                break
+        if frame is None or frame.kind != first.kind:
+            behind = _after_gap(file, offset, size)
+            if behind == offset:
+                break
+            pieces.append((start, stop))
+            start = last = stop = offset = behind
+        elif offset + frame.num_bytes > size:
+            offset = size
+        else:
+            last, offset = offset, offset + frame.num_bytes
+            num_frames, stop = num_frames + 1, offset
     # Encoders disagree on whether the count includes the header's own frame.
     is_complete = declared is not None and num_frames >= declared - 1
-    if end < size and not is_complete and not _is_trailing_junk(file, end, size):
+    damage = None
+    is_end = following is not None or offset >= size or is_complete
+    if not is_end and not _is_trailing_junk(file, offset, size):
         # The last frame may have lost its own end, so it goes too.
-        damage = f"its MPEG frames break off at byte {end}"
-        return Framing(start, last, damage, is_declared=declared is not None)
-    if declared is not None and not is_complete:
+        damage, stop = f"its MPEG frames break off at byte {offset}", last
+    if damage is None and declared is not None and not is_complete:
         damage = f"it has {num_frames} of the {declared} frames it declares"
-        return Framing(start, stop, damage, is_declared=True)
-    if declared is not None or first.num_samples is None:
-        return Framing(start, stop, is_declared=declared is not None)
-    return Framing(start, stop, num_samples=num_frames * first.num_samples)
+    # With more frames than were declared, something was joined to it.
+    is_declared = declared is not None and (damage is not None or num_frames <= declared + 1)
+    count = None
+    if damage is None and declared is None and first.num_samples is not None:
+        count = num_frames * first.num_samples
+    pieces = [(start, stop) for start, stop in (*pieces, (start, stop)) if stop > start]
+    part = Part(tuple(pieces) or ((begin, begin),), b"", damage, count, is_declared)
+    return part, None if damage else following
 
 
-def scan_ogg(file: BinaryIO) -> Framing:
-    """Follow the pages of an Ogg file: checksums, and one number after another per stream."""
+def _after_gap(file: BinaryIO, offset: int, size: int) -> int:
+    """Where frames may go on after tags; after zeros only where a tag or a header follows."""
+    after = _after_zeros(file, offset, size)
+    head = _read_at(file, after, _HEADER_BYTES)
+    if after > offset and not _is_header(head) and not _tag_bytes(head):
+        return offset
+    while tag := _tag_bytes(_read_at(file, after, 16)):
+        after = _after_zeros(file, after + tag, size)
+    return min(after, size)
+
+
+def scan_ogg(file: BinaryIO, start: int) -> list[Part]:
+    """Follow the pages of an Ogg file from about ``start`` on: checksums, and the pages' numbers.
+
+    Recordings that follow each other (a chain) are parts. A gap right after the headers of a stream
+    is no damage: whoever records a broadcast from its middle on is sent the headers first.
+    """
     size = file.seek(0, 2)
-    start = max(0, _read_at(file, 0, _JUNK_BYTES).find(b"OggS"))
+    start += max(0, _read_at(file, start, _JUNK_BYTES).find(b"OggS"))
     offset = start
+    parts: list[Part] = []
     numbers: dict[bytes, int] = {}
     unfinished: set[bytes] = set()
-    has_data = is_chained = False
+    has_sound: set[bytes] = set()
     damage = None
     while offset < size:
         page = _page_at(file, offset)
@@ -99,19 +170,94 @@ def scan_ogg(file: BinaryIO) -> Framing:
             # Once all streams have said that they end, what follows is not theirs.
             damage = f"its Ogg pages break off at byte {offset}" if unfinished else None
             break
-        flags, serial, number = page[5], page[14:18], int.from_bytes(page[18:22], "little")
+        flags, granule, serial = page[5], page[6:14], page[14:18]
+        number = int.from_bytes(page[18:22], "little")
         is_first, is_last = bool(flags & 2), bool(flags & 4)
-        if not is_first and number != numbers.get(serial, number - 1) + 1:
+        if is_first and has_sound:
+            parts.append(Part(((start, offset),), is_declared=True))
+            start = offset
+            numbers, unfinished, has_sound = {}, set(), set()
+        if not is_first and serial not in numbers:
+            damage = f"an Ogg page of another stream stands at byte {offset}"
+            break
+        if serial in has_sound and number != numbers[serial] + 1:
             damage = f"an Ogg page is missing at byte {offset}"
             break
-        is_chained |= is_first and has_data
-        has_data |= not is_first
         numbers[serial] = number
+        if granule not in (bytes(8), b"\xff" * 8):
+            has_sound.add(serial)
         (unfinished.discard if is_last else unfinished.add)(serial)
         offset += len(page)
-    return Framing(
-        start, offset, damage, is_declared=damage is None and not is_chained, is_chained=is_chained
-    )
+    last = Part(((start, offset),), damage=damage, is_declared=damage is None)
+    return [*parts, last]
+
+
+WAV = {b"RIFF": "<", b"RIFX": ">"}
+"""What wav files begin with, and the byte order that goes with it."""
+
+
+def scan_wav(file: BinaryIO, start: int) -> list[Part]:
+    """Follow the chunks of a wav file that begins at ``start``, and of those joined to it."""
+    size = file.seek(0, 2)
+    parts: list[Part] = []
+    while True:
+        part, end = _wav_part(file, start, size)
+        parts.append(part)
+        start = end
+        while tag := _tag_bytes(_read_at(file, start, 16)):
+            start += tag
+        start = _after_zeros(file, start, size)
+        if not is_wav(_read_at(file, start, 12)):
+            break
+    if size - start > _JUNK_BYTES:
+        damage = f"{size - start} bytes follow after the sound that its header declares"
+        parts[-1] = replace(parts[-1], damage=damage)
+    return parts
+
+
+def is_wav(head: bytes) -> bool:
+    return head[:4] in WAV and head[8:12] == b"WAVE"
+
+
+def _wav_part(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
+    """The wav file that begins at ``start``, and where its last chunk ends.
+
+    Libraries read one data chunk and lose all others, and lose their way after chunks of odd length
+    without the byte that should follow: such files get a new header.
+    """
+    order, form = WAV[_read_at(file, start, 4)], b""
+    data: list[tuple[int, int]] = []
+    is_simple, offset = True, start + 12
+    while offset + 8 <= size and len(data) < _MAX_PIECES:
+        head = _read_at(file, offset, 16)
+        if not _is_chunk(head) or is_wav(head) or _tag_bytes(head):
+            break
+        body, length = offset + 8, struct.unpack(f"{order}I", head[4:8])[0]
+        offset = min(size, body + length)
+        if head[:4] == b"fmt ":
+            form = _read_at(file, body, min(length, _FORMAT_BYTES))
+        elif head[:4] == b"data":
+            if length == 0 and not _is_chunk(_read_at(file, body, 4)):
+                offset = size  # of a file that was never finished
+            data.append((body, offset))
+        if length % 2:
+            is_padded = _read_at(file, offset, 4) not in _CHUNKS
+            is_simple &= is_padded
+            offset = min(size, offset + is_padded)
+    if not data or not form:
+        return Part(((start, size),)), size
+    if len(data) == 1 and is_simple:
+        return Part(((start, offset),)), offset
+    chunks = b"fmt " + struct.pack(f"{order}I", len(form)) + form + bytes(len(form) % 2)
+    length = sum(stop - begin for begin, stop in data)
+    chunks = b"WAVE" + chunks + b"data" + struct.pack(f"{order}I", min(length, 0xFFFFFFFF))
+    head = _read_at(file, start, 4) + struct.pack(f"{order}I", min(length, 0xFFFF0000)) + chunks
+    return Part(tuple(data), head), offset
+
+
+def _is_chunk(head: bytes) -> bool:
+    """Whether this begins with what may be the name of a chunk."""
+    return len(head) >= 4 and all(32 <= byte < 127 for byte in head[:4])
 
 
 def _read_at(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
@@ -132,7 +278,7 @@ def _parse_header(head: bytes) -> _Frame | None:
     if layer == 4:  # ADTS: a further sync bit, and the length is written out
         num_bytes = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
         is_adts = head[1] >= 0xF0 and bits >> 10 & 15 < 13 and num_bytes > 7
-        return _Frame(bits & 0xFFFEFC00, num_bytes, None) if is_adts else None
+        return _Frame(bits & 0xFFFEFC00, num_bytes, None, False) if is_adts else None
     version, bitrate, rate = bits >> 19 & 3, bits >> 12 & 15, bits >> 10 & 3
     if version == 1 or bitrate in (0, 15) or rate == 3:
         return None
@@ -141,7 +287,8 @@ def _parse_header(head: bytes) -> _Frame | None:
     num_samples = 384 if layer == 1 else 1152 if layer == 2 or is_mpeg1 else 576
     slot_bytes = 4 if layer == 1 else 1
     slots = num_samples // 8 // slot_bytes * bits_per_second // _MPEG_RATES[version][rate]
-    return _Frame(bits & 0xFFFE0C00, (slots + padding) * slot_bytes, num_samples)
+    num_bytes = (slots + padding) * slot_bytes
+    return _Frame(bits & 0xFFFE0C00, num_bytes, num_samples, bits >> 6 & 3 == 3)
 
 
 def after_tags(file: BinaryIO, size: int) -> int:
@@ -152,6 +299,8 @@ def after_tags(file: BinaryIO, size: int) -> int:
     offset = 0
     while tag := _tag_bytes(_read_at(file, offset, 16)):
         offset = _after_zeros(file, offset + tag, size)
+    if offset and 0 < (at := _read_at(file, offset, 8).find(b"ftyp")) < 4:
+        offset -= 4 - at  # these zeros are the length of an MP4 file's first box
     return min(offset, size)
 
 
@@ -164,9 +313,8 @@ def _after_zeros(file: BinaryIO, offset: int, size: int) -> int:
     return size
 
 
-def _first_frame(file: BinaryIO, size: int) -> int | None:
-    """Offset of the first frame that others follow, after tags and whatever else is no frame."""
-    start = after_tags(file, size)
+def _first_frame(file: BinaryIO, start: int, size: int) -> int | None:
+    """Offset of the first frame that others follow."""
     for offset in range(start, min(size, start + _LEADING_BYTES), _JUNK_BYTES):
         window = _read_at(file, offset, _JUNK_BYTES + 6)
         at = window.find(b"\xff", 0, _JUNK_BYTES)
@@ -190,29 +338,6 @@ def _is_chain(file: BinaryIO, offset: int, size: int) -> bool:
     return True
 
 
-def _follow_frames(file: BinaryIO, start: int, size: int, kind: int) -> tuple[int, int, int, int]:
-    """Number of whole frames, where the last starts and stops, and the first byte not understood.
-
-    Tags between frames are passed over. A frame cut off by the end of the file is understood, yet
-    not counted: recorded streams end like that.
-    """
-    num_frames, last, stop, offset = 0, start, start, start
-    while offset < size:
-        head = _read_at(file, offset, 16)
-        frame = _parse_header(head)
-        if frame is None or frame.kind != kind:
-            tag = _tag_bytes(head)
-            if not tag:
-                return num_frames, last, stop, offset
-            offset += tag
-        elif offset + frame.num_bytes > size:
-            break
-        else:
-            last, offset = offset, offset + frame.num_bytes
-            num_frames, stop = num_frames + 1, offset
-    return num_frames, last, stop, size
-
-
 def _tag_bytes(head: bytes) -> int:
     """Length of the ID3 or APE tag that starts with these 16 bytes; 0 if none does."""
     if head[:3] == b"ID3" and len(head) >= 10:
@@ -230,6 +355,15 @@ def _declared_frames(frame: bytes) -> int | None:
         if 0 <= at <= len(frame) - 12 and frame[at + 7] & 1:
             return int.from_bytes(frame[at + 8 : at + 12]) or None  # 0 from streaming encoders
     return int.from_bytes(frame[50:54]) or None if frame[36:40] == b"VBRI" else None
+
+
+def _is_header(head: bytes) -> bool:
+    """Whether a frame that begins with these bytes holds a Xing, Info or VBRI header, no sound."""
+    if _parse_header(head) is None:
+        return False
+    at = next((at for at in _XING_OFFSETS if head[at : at + 4] in (b"Xing", b"Info")), None)
+    at = 36 if at is None and head[36:40] == b"VBRI" else at
+    return at is not None and not any(head[6:at])
 
 
 def _is_trailing_junk(file: BinaryIO, offset: int, size: int) -> bool:

@@ -1,9 +1,10 @@
 """Decode any recording to mono float32 at a given rate, wholly, in blocks, or a crop of it.
 
 PCM containers (wav, aiff, au, w64 and their kin) are read by libsndfile, everything else by FFmpeg
-through PyAV; what a file is follows from its content, never from its name. Of several audio
-tracks, the default one is read. Channels are averaged and the rate is converted by soxr (HQ).
-Samples beyond ±1 are kept.
+through PyAV; what a file is follows from its content, never from its name or the tags before it.
+Files joined end to end (mp3, AAC, Ogg, wav) are read one after the other, at the rate of the first.
+Of several audio tracks, the default one is read. Channels are averaged and the rate is converted by
+soxr (HQ). Samples beyond ±1 are kept.
 
 A recording of n samples at ``from_rate`` gives ``floor(n * to_rate / from_rate + 1/2)`` samples at
 ``to_rate``, the first at the time of the recording's first. Encoder delay and padding are cut as
@@ -11,9 +12,9 @@ FFmpeg does: both ends of mp3 with a LAME header, of Ogg Vorbis and Opus; the st
 last frame keeps its padding; none of raw AAC.
 
 A crop equals the same part of the whole, to 1e-5 or better: it is decoded from a little earlier,
-on a sample that both rates share. Where timestamps or decoder state don't allow that (AAC, and
-whatever lies in webm, wma, flv, ...), decoding starts at the beginning and the cost grows with
-``start_seconds``.
+on a sample that both rates share. Where timestamps or decoder state don't allow that (AAC, joined
+files, and whatever lies in webm, wma, flv, ...), decoding starts at the beginning and the cost
+grows with ``start_seconds``.
 
 A damaged recording is an :class:`AudioError`, or with ``on_damage="warn"`` an
 :class:`AudioWarning` and what comes before the first damage, so that nothing ever moves in time.
@@ -23,7 +24,6 @@ FFmpeg reports, and lengths shorter than declared. Not found: changed samples in
 declares no length (caf, voc, wma, mpegts, mp3 without a Xing header), and damage outside a crop.
 """
 
-import functools
 import math
 import warnings
 from collections.abc import Iterator
@@ -35,13 +35,14 @@ import soxr
 
 from musicfm._sources import (
     MAX_SAMPLE_RATE,
-    Array,
     AudioFile,
     AudioInfo,
     Source,
     at_hand,
+    mono,
     open_source,
     read_tags,
+    resampled,
     shown,
 )
 from musicfm.errors import AudioError, AudioWarning
@@ -172,10 +173,10 @@ def resample(samples: npt.ArrayLike, from_rate: int, to_rate: int) -> _Samples:
             f"The waveform has shape {waveform.shape}; pass (samples,) or (channels, samples)."
         )
     info = AudioInfo("The waveform", from_rate, 1, waveform.shape[-1])
-    mono = _finite(_mono(np.atleast_2d(waveform)), 0, info)
+    samples = _finite(mono(np.atleast_2d(waveform)), 0, info)
     if from_rate == to_rate:
-        return mono
-    return soxr.resample(mono, from_rate, to_rate, quality="HQ")
+        return samples
+    return soxr.resample(samples, from_rate, to_rate, quality="HQ")
 
 
 def _decode(
@@ -199,7 +200,7 @@ def _decode(
             seconds = min(seconds, (end - position) / sample_rate + _MARGIN_SECONDS)
         blocks = _mono_blocks(source, first * (rate // steps_per_second), math.ceil(seconds * rate))
         is_empty = True
-        for block in _resampled(blocks, rate, sample_rate):
+        for block in resampled(blocks, rate, sample_rate):
             stop = None if end is None else max(0, end - position)
             wanted = block[max(0, begin - position) : stop]
             position += len(block)
@@ -236,7 +237,7 @@ def _mono_blocks(source: Source, start: int, size: int) -> Iterator[_Samples]:
     chunks: list[_Samples] = []
     num_samples = 0
     for chunk in source.chunks(start, size):
-        chunks.append(_mono(chunk))
+        chunks.append(mono(chunk))
         num_samples += chunk.shape[1]
         if num_samples >= size:
             yield _finite(np.concatenate(chunks), start, source.info)
@@ -245,31 +246,12 @@ def _mono_blocks(source: Source, start: int, size: int) -> Iterator[_Samples]:
         yield _finite(np.concatenate(chunks), start, source.info)
 
 
-def _resampled(blocks: Iterator[_Samples], from_rate: int, to_rate: int) -> Iterator[_Samples]:
-    if from_rate == to_rate:
-        yield from blocks
-        return
-    resampler = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ")
-    for block in blocks:
-        yield resampler.resample_chunk(block)
-    yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-
-
-def _mono(planar: Array) -> _Samples:
-    """Mean over the channels of (channels, samples)."""
-    with np.errstate(over="ignore", invalid="ignore"):  # reported as infinite or NaN
-        channels = planar.astype(np.float32, copy=False)
-        # Adding whole channels is 30 times as fast as np.mean over interleaved ones.
-        total: _Samples = functools.reduce(np.add, channels)
-        return total / np.float32(len(channels))
-
-
-def _finite(mono: _Samples, start: int, info: AudioInfo) -> _Samples:
-    is_sane = np.abs(mono) < _MAX_SAMPLE
+def _finite(samples: _Samples, start: int, info: AudioInfo) -> _Samples:
+    is_sane = np.abs(samples) < _MAX_SAMPLE
     if not is_sane.all():
         seconds = (start + int(np.argmin(is_sane))) / info.sample_rate
         raise AudioError(
             f"{shown(info.path)} has a sample that is NaN or infinite at {seconds:.3f} s; "
             "replace the recording or cut that part out."
         )
-    return mono
+    return samples
