@@ -40,7 +40,7 @@ import soundfile
 import soxr
 
 from musicfm._framing import Part, after_tags, is_wav, scan_mpeg, scan_ogg, scan_wav
-from musicfm.errors import AudioError
+from musicfm.errors import AudioError, printable
 from musicfm.remote import fetched, is_url
 
 Array = npt.NDArray[Any]
@@ -599,5 +599,5 @@ def resampled(
 
 
 def shown(name: str) -> str:
-    """A file name that can be printed and stays on one line, even when it is not valid Unicode."""
-    return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+    """A file name that can be printed and stays on one line."""
+    return printable(name)

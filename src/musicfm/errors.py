@@ -4,9 +4,26 @@ Every message is one sentence that says what is wrong, where, and what to do. Th
 class: ``except musicfm.MusicFMError`` catches whatever the user, rather than the code, got wrong.
 """
 
+import re
+
+# What moves a terminal's cursor, colours or clears it, ends a line, turns text around, or is no
+# character at all.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A text that is safe to print and stays on one line, as names of files and tags need not.
+
+    Control characters, those that turn text around, and bytes that are no text become escapes.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class MusicFMError(Exception):
     """Base class of all errors about input, files and settings."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(MusicFMError, ValueError):

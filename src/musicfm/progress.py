@@ -16,6 +16,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from musicfm.errors import printable
+
 Key = TypeVar("Key")
 
 
@@ -71,7 +73,7 @@ class AudioProgress(_Shown):
 
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
-        self.console.print(message, markup=False)
+        self.console.print(printable(message), markup=False)
 
 
 class ListeningProgress(AudioProgress, Generic[Key]):

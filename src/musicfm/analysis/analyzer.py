@@ -17,7 +17,7 @@ from musicfm.analysis.spelling import spell_chords
 from musicfm.checkpoint import folder_of
 from musicfm.datasets import jams
 from musicfm.datasets.annotations import Annotations, Beats
-from musicfm.errors import CheckpointError, DataError
+from musicfm.errors import CheckpointError, DataError, printable
 from musicfm.files import read_object
 from musicfm.tasks.features import Features, mean_frame
 from musicfm.tasks.heads import shipped
@@ -51,6 +51,15 @@ class Analysis:
     """As the recording's tags say; empty where they do not."""
     file: str = ""
     """The file's name, without its folder; empty where there is none."""
+
+    def printable(self) -> "Analysis":
+        """With title, artist and file as :func:`musicfm.errors.printable` writes them."""
+        return replace(
+            self,
+            title=printable(self.title),
+            artist=printable(self.artist),
+            file=printable(self.file),
+        )
 
     @property
     def beats(self) -> Beats:

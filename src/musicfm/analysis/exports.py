@@ -14,6 +14,7 @@ from musicfm import audio
 from musicfm.analysis.analyzer import Analysis
 from musicfm.analysis.midi import tempo_map
 from musicfm.datasets.annotations import Beats, Spans
+from musicfm.errors import printable
 from musicfm.files import atomic_write
 from musicfm.remote import Location
 
@@ -66,7 +67,7 @@ def label_tracks(analysis: Analysis) -> dict[str, str]:
     lines = rows(analysis)
     return {
         f".{kind}.labels.txt": "".join(
-            f"{row.start:.6f}\t{row.end:.6f}\t{row.label}\n" for row in lines[kind]
+            f"{row.start:.6f}\t{row.end:.6f}\t{printable(row.label)}\n" for row in lines[kind]
         )
         for kind in LABEL_TRACKS
         if kind in lines

@@ -9,9 +9,8 @@ from urllib.parse import quote
 
 from musicfm.analysis.analyzer import Analysis
 from musicfm.analysis.page import asset
-from musicfm.errors import DataError
+from musicfm.errors import DataError, printable
 from musicfm.files import atomic_write
-from musicfm.results import as_text
 
 INDEX = "index.html"
 _GENERATOR = '<meta name="generator" content="musicfm index">'
@@ -69,7 +68,7 @@ def _is_foreign(path: Path) -> bool:
 def _row(folder: Path, name: str) -> Iterator[str]:
     """A recording as a row of the table; nothing for one whose JAMS file cannot be read."""
     try:
-        analysis = Analysis.load(folder / f"{name}.jams")
+        analysis = Analysis.load(folder / f"{name}.jams").printable()
     except DataError:
         return
     title = html.escape(analysis.title)
@@ -85,7 +84,7 @@ def _row(folder: Path, name: str) -> Iterator[str]:
         key = keys.labels[int(lengths.argmax())].replace(":", " ")
     cells = (
         f"<td>{title}<small>{html.escape(analysis.artist)}</small></td>",
-        f"<td>{html.escape(as_text(name))}</td>",
+        f"<td>{html.escape(printable(name))}</td>",
         f'<td class="number">{minutes}:{seconds:02d}</td>',
         f'<td class="number">{tempo}</td>',
         f"<td>{html.escape(key)}</td>",

@@ -27,7 +27,9 @@ def tempo_map(analysis: Analysis) -> mido.MidiFile:
 
 def _tempo_track(analysis: Analysis, beats: Beats) -> mido.MidiTrack:
     """A tempo for each beat, metres, and sections as markers at the beat that is nearest."""
-    track = mido.MidiTrack([mido.MetaMessage("track_name", name=_latin(analysis.title))])
+    track = mido.MidiTrack(
+        [mido.MetaMessage("track_name", name=_latin(analysis.printable().title))]
+    )
     # What comes before the first beat is a beat too, of whatever length.
     times = np.concatenate([[0.0], beats.times[beats.times > 0.0]])
     metres = _metres(np.concatenate([np.zeros(len(times) - len(beats.times)), beats.positions]))

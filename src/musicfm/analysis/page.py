@@ -41,7 +41,7 @@ def render_page(analysis: Analysis, sound: Sound) -> str:
         analysis: what is shown; kinds that are None are left out.
         sound: of the same recording.
     """
-    scripts = [asset(name) for name in _SCRIPTS]
+    scripts, analysis = [asset(name) for name in _SCRIPTS], analysis.printable()
     return Template(asset("page.html")).substitute(
         title=html.escape(analysis.title),
         policy="; ".join(

@@ -4,17 +4,20 @@ Heavy imports happen within the verbs, so that ``musicfm --help`` answers at onc
 decoder processes, which import the main script, stay light.
 """
 
+import io
 import sys
 import warnings
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 import musicfm
 from musicfm.cli import analysis, data, embedding, serving, tasks, training  # add verbs
 from musicfm.cli.app import app, say
-from musicfm.errors import MusicFMError
+from musicfm.errors import MusicFMError, printable
 from musicfm.memory import keep_freed_memory
+
+_UsageError: Any = typer.BadParameter.__base__  # for which typer has no name
 
 __all__ = ["analysis", "app", "data", "embedding", "main", "serving", "tasks", "training"]
 
@@ -24,10 +27,15 @@ def main() -> NoReturn:
     warnings.showwarning = _show_warning
     keep_freed_memory()
     try:
-        app()
+        status = app(standalone_mode=False)
     except MusicFMError as error:
         sys.exit(f"error: {error}")
-    sys.exit(0)
+    except _UsageError as error:
+        usage = io.StringIO()
+        error.show(usage)
+        print("\n".join(map(printable, usage.getvalue().rstrip("\n").split("\n"))), file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(status)
 
 
 @app.callback(invoke_without_command=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from musicfm.errors import ConfigError
+from musicfm.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from musicfm.collection import Summary
@@ -110,7 +110,12 @@ def need(*extras: str) -> None:
 
 def say(message: str) -> None:
     """Prints a line on standard error."""
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
+
+
+def show(table: str) -> None:
+    """Prints a text of several lines on standard output."""
+    print("\n".join(map(printable, table.split("\n"))))
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from musicfm.cli.app import (
     layers_of,
     need,
     say,
+    show,
 )
 from musicfm.errors import ConfigError
 
@@ -268,7 +269,7 @@ def finetune(
             predictor = Predictor.load([out], device=device_of(device))
             found = evaluate_head(predictor, corpus.tests, num_workers=workers, progress=True)
             write_tests(out, found.tests, tests)
-    print(to_text(built, tests_of(out)))
+    show(to_text(built, tests_of(out)))
     say(f"the head is {out}")
 
 
@@ -309,7 +310,7 @@ def evaluate(
         corpus = corpus.as_one_test() if split == "all" else corpus
         found = evaluate_head(predictor, corpus.tests, num_workers=workers, progress=True)
     (loaded,) = predictor.heads
-    print(to_text(loaded.task, found.tests))
+    show(to_text(loaded.task, found.tests))
     row = Row(predictor.model)
     remarks = {
         row.name: overlaps([row], corpus)[row.name],
@@ -405,7 +406,7 @@ def _study(
         report = make_report(corpus, results, overlaps(rows, corpus))
         write_report(report, study.out, paper=paper)
         draw(report, study.out)
-    print(to_markdown(report, paper=paper))
+    show(to_markdown(report, paper=paper))
     say(f"wrote {study.out / TABLE}")
     return results
 

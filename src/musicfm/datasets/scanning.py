@@ -28,7 +28,7 @@ from musicfm.datasets.tracks import (
     is_manifest,
     to_json,
 )
-from musicfm.errors import ConfigError, DataError
+from musicfm.errors import ConfigError, DataError, printable
 from musicfm.files import atomic_write, exclusive, parse_json, sweep_beside, writing
 from musicfm.folders import common_folder, describe, recordings_in
 from musicfm.processes import End, Failure, Message, Task, num_cores, run_tasks
@@ -208,8 +208,8 @@ def scan(
             path.encode()
             status = os.stat(path)
         except UnicodeError:
-            shown = path.encode("utf-8", "backslashreplace").decode()
-            found[path] = Failed(path, 0, 0, f"{shown} is not valid UTF-8; rename the file")
+            reason = f"{printable(path)} is not valid UTF-8; rename the file"
+            found[path] = Failed(path, 0, 0, reason)
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
             why = getattr(error, "strerror", error)
             reason = f"{path} cannot be read: {why}; check the path"

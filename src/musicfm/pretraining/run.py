@@ -36,7 +36,14 @@ from musicfm.datasets.crops import Crops, GlobalBatches
 from musicfm.datasets.scanning import identities
 from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import Manifest, Track
-from musicfm.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
+from musicfm.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutputError,
+    TrainingError,
+    printable,
+)
 from musicfm.files import atomic_write, exclusive, read_object, sweep, writing
 from musicfm.model import MusicFM
 from musicfm.pretraining.batches import Example, Examples, example_loader
@@ -221,8 +228,9 @@ class _Data(LightningDataModule):
             for path, part in away:  # either by itself: a kill may come between the two
                 _found_again(part, given).save(path)
         if self._progress:
+            where = printable(str(paths[0]))
             print(
-                f"going on with the {len(parts[0])} tracks that the run began with ({paths[0]})",
+                f"going on with the {len(parts[0])} tracks that the run began with ({where})",
                 file=sys.stderr,
             )
 

@@ -9,7 +9,7 @@ from typing import Any
 from musicfm.datasets.catalogue import DATASETS, read_dataset
 from musicfm.datasets.labelled import Labelled, LabelledTrack, read_labelled
 from musicfm.datasets.splits import Splitting
-from musicfm.errors import ConfigError, DataError
+from musicfm.errors import ConfigError, DataError, printable
 from musicfm.render import benchmark
 from musicfm.seeds import derive_seed
 from musicfm.tasks.chord import chord_class
@@ -100,7 +100,7 @@ def open_corpus(
             f"NAME=FOLDER with one of {known}"
         )
     found = read_labelled([source], SPLITTING, num_workers=num_workers, progress=progress)
-    return _of_splits(Path(source).name, found)
+    return _of_splits(printable(Path(source).name), found)
 
 
 def _of_splits(name: str, found: Labelled) -> Corpus:

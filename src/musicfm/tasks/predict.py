@@ -17,7 +17,7 @@ from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.jams import document, observations
 from musicfm.decoders import Failure, Start
 from musicfm.embedding import Embedder, Finished, Frames, WindowEncoder
-from musicfm.errors import AudioError, CheckpointError, DataError, OutputError
+from musicfm.errors import AudioError, CheckpointError, DataError, OutputError, printable
 from musicfm.files import atomic_write, scratch
 from musicfm.journal import Recording
 from musicfm.model import MusicFM
@@ -257,7 +257,7 @@ def _finish(
     """Writes what was heard in a recording. Raises OutputError if nothing can be written."""
     # Without the folder: results are passed on, and paths are private.
     named = tuple(
-        as_text(warning.replace(str(recording), PurePath(str(recording)).name))
+        warning.replace(printable(str(recording)), printable(PurePath(str(recording)).name))
         for warning in event.warnings
     )
     run.begins(recording)
