@@ -14,7 +14,6 @@ from musicfm.analysis.analyzer import (
     analyse,
     load_predictor,
     self_similarity,
-    tempo,
 )
 from musicfm.datasets.annotations import Beats
 from musicfm.errors import CheckpointError
@@ -71,12 +70,6 @@ def test_parts_that_are_alike_are_similar() -> None:
     assert similarity[5, 15] < -0.9
     assert self_similarity(np.ones((1, 8), np.float16)).shape == (1, 1)
     assert np.isfinite(self_similarity(np.ones((30, 8), np.float16))).all()
-
-
-def test_tempo_is_that_of_most_beats() -> None:
-    times = np.array([0.0, 0.5, 1.0, 1.5, 3.0, 3.5])
-    assert tempo(Beats(times, np.zeros(6, np.int64))) == pytest.approx((120.0, 0.8))
-    assert tempo(Beats(times[:1], np.zeros(1, np.int64))) is None
 
 
 def test_a_model_without_heads_is_refused(tmp_path: Path, tiny: MusicFM) -> None:

@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 import musicfm
 from musicfm.analysis.spelling import spell_chords
+from musicfm.analysis.tempo import Tempo, main_tempo, tempi
 from musicfm.checkpoint import folder_of
 from musicfm.datasets import jams
 from musicfm.datasets.annotations import Annotations, Beats
@@ -72,18 +74,24 @@ class Analysis:
         """Whether the model's card says that it is a trial model."""
         return bool(self.provenance.get("is_trial", False))
 
+    @cached_property
+    def tempi(self) -> tuple[Tempo, ...]:
+        """See :func:`musicfm.analysis.tempo.tempi`; none without beats."""
+        beats = self.annotations.beats
+        return () if beats is None else tempi(beats, self.duration)
+
     @property
     def tempo(self) -> tuple[float, float] | None:
-        """See :func:`tempo`; None without beats."""
-        return None if self.annotations.beats is None else tempo(self.annotations.beats)
+        """Beats per minute of the tempo that holds longest, and the steadiness of all."""
+        return main_tempo(self.tempi)
 
     def to_jams(self) -> dict[str, Any]:
         """A JAMS object."""
         found = jams.observations(self.annotations, self.duration)
-        if self.tempo is not None:
-            bpm, steadiness = self.tempo
+        if self.tempi:
             found["tempo"] = [
-                jams.observation(0.0, self.duration, round(bpm, 2), round(steadiness, 4))
+                jams.observation(t.start, t.end - t.start, round(t.bpm, 2), round(t.steadiness, 4))
+                for t in self.tempi
             ]
         return jams.document(
             found,
@@ -200,17 +208,6 @@ def is_trial(model: str) -> bool:
         return False
     header = card.read_text(encoding="utf-8", errors="replace").split("\n---\n")[0]
     return header.startswith("---\n") and "\n  - trial" in header
-
-
-def tempo(beats: Beats) -> tuple[float, float] | None:
-    """Beats per minute, by the median distance of beats, and the part of the distances that are
-    within a tenth of it; None without two beats.
-    """
-    if len(beats.times) < 2:
-        return None
-    distances = np.diff(beats.times)
-    median = float(np.median(distances))
-    return 60.0 / median, float((np.abs(distances - median) <= 0.1 * median).mean())
 
 
 def self_similarity(

@@ -110,6 +110,7 @@ def _data(analysis: Analysis) -> dict[str, Any]:
         "warnings": analysis.warnings,
         "peakRate": PEAK_RATE,
         "tempo": None if analysis.tempo is None else _rounded(np.array(analysis.tempo)),
+        "tempi": [round(tempo.bpm, _DIGITS) for tempo in analysis.tempi],
         "beats": None if found.beats is None else _beats(found.beats),
         "chords": None if found.chords is None else _spans(found.chords),
         "sections": None if found.segments is None else _spans(found.segments),

@@ -195,7 +195,13 @@
   }
   const metre = [...lengths].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 0;
   if (song.tempo) {
-    fact("Tempo", `${song.tempo[0].toFixed(1)} bpm`, `${percent(song.tempo[1])} of beats steady`);
+    const steady = `${percent(song.tempo[1])} of beats steady`;
+    const changes = song.tempi.map(Math.round).join(", ");
+    fact(
+      "Tempo",
+      `${song.tempo[0].toFixed(1)} bpm`,
+      song.tempi.length > 1 ? `most of the time; in order: ${changes}; ${steady}` : steady,
+    );
   }
   if (metre) fact("Metre", metre === 1 ? "1 beat" : `${metre} beats`, "in most bars");
   if (keys?.labels.length) {
