@@ -7,7 +7,9 @@ import shutil
 import socket
 import subprocess
 import threading
+import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +23,7 @@ from torch import Tensor
 import recipe
 from heads_of import write_heads
 from musicfm.analysis.analyzer import analyse
+from musicfm.analysis.exports import csv_table, label_tracks
 from musicfm.config import ConformerConfig, preset
 from musicfm.embedding import Embedder
 from musicfm.model import MusicFM
@@ -90,11 +93,40 @@ def test_an_analysis_is_that_of_the_command_line(
     (tmp_path / "song.wav").write_bytes(wav())
     assert service.predictor is not None
     features, duration = service.predictor.listen(tmp_path / "song.wav", tmp_path)
-    expected = analyse(service.predictor, features, duration, "song").to_jams()
+    made = analyse(service.predictor, features, duration, "song", file="song.wav")
+    expected = made.to_jams()
     answer = client.post("/v1/analyze?name=song.wav", wav())
     assert answer.status == 200, answer.body
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.json() == json.loads(json.dumps(expected))
+
+    table = client.post("/v1/analyze?name=song.wav&format=csv", wav())
+    assert table.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert table.body.decode() == csv_table(made)
+    midi = client.post("/v1/analyze?name=song.wav&format=midi", wav())
+    assert midi.body.startswith(b"MThd")
+    tracks = client.post("/v1/analyze?name=song.wav&format=labels", wav())
+    with zipfile.ZipFile(io.BytesIO(tracks.body)) as file:
+        found = {name.removeprefix("song"): file.read(name).decode() for name in file.namelist()}
+    assert found == label_tracks(made)
+
+
+def test_every_request_has_a_line_in_the_log(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    def is_logged(line: str) -> bool:
+        return line in [
+            re.sub(r"\d+\.\d\d s", "T", record.getMessage()) for record in caplog.records
+        ]
+
+    with caplog.at_level("INFO", logger="musicfm.requests"):
+        for method, path, line in (
+            ("POST", "/v1/analyze?name=secret", "127.0.0.1 POST /v1/analyze 422 T"),
+            ("GET", "/healthz", "127.0.0.1 GET /healthz 200 T"),
+            ("GET", "/%1b[31mred", "127.0.0.1 GET (other) 404 T"),
+        ):
+            client.ask(method, path, b"x" if method == "POST" else None)
+            assert eventually(partial(is_logged, line))  # it comes after the answer
 
 
 @pytest.mark.parametrize(
@@ -144,7 +176,8 @@ def test_what_goes_wrong_on_the_way_is_the_last_line(client: Client) -> None:
         ("/v1/embed?pool=x", wav(), 422, "pool: Input should be 'none' or 'mean', or "),
         ("/v1/embed?pool=26", wav(), 422, "pool is 26; give none, mean, or up to 25 Hz"),
         ("/v1/embed?pool=nan", wav(), 422, "pool is nan"),
-        ("/v1/analyze?format=xml", wav(), 422, "format: Input should be 'jams' or 'html'"),
+        ("/v1/analyze?format=xml", wav(), 422, "format: Input should be 'jams', 'html', 'csv'"),
+        ("/v1/analyze?format=csv&progress=1", wav(), 422, "progress goes with jams and html, not"),
         ("/v1/embed?layers=3", wav(), 422, "there is no parameter 'layers'; there are name, layer"),
         ("/v1/analyze?pool=1", wav(), 422, "there is no parameter 'pool'; there are name, format"),
         ("/v1/nothing", wav(), 404, "Not Found"),
@@ -250,8 +283,13 @@ def test_the_interface_describes_itself(client: Client) -> None:
     assert "audio/*" in embed["requestBody"]["content"]
     assert {parameter["name"] for parameter in embed["parameters"]} == {"name", "layer", "pool"}
     assert {"200", "408", "413", "415", "422", "503", "504"} <= set(embed["responses"])
-    for path in ("/docs", "/redoc"):  # they would load scripts of other hosts
-        assert client.ask("GET", path).status == 404
+    assert client.ask("GET", "/redoc").status == 404  # it would load scripts of another host
+    page = client.ask("GET", "/docs").body.decode()
+    assert set(re.findall(r'(?:src|href)="([^"]*)"', page)) == {
+        "/docs/swagger-ui-bundle.js",
+        "/docs/swagger-ui.css",
+        "data:,",
+    }
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

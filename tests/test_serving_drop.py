@@ -143,3 +143,9 @@ def test_it_fits_the_window_and_can_be_used_by_keyboard(page: Any, song: Path, w
     page.go_back()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator(".song .open").bounding_box()["height"] >= 40
+
+
+def test_the_documentation_of_the_interface_needs_no_other_host(page: Any, client: Client) -> None:
+    page.goto(f"{client.url}/docs")
+    for path in ("/v1/embed", "/v1/analyze", "/healthz"):
+        page.locator(f'[data-path="{path}"]').wait_for()

@@ -93,7 +93,7 @@ EXTRAS = {
     "scale": ("fsspec", "ray"),
     "tasks": ("matplotlib", "mir_eval", "sklearn"),
     "train": ("lightning", "matplotlib", "sklearn", "tensorboard"),
-    "web": ("fastapi", "uvicorn"),
+    "web": ("fastapi", "fastapi_offline", "uvicorn"),
 }
 """What the extras of the package install, by the names that are imported."""
 

@@ -1,6 +1,7 @@
 """``musicfm serve``."""
 
 import contextlib
+import logging
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -41,7 +42,7 @@ def serve(
         typer.Option(min=1, help="Recordings in hand at once.", show_default="number of cores"),
     ] = None,
     max_requests: Annotated[
-        int, typer.Option(min=1, help="Requests under way at once; others are told to come again.")
+        int, typer.Option(min=1, help="Requests under way at once; others get 503 and Retry-After.")
     ] = 32,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Of an upload.")] = 200,
     max_minutes: Annotated[float, typer.Option(min=0.1, help="Of sound in an upload.")] = 30.0,
@@ -71,6 +72,9 @@ def serve(
     from musicfm.serving.server import Server, listen
     from musicfm.serving.service import Service, load
 
+    # To standard error, as all that commands say.
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("musicfm.requests").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         limits = Limits(

@@ -27,6 +27,7 @@ from musicfm.serving.jobs import Cancelled, Format, Progress
 from musicfm.serving.limits import Refusal
 from musicfm.serving.protection import Protection
 from musicfm.serving.service import Place, Running, Service, shutting_down
+from musicfm.serving.swagger import add_docs
 
 _TICK_SECONDS = 0.25
 _PART = 2**18  # characters
@@ -35,7 +36,13 @@ _MEDIA = {
     ".npz": "application/octet-stream",
     ".jams": "application/json",
     ".html": "text/html; charset=utf-8",
+    ".csv": "text/csv; charset=utf-8",
+    ".mid": "audio/midi",
+    ".zip": "application/zip",
 }
+
+_LINES = ("jams", "html")
+"""Formats whose result fits into a line of JSON."""
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +97,7 @@ def create_app(service: Service, names: Collection[str] = ()) -> ASGIApp:
         redoc_url=None,
     )
     _add_routes(api, service)
+    add_docs(api)
     _add_handlers(api)
     return Protection(api, names)
 
@@ -150,7 +158,17 @@ def _add_routes(api: FastAPI, service: Service) -> None:
             200: {
                 "description": "JAMS or a page; or, with `progress`, a line of JSON now and then, "
                 "of which the last has the result or an error.",
-                "content": {"application/json": {}, "text/html": {}, "application/x-ndjson": {}},
+                "content": {
+                    media: {}
+                    for media in (
+                        "application/json",
+                        "text/html",
+                        "text/csv",
+                        "audio/midi",
+                        "application/zip",
+                        "application/x-ndjson",
+                    )
+                },
             },
         },
     )
@@ -158,13 +176,19 @@ def _add_routes(api: FastAPI, service: Service) -> None:
         request: Request,
         name: Name = "recording",
         format: Annotated[
-            Format, Query(description="JAMS, or an HTML page that plays the recording.")
+            Format,
+            Query(
+                description="JAMS; an HTML page that plays the recording; a table (csv); a tempo "
+                "map (midi); label tracks for Audacity (labels, as .zip)."
+            ),
         ] = "jams",
         progress: Annotated[bool, Query(description="Tell how far it is, as it goes.")] = False,
     ) -> Response:
         """Find beats, chords, sections, key and tags."""
         if service.predictor is None:
             raise Refusal(501, "this server has no heads; ask it for embeddings (/v1/embed)")
+        if progress and format not in _LINES:
+            raise Refusal(422, f"progress goes with {' and '.join(_LINES)}, not with {format}")
         place = await _place(request, service)
         running = service.analyze(place, uploads.shown(name) or "recording", format)
         if progress:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from musicfm.analysis.analyzer import analyse
+from musicfm.analysis.exports import EXPORTS, label_tracks
 from musicfm.analysis.page import render_page
 from musicfm.decoders import Block, Event, Failure, Start
 from musicfm.embedding import Finished, Frames
@@ -24,7 +26,7 @@ from musicfm.serving.sharing import SharedEncoder
 from musicfm.tasks.features import FeatureWriters
 from musicfm.tasks.predict import Predictor
 
-Format = Literal["jams", "html"]
+Format = Literal["jams", "html", "csv", "midi", "labels"]
 
 
 class Cancelled(Exception):
@@ -172,7 +174,7 @@ class EmbedJob(Job):
 
 
 class AnalyzeJob(Job):
-    """An upload to JAMS, or to a page, as ``musicfm analyze`` writes them.
+    """An upload to JAMS, a page or an export, as ``musicfm analyze`` writes them.
 
     Args:
         name, upload, encoder: see :class:`Job`.
@@ -199,18 +201,29 @@ class AnalyzeJob(Job):
         self._writers.append(self.upload, list(self._files.values()), picked)
 
     def finish(self, duration: float, hands: Hands) -> Path:
-        """The JAMS file or the page."""
+        """The file of the format."""
         self._writers.finish(self.upload)
         features = self._predictor.features(self._files)
-        analysis = analyse(self._predictor, features, duration, self.title)
+        analysis = analyse(self._predictor, features, duration, self.title, file=self.name)
         analysis = replace(analysis, provenance=_without_paths(analysis.provenance))
         self.check()
-        if self._format == "jams":
-            content = json.dumps(analysis.to_jams())
-        else:
-            content = render_page(analysis, hands.sound_of(self.upload, self.check))
-        result = self.folder / f"result.{self._format}"
-        result.write_text(content, encoding="utf-8")
+        stem = self.folder / "result"
+        match self._format:
+            case "jams":
+                result = stem.with_suffix(".jams")
+                result.write_text(json.dumps(analysis.to_jams()), encoding="utf-8")
+            case "html":
+                result = stem.with_suffix(".html")
+                sound = hands.sound_of(self.upload, self.check)
+                result.write_text(render_page(analysis, sound), encoding="utf-8")
+            case "labels":
+                result = stem.with_suffix(".zip")
+                with zipfile.ZipFile(result, "w") as file:
+                    for suffix, text in label_tracks(analysis).items():
+                        file.writestr(f"{self.title}{suffix}", text)
+            case "csv" | "midi":
+                EXPORTS[self._format].write(analysis, self.upload, stem)
+                result = stem.with_suffix(EXPORTS[self._format].suffixes[0])
         return result
 
     def close(self) -> None:

@@ -2,6 +2,9 @@
 
 import asyncio
 import ipaddress
+import logging
+import re
+import time
 from collections.abc import Collection
 from contextlib import ExitStack, suppress
 
@@ -16,11 +19,13 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_log = logging.getLogger("musicfm.requests")
 _DRAIN_SECONDS, _DRAIN_BYTES = 5.0, 32 * 2**20
 
 
 class Protection:
-    """Adds headers, refuses hosts by names that are not ours, and cleans up after each request.
+    """Adds headers, refuses hosts by names that are not ours, logs a line for each request, and
+    cleans up after it.
 
     Before an error, it reads what is left of the body, within limits: many clients do not see an
     answer before they have sent all. Those that wait for leave to send do not get it.
@@ -42,7 +47,7 @@ class Protection:
             await self._app(scope, receive, send)
             return
 
-        headers, is_read = Headers(scope=scope), False
+        headers, is_read, status, begin = Headers(scope=scope), False, 0, time.monotonic()
 
         async def receive_noted() -> Message:
             nonlocal is_read
@@ -58,7 +63,9 @@ class Protection:
                         left -= len((await receive_noted()).get("body", b""))
 
         async def send_protected(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 if message["status"] >= 400:
                     await drain()
                 added = MutableHeaders(scope=message)
@@ -66,13 +73,20 @@ class Protection:
                     added.setdefault(name, value)
             await send(message)
 
-        if not self._is_ours(headers.get("host", "")):
-            answer = {"error": "the server is not known by this name (see --allow-host)"}
-            await JSONResponse(answer, 421)(scope, receive, send_protected)
-            return
-        with ExitStack() as stack:
-            scope.setdefault("state", {})["exit"] = stack
-            await self._app(scope, receive_noted, send_protected)
+        try:
+            if not self._is_ours(headers.get("host", "")):
+                answer = {"error": "the server is not known by this name (see --allow-host)"}
+                await JSONResponse(answer, 421)(scope, receive, send_protected)
+                return
+            with ExitStack() as stack:
+                scope.setdefault("state", {})["exit"] = stack
+                await self._app(scope, receive_noted, send_protected)
+        finally:
+            # Of the path only what routes have: anything else is the client's text.
+            path = scope["path"] if re.fullmatch(r"[\w/.-]{1,100}", scope["path"]) else "(other)"
+            seconds = time.monotonic() - begin
+            client = scope["client"][0] if scope.get("client") else "-"
+            _log.info("%s %s %s %d %.2f s", client, scope["method"], path, status, seconds)
 
     def _is_ours(self, host: str) -> bool:
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
