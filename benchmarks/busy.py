@@ -19,11 +19,11 @@ import torch
 from machine import machine
 from torch import Tensor
 
-from musicfm.collection import embed_collection
-from musicfm.embedding import Embedder
+from musicfm.embedding.collection import embed_collection
+from musicfm.embedding.embedder import Embedder
+from musicfm.embedding.windows import Samples
 from musicfm.memory import keep_freed_memory
-from musicfm.model import MusicFM
-from musicfm.windows import Samples
+from musicfm.model.musicfm import MusicFM
 
 
 class Watched(Embedder):

@@ -33,12 +33,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from musicfm import audio
-from musicfm.config import MelConfig
+from musicfm.audio import reading
 from musicfm.datasets.annotations import Annotations, Beats, Spans
 from musicfm.datasets.labelled import read_labelled
 from musicfm.datasets.splits import Splitting
-from musicfm.mel import LogMel
+from musicfm.model.config import MelConfig
+from musicfm.model.mel import LogMel
 from musicfm.tasks.base import Task, edges
 from musicfm.tasks.beat import Beat
 from musicfm.tasks.chord import NAMES as CHORDS
@@ -172,7 +172,7 @@ def evaluate(
 def listen(path: Path) -> Heard:
     """Decodes a recording and keeps what the shortcuts go by."""
     config = MelConfig()
-    samples = torch.from_numpy(audio.load(path, config.sample_rate))
+    samples = torch.from_numpy(reading.load(path, config.sample_rate))
     mel = LogMel(config)(samples[None])[0].double().numpy()
     loudness = 10.0 * np.log10((10.0 ** (mel / 10.0)).mean(axis=1))
     mel = np.maximum(mel, mel.max() - RANGE_DB)

@@ -43,10 +43,10 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 )
 
 from musicfm import ModelConfig, MusicFM, full_float32, optimize, preset
-from musicfm.config import ConformerConfig
-from musicfm.export import export_onnx
-from musicfm.inference.form import multiplies_bfloat16, multiplies_int8
-from musicfm.published import published
+from musicfm.model.config import ConformerConfig
+from musicfm.model.export import export_onnx
+from musicfm.model.inference.optimized import multiplies_bfloat16, multiplies_int8
+from musicfm.model.published import published
 
 
 class Clock:

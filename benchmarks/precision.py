@@ -25,8 +25,9 @@ from machine import machine
 from torch import Tensor
 from torch.nn import functional as F
 
-from musicfm import Embedder, MusicFM, audio, optimize
-from musicfm.inference.form import multiplies_bfloat16, multiplies_int8
+from musicfm import Embedder, MusicFM, optimize
+from musicfm.audio import reading
+from musicfm.model.inference.optimized import multiplies_bfloat16, multiplies_int8
 from musicfm.tasks import heads
 from musicfm.tasks.corpus import open_corpus
 from musicfm.tasks.evaluation import listen
@@ -92,7 +93,7 @@ def cosines(model: MusicFM, names: Sequence[str], music: Sequence[Path]) -> list
 
 def windows_of(model: MusicFM, path: Path) -> Iterator[Tensor]:
     """(1, samples) each; a rest that does not fill a window is left out."""
-    samples = torch.from_numpy(audio.load(path, model.config.sample_rate))
+    samples = torch.from_numpy(reading.load(path, model.config.sample_rate))
     size = model.config.context_samples
     for start in range(0, len(samples) - size + 1, size):
         yield samples[None, start : start + size]

@@ -28,7 +28,8 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from musicfm import Embedder, MusicFM, audio
+from musicfm import Embedder, MusicFM
+from musicfm.audio import reading
 from musicfm.pretraining.module import build_model
 from musicfm.pretraining.recipe import Recipe
 from musicfm.render.composition import compose
@@ -94,7 +95,7 @@ def untrained(source: str, model: MusicFM) -> MusicFM:
 def describe(song: Song, models: Mapping[str, MusicFM]) -> Features:
     """Features of each segment of a song, by method."""
     stereo = synthesize(song, load_font(), RENDERED_RATE)
-    samples = audio.resample(stereo.T, RENDERED_RATE, 24_000)
+    samples = reading.resample(stereo.T, RENDERED_RATE, 24_000)
     spans = [
         span
         for span in song.labels.segments

@@ -20,13 +20,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from musicfm import audio
-from musicfm.collection import Run, Written, embed_collection
-from musicfm.config import preset
-from musicfm.embedding import Embedder
-from musicfm.model import MusicFM
+from musicfm.audio import reading
+from musicfm.embedding.collection import Run, Written, embed_collection
+from musicfm.embedding.embedder import Embedder
+from musicfm.embedding.windows import Samples
+from musicfm.model.config import preset
+from musicfm.model.musicfm import MusicFM
 from musicfm.scale.ray_embedding import embed_on_ray
-from musicfm.windows import Samples
 
 OPTIONS: dict[str, Any] = {"pooling": "mean", "file_format": "parquet", "num_workers": 1}
 
@@ -76,9 +76,9 @@ def main() -> None:
 
 def decode(recording: Path) -> tuple[float, float]:
     """Seconds of audio, and of processor time to decode it."""
-    audio.load(recording, 24_000)
+    reading.load(recording, 24_000)
     before = time.process_time()
-    samples = audio.load(recording, 24_000)
+    samples = reading.load(recording, 24_000)
     return len(samples) / 24_000, time.process_time() - before
 
 

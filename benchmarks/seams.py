@@ -12,7 +12,8 @@ import argparse
 
 from torch import Tensor
 
-from musicfm import Embedder, MusicFM, audio
+from musicfm import Embedder, MusicFM
+from musicfm.audio import reading
 
 
 def difference(frames: Tensor, reference: Tensor, mean: Tensor) -> str:
@@ -30,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     model = MusicFM.from_pretrained(options.model)
     context, frame = model.config.context_samples, model.config.samples_per_frame
-    samples = audio.load(options.recording, model.config.sample_rate)
+    samples = reading.load(options.recording, model.config.sample_rate)
     samples = samples[: 2 * context + frame]
     window = context // frame
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from musicfm import audio
-from musicfm.config import RandomProjectionConfig, preset
+from musicfm.audio import reading
 from musicfm.datasets.annotations import read_jams
-from musicfm.model import MusicFM
-from musicfm.quantizers import build_quantizer
+from musicfm.model.config import RandomProjectionConfig, preset
+from musicfm.model.musicfm import MusicFM
+from musicfm.model.quantizers import build_quantizer
 from musicfm.tasks.chord import NO_CHORD, NUM_CLASSES, chord_class
 from musicfm.tasks.spans import UNKNOWN, classes_at
 
@@ -36,7 +36,7 @@ def listen(model: MusicFM, folder: Path) -> Set:
     """All songs of a folder that have labels."""
     songs = []
     for path in sorted(folder.glob("*.flac")):
-        samples = torch.from_numpy(audio.load(path, model.config.sample_rate))
+        samples = torch.from_numpy(reading.load(path, model.config.sample_rate))
         with torch.inference_mode():
             frames = model.token_features(samples[None])[0]
         times = (torch.arange(len(frames)) / model.config.frame_rate).double().numpy()

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from musicfm.embedding import WindowEncoder
-from musicfm.windows import Samples, Windowing
+from musicfm.embedding.embedder import WindowEncoder
+from musicfm.embedding.windows import Samples, Windowing
 
 SAMPLE_RATE = 16_000
 FRAME = 320  # samples; its convolutions have strides of 5, 2, 2, 2, 2, 2 and 2

@@ -16,7 +16,7 @@ from torch import Tensor
 import recipe
 from command_line import Run
 from musicfm import cli
-from musicfm.model import MusicFM
+from musicfm.model.musicfm import MusicFM
 from musicfm.render.soundfont import SoundFont, load_font
 
 torch.set_num_threads(1)

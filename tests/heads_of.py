@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from musicfm import checkpoint
-from musicfm.model import MusicFM
+from musicfm.model import checkpoint
+from musicfm.model.musicfm import MusicFM
 from musicfm.tasks import heads
 from musicfm.tasks.heads import Head, HeadConfig
 from musicfm.tasks.rows import TASKS

@@ -31,10 +31,7 @@ import recipe
 import sound_fonts
 import tones
 import trees
-from musicfm import audio, checkpoint
-from musicfm.collection import Summary, _pending
-from musicfm.config import ConformerConfig, FrontEndConfig, KMeansConfig, ModelConfig
-from musicfm.config import RandomProjectionConfig as Projection
+from musicfm.audio import reading
 from musicfm.datasets import scanning
 from musicfm.datasets.annotations import digest, fit, read_jams
 from musicfm.datasets.crops import Crops
@@ -47,10 +44,20 @@ from musicfm.datasets.pieces import Collected
 from musicfm.datasets.shards import prepare
 from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import INDEX, Manifest, Track, to_json
-from musicfm.embedding import Embedder
+from musicfm.embedding.collection import Summary, _pending
+from musicfm.embedding.embedder import Embedder
+from musicfm.embedding.results import VECTORS, TableWriter
 from musicfm.errors import AudioError, MusicFMError
 from musicfm.journal import JOURNAL, Journal, Recording
-from musicfm.model import MusicFM
+from musicfm.model import checkpoint
+from musicfm.model.config import (
+    ConformerConfig,
+    FrontEndConfig,
+    KMeansConfig,
+    ModelConfig,
+)
+from musicfm.model.config import RandomProjectionConfig as Projection
+from musicfm.model.musicfm import MusicFM
 from musicfm.pretraining import kmeans
 from musicfm.pretraining import run as pretraining
 from musicfm.pretraining.checkpoints import checkpoint_path, latest_valid
@@ -58,7 +65,6 @@ from musicfm.pretraining.metrics import METRICS, read_metrics
 from musicfm.pretraining.recipe import RECIPES, load_recipe
 from musicfm.render.soundfont import load_font
 from musicfm.render.synthesis import synthesize
-from musicfm.results import VECTORS, TableWriter
 from musicfm.tasks import heads, trials
 from musicfm.tasks.chord import Chord
 from musicfm.tasks.features import Features
@@ -414,15 +420,15 @@ _KNOWING: dict[str, Callable[[bytes, random.Random], bytes]] = {
 def _audio(name: str) -> Reader:
     def read(folder: Path) -> None:
         path = folder / name
-        audio.tags(path)
-        info = audio.probe(path)
+        reading.tags(path)
+        info = reading.probe(path)
         assert info.duration_seconds is None or info.duration_seconds >= 0
         length = 0
-        for block in audio.stream(path, 24_000, on_damage="warn"):
+        for block in reading.stream(path, 24_000, on_damage="warn"):
             assert np.isfinite(block).all()
             length += len(block)
         if length > 24_000:
-            _suppressed(lambda: audio.load(path, 24_000, start_seconds=0.5, duration_seconds=0.2))
+            _suppressed(lambda: reading.load(path, 24_000, start_seconds=0.5, duration_seconds=0.2))
 
     return Reader(f"audio {name}", lambda folder: audio_files.write(folder, name, 1.2), read)
 
@@ -634,7 +640,7 @@ def _read_shards(folder: Path) -> None:
         manifest = Manifest.load(folder / name)
         for track in manifest:
             with manifest.open(track) as recording:
-                _suppressed(lambda file=recording: audio.load(file, 24_000))  # type: ignore[misc]
+                _suppressed(lambda file=recording: reading.load(file, 24_000))  # type: ignore[misc]
 
 
 def _read_font(folder: Path) -> None:

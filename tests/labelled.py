@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from musicfm.datasets.annotations import Annotations, read_jams
-from musicfm.pooling import pooled_times
+from musicfm.embedding.pooling import pooled_times
 from musicfm.render.composition import compose
 from musicfm.render.labels import to_jams
 from musicfm.render.soundfont import SoundFont

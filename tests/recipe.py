@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from musicfm.config import ModelConfig, PitchConfig, preset
-from musicfm.mel import mel_filters
-from musicfm.model import MusicFM
-from musicfm.published import published
+from musicfm.model.config import ModelConfig, PitchConfig, preset
+from musicfm.model.mel import mel_filters
+from musicfm.model.musicfm import MusicFM
+from musicfm.model.published import published
 
 Array = npt.NDArray[np.float32]
 TINY = preset("tiny")

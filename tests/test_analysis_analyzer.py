@@ -17,7 +17,7 @@ from musicfm.analysis.analyzer import (
 )
 from musicfm.datasets.annotations import Beats
 from musicfm.errors import CheckpointError
-from musicfm.model import MusicFM
+from musicfm.model.musicfm import MusicFM
 from musicfm.tasks.predict import Predictor
 from musicfm.tasks.rows import TASKS
 

@@ -126,10 +126,10 @@ def test_clicks_are_added_to_the_recording(written: Written) -> None:
 def test_clicks_do_not_depend_on_where_blocks_end(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from musicfm import audio
+    from musicfm.audio import reading
 
     whole, _ = soundfile.read(written("click", known()))
-    stream = audio.stream
-    monkeypatch.setattr(audio, "stream", partial(stream, block_seconds=0.013))
+    stream = reading.stream
+    monkeypatch.setattr(reading, "stream", partial(stream, block_seconds=0.013))
     pieces, _ = soundfile.read(written("click", known()))
     assert np.abs(whole - pieces).max() < 1e-3

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from musicfm import audio
 from musicfm.analysis.sound import FRAME_BYTES, FRAME_SAMPLES, PEAK_RATE, SAMPLE_RATE, Sound
+from musicfm.audio import reading
 from musicfm.errors import AudioError
 
 RATE = 44_100
@@ -42,7 +42,7 @@ def made(recording: Path) -> Sound:
 
 
 def decoded(mp3: bytes) -> npt.NDArray[np.float32]:
-    return audio.load(io.BytesIO(mp3), SAMPLE_RATE)
+    return reading.load(io.BytesIO(mp3), SAMPLE_RATE)
 
 
 def test_clicks_are_where_they_were(made: Sound, clicks: npt.NDArray[np.float64]) -> None:
@@ -78,7 +78,7 @@ def test_a_minute_takes_half_a_megabyte(made: Sound) -> None:
 
 
 def test_peaks_follow_the_recording(made: Sound, recording: Path) -> None:
-    samples = np.abs(audio.load(recording, SAMPLE_RATE)).clip(0.0, 1.0)
+    samples = np.abs(reading.load(recording, SAMPLE_RATE)).clip(0.0, 1.0)
     assert len(made.peaks) == np.ceil(len(samples) / (SAMPLE_RATE // PEAK_RATE))
     assert made.peaks[0] == samples[: SAMPLE_RATE // PEAK_RATE].max()
     assert made.peaks.max() == samples.max()
@@ -88,8 +88,8 @@ def test_peaks_follow_the_recording(made: Sound, recording: Path) -> None:
 def test_nothing_depends_on_where_blocks_end(
     made: Sound, recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = audio.stream
-    monkeypatch.setattr(audio, "stream", partial(stream, block_seconds=0.017))
+    stream = reading.stream
+    monkeypatch.setattr(reading, "stream", partial(stream, block_seconds=0.017))
     again = Sound.of(recording)
     assert again.mp3 == made.mp3
     assert (again.peaks == made.peaks).all()
@@ -102,7 +102,7 @@ def test_memory_grows_with_the_result_alone(
         for _ in range(120):
             yield np.zeros(rate, np.float32)
 
-    monkeypatch.setattr(audio, "stream", stream)
+    monkeypatch.setattr(reading, "stream", stream)
     tracemalloc.start()
     made = Sound.of(recording)
     _, peak = tracemalloc.get_traced_memory()

@@ -28,7 +28,7 @@ from audio_files import (
     write,
     write_video,
 )
-from musicfm import audio
+from musicfm.audio import reading
 from musicfm.errors import AudioError, AudioWarning
 
 RATE = 24000
@@ -63,7 +63,7 @@ def _quiet(capfd: pytest.CaptureFixture[str]) -> object:
 def test_every_format_sounds_like_its_source(folder: Path, name: str) -> None:
     rate = rate_of(name)
     expected = tone(rate, 6.0).mean(axis=1)
-    decoded = audio.load(folder / name, rate)
+    decoded = reading.load(folder / name, rate)
     assert decoded.dtype == np.float32
     # Formats that don't say how long the encoder's delay is start with it.
     delays = np.arange(-3000, 3000)
@@ -78,19 +78,19 @@ def test_every_format_sounds_like_its_source(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_lossless_formats_are_exact(folder: Path, name: str) -> None:
-    decoded = audio.load(folder / name, 44100)
+    decoded = reading.load(folder / name, 44100)
     np.testing.assert_allclose(decoded, tone(44100, 6.0).mean(axis=1), atol=2**-15)
 
 
 @pytest.mark.parametrize("name", ALL_FORMATS)
 def test_probe_agrees_with_decoding(folder: Path, name: str) -> None:
-    info = audio.probe(folder / name)
+    info = reading.probe(folder / name)
     assert (info.path, info.sample_rate, info.channels) == (str(folder / name), rate_of(name), 2)
     if name in ("tone.aac", "tone.wma"):
         assert info.num_samples is None
         assert info.duration_seconds is None
     else:
-        num_decoded = len(audio.load(folder / name, info.sample_rate))
+        num_decoded = len(reading.load(folder / name, info.sample_rate))
         assert info.num_samples is not None
         # m4a keeps the padding of its last frame; webm counts milliseconds and its delay.
         slack = {"m4a": 1024, "ebm": 400, "mkv": 48}.get(name[-3:], 0)
@@ -102,20 +102,20 @@ def test_rates_follow_the_documented_length(tmp_path: Path, rate: int) -> None:
     for num_samples in (rate, rate + 1, rate + 2):
         samples = tone(rate, 1.1, 1)[:num_samples]
         soundfile.write(tmp_path / "x.wav", samples, rate, subtype="FLOAT")
-        decoded = audio.load(tmp_path / "x.wav", RATE)
+        decoded = reading.load(tmp_path / "x.wav", RATE)
         assert len(decoded) == int(num_samples * RATE / rate + 0.5)
         expected = samples[:, 0]
         if rate != RATE:
             expected = soxr.resample(expected, rate, RATE, quality="HQ")
         np.testing.assert_array_equal(decoded, expected)
-        np.testing.assert_array_equal(audio.resample(samples.T, rate, RATE), decoded)
+        np.testing.assert_array_equal(reading.resample(samples.T, rate, RATE), decoded)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 6])
 def test_mono_is_the_mean_of_the_channels(tmp_path: Path, channels: int) -> None:
     samples = tone(RATE, 0.5, channels) * 4  # beyond full scale, and kept
     soundfile.write(tmp_path / "x.wav", samples, RATE, subtype="FLOAT")
-    decoded = audio.load(tmp_path / "x.wav", RATE)
+    decoded = reading.load(tmp_path / "x.wav", RATE)
     np.testing.assert_allclose(decoded, samples.mean(axis=1), atol=1e-6)
 
 
@@ -126,7 +126,7 @@ def test_memory_does_not_grow_with_channels_and_rates_that_a_header_claims(tmp_p
     soundfile.write(path, samples, 4_000_000, subtype="PCM_U8")
     del samples
     tracemalloc.start()
-    heard = audio.load(path, 24_000)
+    heard = reading.load(path, 24_000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(heard) == round(seconds * 24_000)
@@ -137,28 +137,28 @@ def test_memory_does_not_grow_with_channels_and_rates_that_a_header_claims(tmp_p
 def test_video_with_sound_and_six_channels(tmp_path: Path) -> None:
     samples = tone(48000, 1.0, 6)
     encode(tmp_path / "x.mka", samples, 48000, "pcm_s16le", "matroska", {})
-    decoded = audio.load(tmp_path / "x.mka", 48000)
+    decoded = reading.load(tmp_path / "x.mka", 48000)
     np.testing.assert_allclose(decoded, samples.mean(axis=1), atol=1e-4)
 
 
 def test_silence_is_fine(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", np.zeros(1000), RATE)
-    np.testing.assert_array_equal(audio.load(tmp_path / "x.wav", RATE), np.zeros(1000))
+    np.testing.assert_array_equal(reading.load(tmp_path / "x.wav", RATE), np.zeros(1000))
 
 
 def test_names_say_nothing(copied: Callable[[str], Path]) -> None:
     for name, false_name in [("vbr.mp3", "a b.wav"), ("tone.wav", "ü.mp3"), ("tone.m4a", "x.raw")]:
         path = copied(name)
-        expected = audio.load(path, RATE)
+        expected = reading.load(path, RATE)
         disguised = path.rename(path.with_name(false_name))
-        np.testing.assert_array_equal(audio.load(disguised, RATE), expected)
-        np.testing.assert_array_equal(audio.load(str(disguised), RATE), expected)
+        np.testing.assert_array_equal(reading.load(disguised, RATE), expected)
+        np.testing.assert_array_equal(reading.load(str(disguised), RATE), expected)
         undecodable = os.fsencode(path.with_name("x")) + b"\xff\n"
         os.rename(disguised, undecodable)
-        np.testing.assert_array_equal(audio.load(os.fsdecode(undecodable), RATE), expected)
+        np.testing.assert_array_equal(reading.load(os.fsdecode(undecodable), RATE), expected)
         truncate(Path(os.fsdecode(undecodable)), 0.001)
         with pytest.raises(AudioError) as caught:
-            audio.load(os.fsdecode(undecodable), RATE)
+            reading.load(os.fsdecode(undecodable), RATE)
         str(caught.value).encode()  # can be printed
 
 
@@ -167,9 +167,9 @@ def test_names_say_nothing(copied: Callable[[str], Path]) -> None:
 
 @pytest.mark.parametrize("name", ["tone.wav", "tone.flac", "vbr.mp3", "tone.m4a", "tone.opus"])
 def test_samples_do_not_depend_on_the_block_size(folder: Path, name: str) -> None:
-    whole = audio.load(folder / name, RATE)
+    whole = reading.load(folder / name, RATE)
     for block_seconds in (0.01, 0.37, 100.0):
-        blocks = list(audio.stream(folder / name, RATE, block_seconds=block_seconds))
+        blocks = list(reading.stream(folder / name, RATE, block_seconds=block_seconds))
         np.testing.assert_array_equal(np.concatenate(blocks), whole)
 
 
@@ -177,9 +177,9 @@ def test_samples_do_not_depend_on_the_block_size(folder: Path, name: str) -> Non
 def test_crops_equal_the_same_part_of_the_whole(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, name, seconds=12.0)
     for rate in (RATE, rate_of(name)):
-        whole = audio.load(path, rate)
+        whole = reading.load(path, rate)
         for start, duration in [(0.7, 1.0), (7.123457, 1.5), (9.9, 0.01), (11.5, 9.0)]:
-            crop = audio.load(path, rate, start_seconds=start, duration_seconds=duration)
+            crop = reading.load(path, rate, start_seconds=start, duration_seconds=duration)
             first = round(start * rate)
             expected = whole[first : first + round(duration * rate)]
             assert len(crop) == len(expected)
@@ -189,15 +189,15 @@ def test_crops_equal_the_same_part_of_the_whole(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize("name", ["tone.wav", "tone.mp3", "bare.mp3", "tone.ogg", "tone.m4a"])
 def test_a_crop_past_the_end_says_how_long_the_recording_is(folder: Path, name: str) -> None:
     with pytest.raises(AudioError, match=r"is 6\.0\d s long.* from 70\.00 s on"):
-        audio.load(folder / name, RATE, start_seconds=70.0, duration_seconds=1.0)
+        reading.load(folder / name, RATE, start_seconds=70.0, duration_seconds=1.0)
     with pytest.raises(AudioError, match=r"is 6\.0\d s long"):
-        audio.load(folder / name, RATE, start_seconds=6.5)
+        reading.load(folder / name, RATE, start_seconds=6.5)
 
 
 def test_rates_without_common_divisor(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", tone(44101, 4.0), 44101)
-    whole = audio.load(tmp_path / "x.wav", RATE)
-    crop = audio.load(tmp_path / "x.wav", RATE, start_seconds=2.5, duration_seconds=1.0)
+    whole = reading.load(tmp_path / "x.wav", RATE)
+    crop = reading.load(tmp_path / "x.wav", RATE, start_seconds=2.5, duration_seconds=1.0)
     np.testing.assert_allclose(crop, whole[60000:84000], atol=1e-5)
 
 
@@ -205,7 +205,7 @@ def test_rates_without_common_divisor(tmp_path: Path) -> None:
 def test_memory_stays_flat(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, name, seconds=40.0, channels=1)
     tracemalloc.start()
-    for _ in audio.stream(path, RATE, block_seconds=1.0):
+    for _ in reading.stream(path, RATE, block_seconds=1.0):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -213,7 +213,7 @@ def test_memory_stays_flat(tmp_path: Path, name: str) -> None:
 
 
 def test_a_stream_may_be_left_early(folder: Path) -> None:
-    blocks = audio.stream(folder / "tone.mp3", RATE, block_seconds=0.5)
+    blocks = reading.stream(folder / "tone.mp3", RATE, block_seconds=0.5)
     assert len(next(blocks)) > 0
     blocks.close()  # type: ignore[attr-defined]
 
@@ -236,7 +236,7 @@ def test_a_stream_may_be_left_early(folder: Path) -> None:
 def test_other_content(copied: Callable[[str], Path], content: bytes, reason: str) -> None:
     path = copied("tone.wav").with_name("x.mp3")
     path.write_bytes(content)
-    for read in (audio.probe, lambda path: audio.load(path, RATE)):
+    for read in (reading.probe, lambda path: reading.load(path, RATE)):
         with pytest.raises(AudioError, match=reason) as caught:
             read(path)
         message = str(caught.value)
@@ -247,12 +247,12 @@ def test_other_content(copied: Callable[[str], Path], content: bytes, reason: st
 
 def test_other_things_than_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AudioError, match="does not exist"):
-        audio.load(tmp_path / "none.wav", RATE)
+        reading.load(tmp_path / "none.wav", RATE)
     with pytest.raises(AudioError, match=r"^[^ ]* is not a file; [^()]*$"):
-        audio.load(tmp_path, RATE)
+        reading.load(tmp_path, RATE)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(AudioError, match=r"^[^ ]* is not a file; [^()]*$"):
-        audio.load(tmp_path / "pipe", RATE)
+        reading.load(tmp_path / "pipe", RATE)
     path = write(tmp_path, "tone.wav")
 
     def deny(*_: object) -> None:
@@ -260,19 +260,19 @@ def test_other_things_than_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("builtins.open", deny)
     with pytest.raises(AudioError, match=r"cannot be read \(Permission denied\)"):
-        audio.load(path, RATE)
+        reading.load(path, RATE)
 
 
 def test_video_without_sound(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="has no audio"):
-        audio.load(write_video(tmp_path / "x.mp4"), RATE)
+        reading.load(write_video(tmp_path / "x.mp4"), RATE)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "aiff"])
 def test_no_samples(tmp_path: Path, suffix: str) -> None:
     soundfile.write(tmp_path / f"x.{suffix}", np.zeros((0, 2)), RATE)
     with pytest.raises(AudioError, match="has no samples"):
-        audio.load(tmp_path / f"x.{suffix}", RATE)
+        reading.load(tmp_path / f"x.{suffix}", RATE)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, 1e20])
@@ -282,7 +282,7 @@ def test_samples_that_are_no_numbers(tmp_path: Path, value: float) -> None:
     soundfile.write(tmp_path / "x.wav", samples, RATE, subtype="DOUBLE")
     for rate in (RATE, 16000):
         with pytest.raises(AudioError, match=r"NaN or infinite at 1\.500 s"):
-            audio.load(tmp_path / "x.wav", rate, block_seconds=0.4, on_damage="warn")
+            reading.load(tmp_path / "x.wav", rate, block_seconds=0.4, on_damage="warn")
 
 
 @pytest.mark.parametrize("field", [(22, "<H", 0), (24, "<I", 0), (24, "<I", 0xFFFFFFF0)])
@@ -292,7 +292,7 @@ def test_absurd_headers(copied: Callable[[str], Path], field: tuple[int, str, in
     struct.pack_into(form, data, offset, value)
     path.write_bytes(data)
     with pytest.raises(AudioError):
-        audio.load(path, RATE)
+        reading.load(path, RATE)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_absurd_headers(copied: Callable[[str], Path], field: tuple[int, str, in
 )
 def test_settings_are_checked_at_once(folder: Path, settings: dict[str, object]) -> None:
     with pytest.raises(AudioError, match=next(iter(settings)).replace("_", "[_ ]")):
-        audio.stream(folder / "tone.wav", **{"sample_rate": RATE, **settings})  # type: ignore[arg-type]
+        reading.stream(folder / "tone.wav", **{"sample_rate": RATE, **settings})  # type: ignore[arg-type]
 
 
 # --- damage -------------------------------------------------------------------------------------
@@ -350,18 +350,18 @@ def test_damage_ends_the_recording_and_moves_nothing(
     at_least_seconds: float,
 ) -> None:
     rate, path = rate_of(name), copied(name)
-    healthy = audio.load(path, rate)
+    healthy = reading.load(path, rate)
     harm(path)
     with pytest.raises(AudioError, match=rf"{name} is damaged \(.*\), so that only \d"):
-        audio.load(path, rate)
+        reading.load(path, rate)
     with pytest.warns(AudioWarning, match=rf"{name} is damaged .* s was decoded\."):
-        prefix = audio.load(path, rate, on_damage="warn")
+        prefix = reading.load(path, rate, on_damage="warn")
     assert at_least_seconds < len(prefix) / rate < 4.0
     np.testing.assert_allclose(prefix, healthy[: len(prefix)], atol=1e-4)
-    crop = audio.load(path, rate, start_seconds=0.5, duration_seconds=0.3)
+    crop = reading.load(path, rate, start_seconds=0.5, duration_seconds=0.3)
     np.testing.assert_allclose(crop, healthy[rate // 2 :][: len(crop)], atol=1e-4)
     with pytest.raises(AudioError, match="is damaged"):
-        audio.load(path, rate, start_seconds=1.0, duration_seconds=4.9)
+        reading.load(path, rate, start_seconds=1.0, duration_seconds=4.9)
 
 
 @pytest.mark.parametrize("name", ["tone.flac", "tone.ogg", "tone.opus", "tone.wv"])
@@ -371,7 +371,7 @@ def test_one_changed_bit_is_found(copied: Callable[[str], Path], name: str) -> N
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(AudioError, match="is damaged"):
-        audio.load(path, RATE)
+        reading.load(path, RATE)
 
 
 @pytest.mark.parametrize("name", ["tone.m4a", "tone.flac", "tone.ogg", "tone.mp3"])
@@ -379,7 +379,7 @@ def test_nothing_left_is_an_error_either_way(copied: Callable[[str], Path], name
     path = truncate(copied(name), 0.01 if name != "tone.m4a" else 0.6)
     for on_damage in ("error", "warn"):
         with pytest.raises(AudioError, match=r"damaged|not audio"):
-            audio.load(path, RATE, on_damage=on_damage)
+            reading.load(path, RATE, on_damage=on_damage)
 
 
 def test_a_missing_ogg_page_is_found(copied: Callable[[str], Path]) -> None:
@@ -388,11 +388,11 @@ def test_a_missing_ogg_page_is_found(copied: Callable[[str], Path]) -> None:
     first = data.index(b"OggS", len(data) // 2)
     path.write_bytes(data[:first] + data[data.index(b"OggS", first + 4) :])
     with pytest.raises(AudioError, match="an Ogg page is missing"):
-        audio.load(path, RATE)
+        reading.load(path, RATE)
 
 
 def test_a_streamed_prefix_precedes_the_error(copied: Callable[[str], Path]) -> None:
-    blocks = audio.stream(overwrite(copied("tone.mp3")), RATE, block_seconds=1.0)
+    blocks = reading.stream(overwrite(copied("tone.mp3")), RATE, block_seconds=1.0)
     decoded = 0
     with pytest.raises(AudioError, match="is damaged"):  # noqa: PT012
         for block in blocks:
@@ -422,9 +422,9 @@ def test_tags_and_padding(
     copied: Callable[[str], Path], name: str, head: bytes, tail: bytes
 ) -> None:
     path = copied(name)
-    expected = audio.load(path, RATE)
+    expected = reading.load(path, RATE)
     path.write_bytes(head + path.read_bytes() + tail)
-    np.testing.assert_array_equal(audio.load(path, RATE), expected)
+    np.testing.assert_array_equal(reading.load(path, RATE), expected)
 
 
 @pytest.mark.parametrize("name", ["tone.mp3", "bare.mp3", "tone.aac"])
@@ -442,18 +442,18 @@ def test_tags_and_padding(
 )
 def test_padding_that_no_tag_counts(copied: Callable[[str], Path], name: str, head: bytes) -> None:
     path = copied(name)
-    expected, info = audio.load(path, RATE), audio.probe(path)
+    expected, info = reading.load(path, RATE), reading.probe(path)
     path.write_bytes(head + path.read_bytes())
-    np.testing.assert_array_equal(audio.load(path, RATE), expected)
-    assert audio.probe(path) == info
+    np.testing.assert_array_equal(reading.load(path, RATE), expected)
+    assert reading.probe(path) == info
 
 
 def test_one_open_file_can_be_read_by_two_at_once(folder: Path) -> None:
     for name in ("tone.mp3", "tone.wav", "tone.ogg"):
-        expected = audio.load(folder / name, RATE)
+        expected = reading.load(folder / name, RATE)
         with (folder / name).open("rb") as file:
-            first = audio.stream(file, RATE, block_seconds=0.5)
-            second = audio.stream(file, RATE, block_seconds=0.7)
+            first = reading.stream(file, RATE, block_seconds=0.5)
+            second = reading.stream(file, RATE, block_seconds=0.7)
             begun = [next(first), next(second), next(first)]
             np.testing.assert_array_equal(np.concatenate([begun[0], begun[2], *first]), expected)
             np.testing.assert_array_equal(np.concatenate([begun[1], *second]), expected)
@@ -461,17 +461,17 @@ def test_one_open_file_can_be_read_by_two_at_once(folder: Path) -> None:
 
 def test_mp3_cut_within_a_frame(copied: Callable[[str], Path]) -> None:
     path = copied("bare.mp3")
-    whole = audio.load(path, 44100)
+    whole = reading.load(path, 44100)
     path.write_bytes(path.read_bytes()[30000:])
-    part = audio.load(path, 44100)
+    part = reading.load(path, 44100)
     np.testing.assert_allclose(part[5000:], whole[len(whole) - len(part) :][5000:], atol=1e-5)
 
 
 def test_mp3_and_aac_without_a_length_may_end_anywhere(copied: Callable[[str], Path]) -> None:
     for name in ("bare.mp3", "tone.aac"):
         path = copied(name)
-        whole = audio.load(path, RATE)
-        part = audio.load(truncate(path), RATE)
+        whole = reading.load(path, RATE)
+        part = reading.load(truncate(path), RATE)
         assert 3.4 < len(part) / RATE < 3.8
         np.testing.assert_allclose(part[:80000], whole[:80000], atol=1e-5)
 
@@ -480,29 +480,29 @@ def test_a_live_ogg_recording_has_no_last_page(copied: Callable[[str], Path]) ->
     path = copied("tone.ogg")
     data = path.read_bytes()
     path.write_bytes(data[: data.rindex(b"OggS")])
-    assert 5.0 < len(audio.load(path, RATE)) / RATE < 6.0
+    assert 5.0 < len(reading.load(path, RATE)) / RATE < 6.0
 
 
 def test_chained_ogg(copied: Callable[[str], Path]) -> None:
     path = copied("tone.ogg")
-    once = audio.load(path, 44100)
+    once = reading.load(path, 44100)
     path.write_bytes(path.read_bytes() * 2)
-    twice = audio.load(path, 44100)
-    assert len(twice) == 2 * len(once) == audio.probe(path).num_samples
+    twice = reading.load(path, 44100)
+    assert len(twice) == 2 * len(once) == reading.probe(path).num_samples
     np.testing.assert_allclose(twice[:200000], once[:200000], atol=1e-5)
-    crop = audio.load(path, 44100, start_seconds=8.0, duration_seconds=1.0)
+    crop = reading.load(path, 44100, start_seconds=8.0, duration_seconds=1.0)
     np.testing.assert_allclose(crop, twice[352800:396900], atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFFF000, 0xFFFFFFFF])
 def test_wav_of_unknown_length(copied: Callable[[str], Path], size: int) -> None:
     path = copied("tone.wav")
-    expected = audio.load(path, RATE)
+    expected = reading.load(path, RATE)
     data = bytearray(path.read_bytes())
     struct.pack_into("<I", data, 4, size)
     struct.pack_into("<I", data, 40, size)
     path.write_bytes(data)
-    np.testing.assert_allclose(audio.load(path, RATE), expected, atol=1e-6)
+    np.testing.assert_allclose(reading.load(path, RATE), expected, atol=1e-6)
 
 
 # --- waveforms in memory ------------------------------------------------------------------------
@@ -510,10 +510,10 @@ def test_wav_of_unknown_length(copied: Callable[[str], Path], size: int) -> None
 
 def test_resample_makes_mono() -> None:
     samples = tone(44100, 0.5).T
-    mono = audio.resample(samples.astype(np.float64), 44100, 44100)
+    mono = reading.resample(samples.astype(np.float64), 44100, 44100)
     assert mono.dtype == np.float32
     np.testing.assert_allclose(mono, samples.mean(axis=0), atol=1e-6)
-    np.testing.assert_array_equal(audio.resample(samples[0], 44100, 44100), samples[0])
+    np.testing.assert_array_equal(reading.resample(samples[0], 44100, 44100), samples[0])
 
 
 @pytest.mark.parametrize(
@@ -528,9 +528,9 @@ def test_resample_makes_mono() -> None:
 )
 def test_resample_refuses(samples: np.ndarray[tuple[int, ...]], reason: str) -> None:
     with pytest.raises(AudioError, match=reason):
-        audio.resample(samples, 1, 2)
+        reading.resample(samples, 1, 2)
     with pytest.raises(AudioError, match="Sample rates"):
-        audio.resample(np.zeros(5), 0, 24000)
+        reading.resample(np.zeros(5), 0, 24000)
 
 
 def test_importing_needs_no_torch() -> None:
@@ -551,4 +551,4 @@ def test_any_bytes_give_samples_or_an_audio_error(folder: Path, tmp_path: Path) 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AudioWarning)
             with contextlib.suppress(AudioError):
-                assert np.isfinite(audio.load(path, RATE, on_damage="warn")).all()
+                assert np.isfinite(reading.load(path, RATE, on_damage="warn")).all()

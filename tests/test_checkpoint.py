@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import recipe
-from musicfm import checkpoint
-from musicfm.checkpoint import CONFIG, WEIGHTS, convert
-from musicfm.config import (
+from musicfm.errors import CheckpointError, OutputError
+from musicfm.model import checkpoint
+from musicfm.model.checkpoint import CONFIG, WEIGHTS
+from musicfm.model.config import (
     ConformerConfig,
     KMeansConfig,
     ModelConfig,
@@ -23,8 +24,8 @@ from musicfm.config import (
     TransformerConfig,
     preset,
 )
-from musicfm.errors import CheckpointError, OutputError
-from musicfm.model import MusicFM
+from musicfm.model.conversion import convert
+from musicfm.model.musicfm import MusicFM
 
 
 @pytest.fixture

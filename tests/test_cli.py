@@ -18,9 +18,9 @@ import musicfm
 import npz
 from command_line import Run
 from musicfm import cli
-from musicfm.embedding import Embedder
-from musicfm.inference.form import multiplies_int8
-from musicfm.model import MusicFM
+from musicfm.embedding.embedder import Embedder
+from musicfm.model.inference.optimized import multiplies_int8
+from musicfm.model.musicfm import MusicFM
 from songs import write_songs
 from test_pretraining_run import MICRO, at_step, rows
 

@@ -12,11 +12,16 @@ import torch
 
 import audio_files
 import npz
-from musicfm import collection, results
-from musicfm.collection import Run, Written, embed_collection, find_recordings
-from musicfm.embedding import Embedder
+from musicfm.embedding import collection, results
+from musicfm.embedding.collection import (
+    Run,
+    Written,
+    embed_collection,
+    find_recordings,
+)
+from musicfm.embedding.embedder import Embedder
 from musicfm.errors import ConfigError, OutputError
-from musicfm.model import MusicFM
+from musicfm.model.musicfm import MusicFM
 
 
 @pytest.fixture(scope="module")

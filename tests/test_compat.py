@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 import recipe
 from conftest import Golden
-from musicfm.compat import LEGACY_MODEL_PATH, MODEL_PATH, MusicFM25Hz
-from musicfm.config import KMeansConfig, RandomProjectionConfig, TransformerConfig
-from musicfm.encoder import ConformerBlock
 from musicfm.errors import CheckpointError, ConfigError
-from musicfm.model import MusicFM
+from musicfm.model.config import KMeansConfig, RandomProjectionConfig, TransformerConfig
+from musicfm.model.encoder import ConformerBlock
+from musicfm.model.musicfm import MusicFM
+from musicfm.model.musicfm_25hz import LEGACY_MODEL_PATH, MODEL_PATH, MusicFM25Hz
 
 # The code of the authors' first README, but for the line that imports.
 GET_EMBEDDINGS = """
@@ -83,7 +83,7 @@ def test_the_authors_readme_runs(
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
     monkeypatch.setattr(nn.Module, "cuda", lambda self: self)
     scope: dict[str, Any] = {}
-    exec(code.replace("model.musicfm_25hz", "musicfm.compat"), scope)
+    exec(code.replace("model.musicfm_25hz", "musicfm.model.musicfm_25hz"), scope)
     emb = scope["emb"]
     assert (emb.shape, emb.dtype) == ((4, 750, 64), dtype)
     assert torch.isfinite(emb).all()

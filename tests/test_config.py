@@ -4,7 +4,8 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from musicfm.config import (
+from musicfm.errors import ConfigError
+from musicfm.model.config import (
     PRESETS,
     Config,
     ConformerConfig,
@@ -17,9 +18,8 @@ from musicfm.config import (
     TransformerConfig,
     preset,
 )
-from musicfm.errors import ConfigError
-from musicfm.masking import MaskingConfig
-from musicfm.model import MusicFM
+from musicfm.model.masking import MaskingConfig
+from musicfm.model.musicfm import MusicFM
 
 TINY = preset("tiny")
 

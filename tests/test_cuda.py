@@ -12,10 +12,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from command_line import Run
 from conftest import Golden
-from musicfm import audio
-from musicfm.embedding import Embedder
-from musicfm.inference.form import optimize
-from musicfm.model import MusicFM, full_float32
+from musicfm.audio import reading
+from musicfm.embedding.embedder import Embedder
+from musicfm.model.inference.optimized import optimize
+from musicfm.model.musicfm import MusicFM, full_float32
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -30,7 +30,7 @@ def nano() -> MusicFM:
 @pytest.fixture(scope="module")
 def windows() -> Tensor:
     """Music, (3, samples): 20 s each."""
-    samples = torch.from_numpy(audio.load(DEMO_SONG, 24_000, duration_seconds=60.0))
+    samples = torch.from_numpy(reading.load(DEMO_SONG, 24_000, duration_seconds=60.0))
     return samples.unflatten(0, (3, -1)).cuda()
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from musicfm import audio
+from musicfm.audio import reading
 from musicfm.datasets.crops import Crops, GlobalBatches, permuted
 from musicfm.datasets.tracks import Manifest
 from musicfm.errors import AudioError, ConfigError
@@ -45,7 +45,7 @@ def test_a_crop_is_a_part_of_its_track(manifest: Manifest) -> None:
     crops = crops_of(manifest)
     for n in range(6):
         track, start = crops.place(n)
-        whole = audio.load(Path(manifest.root) / manifest[track].path, 24_000)
+        whole = reading.load(Path(manifest.root) / manifest[track].path, 24_000)
         begin = round(start * 24_000)
         np.testing.assert_array_equal(crops[n].samples, whole[begin : begin + 24_000])
 

@@ -21,7 +21,8 @@ import soundfile
 from fsspec.implementations.memory import MemoryFileSystem
 
 import audio_files
-from musicfm import audio, remote
+from musicfm import remote
+from musicfm.audio import reading
 from musicfm.datasets.crops import Crops, GlobalBatches
 from musicfm.datasets.scanning import collect, scan
 from musicfm.datasets.shards import Prepared, prepare
@@ -62,7 +63,7 @@ def original(manifest: Manifest, prepared: Prepared) -> dict[str, npt.NDArray[np
             assert member is not None
             facts = json.load(member)
         with prepared.index.open(track) as source:
-            samples = audio.load(source, 24000)
+            samples = reading.load(source, 24000)
         assert len(samples) == round(track.duration * 24000)
         done = parts.setdefault(facts["source"], [])
         assert facts["start"] * 24000 == pytest.approx(sum(map(len, done)))
@@ -76,7 +77,7 @@ def test_the_shards_hold_all_recordings(manifest: Manifest, prepared: Prepared) 
     found = original(manifest, prepared)
     assert sorted(found) == [track.path for track in manifest]
     for track in manifest:
-        expected = audio.load(Path(manifest.root) / track.path, 24000)
+        expected = reading.load(Path(manifest.root) / track.path, 24000)
         np.testing.assert_allclose(found[track.path], expected, atol=1 / 32768)
 
 
@@ -99,8 +100,8 @@ def test_the_index_is_a_manifest_of_bytes(prepared: Prepared) -> None:
 def test_a_crop_is_read_from_a_shard(prepared: Prepared) -> None:
     track = max(prepared.index, key=lambda track: track.duration)
     with prepared.index.open(track) as source:
-        whole = audio.load(source, 24000)
-        crop = audio.load(source, 24000, start_seconds=0.7, duration_seconds=0.5)
+        whole = reading.load(source, 24000)
+        crop = reading.load(source, 24000, start_seconds=0.7, duration_seconds=0.5)
     np.testing.assert_array_equal(crop, whole[round(0.7 * 24000) :][:12000])
 
 
@@ -149,7 +150,7 @@ def stall(source: Any, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
     """Stands in for `audio.stream`: does not return from the fifth recording."""
     if next(_calls) == 4:
         time.sleep(1e6)
-    yield from audio.stream(source, sample_rate)
+    yield from reading.stream(source, sample_rate)
 
 
 PROGRAM = """
@@ -213,7 +214,7 @@ def hostile(source: Any, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
         os.kill(os.getpid(), signal.SIGKILL)
     if "unreadable" in str(source):
         raise OSError(5, "Input/output error")
-    yield from audio.stream(source, sample_rate)
+    yield from reading.stream(source, sample_rate)
 
 
 def test_bad_tracks_are_left_out(manifest: Manifest, tmp_path: Path) -> None:
@@ -249,7 +250,7 @@ def test_loud_recordings_are_clipped(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "loud.wav", loud, 24000, subtype="FLOAT")
     found = prepare(scan([tmp_path / "loud.wav"]).manifest, tmp_path / "out", num_workers=1)
     with found.index.open(found.index[0]) as source:
-        np.testing.assert_allclose(audio.load(source, 24000), loud.clip(-1, 1), atol=1e-4)
+        np.testing.assert_allclose(reading.load(source, 24000), loud.clip(-1, 1), atol=1e-4)
 
 
 def test_a_full_disk_ends_the_run(manifest: Manifest, tmp_path: Path) -> None:

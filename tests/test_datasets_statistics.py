@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import audio_files
-from musicfm import audio
-from musicfm.config import MelConfig
+from musicfm.audio import reading
 from musicfm.datasets.scanning import scan
 from musicfm.datasets.statistics import MelStatistics, Moments, measure
 from musicfm.datasets.tracks import Manifest
 from musicfm.errors import ConfigError, DataError
-from musicfm.mel import LogMel
-from musicfm.published import read_stats
+from musicfm.model.config import MelConfig
+from musicfm.model.mel import LogMel
+from musicfm.model.published import read_stats
 
 VALUES = st.lists(st.floats(-1e3, 1e3), max_size=20)
 
@@ -63,7 +63,7 @@ def log_mel(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def whole(manifest: Manifest) -> list[npt.NDArray[np.float64]]:
-    return [log_mel(audio.load(Path(manifest.root) / track.path, 24000)) for track in manifest]
+    return [log_mel(reading.load(Path(manifest.root) / track.path, 24000)) for track in manifest]
 
 
 def test_the_moments_are_those_of_the_whole(manifest: Manifest) -> None:

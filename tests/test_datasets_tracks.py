@@ -14,7 +14,7 @@ import pytest
 from pyarrow import parquet
 
 import audio_files
-from musicfm import audio
+from musicfm.audio import reading
 from musicfm.datasets.tracks import Manifest, Track, recordings_of
 from musicfm.errors import AudioError, ConfigError, DataError
 from musicfm.journal import Recording
@@ -211,11 +211,11 @@ def test_a_track_is_read_alike_from_a_file_and_from_a_shard(shard: tuple[Manifes
     with manifest.open(loose) as path, manifest.open(inside) as part:
         assert path == file
         assert isinstance(part, io.BufferedReader)
-        info = audio.probe(part)
+        info = reading.probe(part)
         assert (info.sample_rate, info.num_samples) == (44100, 20 * 44100)
         for start, seconds in ((0.0, None), (0.0, 1.0), (13.7, 2.0), (19.5, 9.0)):
             a, b = (
-                audio.load(source, 24000, start_seconds=start, duration_seconds=seconds)
+                reading.load(source, 24000, start_seconds=start, duration_seconds=seconds)
                 for source in (path, part)
             )
             np.testing.assert_array_equal(a, b)
@@ -274,7 +274,7 @@ def test_values_that_no_track_has_are_refused(tmp_path: Path) -> None:
 def test_names_that_no_file_can_have_are_reported(tmp_path: Path) -> None:
     manifest = Manifest(tmp_path, [replace(BARE, path="a\0b.mp3"), replace(FULL, shard="a\0.tar")])
     with manifest.open(manifest[0]) as recording, pytest.raises(AudioError, match="no name of a"):
-        audio.probe(recording)
+        reading.probe(recording)
     with pytest.raises(DataError, match="cannot read"), manifest.open(manifest[1]):
         pass
 

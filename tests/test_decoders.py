@@ -19,8 +19,14 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from musicfm import audio
-from musicfm.decoders import Block, End, Event, Failure, decode_files
+from musicfm.audio import reading
+from musicfm.audio.decoders import (
+    Block,
+    End,
+    Event,
+    Failure,
+    decode_files,
+)
 from musicfm.errors import AudioError, AudioWarning
 
 RATE = 100
@@ -133,10 +139,10 @@ def test_recordings_come_as_audio_stream_gives_them(tmp_path: Path) -> None:
         else:
             others.append(event)
     for path in paths[:2]:
-        np.testing.assert_array_equal(np.concatenate(blocks[path]), audio.load(path, 24000))
+        np.testing.assert_array_equal(np.concatenate(blocks[path]), reading.load(path, 24000))
         assert End(path, ()) in others
     with pytest.raises(AudioError) as error:
-        audio.load(paths[2], 24000)
+        reading.load(paths[2], 24000)
     assert Failure(paths[2], str(error.value)) in others
 
 
@@ -185,7 +191,7 @@ def test_warnings_come_with_the_end() -> None:
 def test_the_workers_do_not_import_torch() -> None:
     (event,) = decode(["modules"], num_workers=1)
     assert isinstance(event, Failure)
-    assert "musicfm.decoders" in event.reason.split()
+    assert "musicfm.audio.decoders" in event.reason.split()
     assert "torch" not in event.reason.split()
 
 
@@ -260,7 +266,7 @@ def test_leaving_early_ends_the_processes_and_frees_the_memory() -> None:
 SCRIPT = """
 import multiprocessing, sys, time
 sys.path.insert(0, sys.argv[1])
-from musicfm.decoders import decode_files
+from musicfm.audio.decoders import decode_files
 from test_decoders import play
 
 def main():

@@ -16,18 +16,23 @@ import typer.main
 
 from command_line import Run
 from documentation import PAGES, ROOT, Reader, blocks
-from musicfm import cli, hub, published
-from musicfm.config import PRESETS, ConformerConfig, FrontEndConfig, preset
+from musicfm import cli
 from musicfm.datasets.scanning import update_manifest
 from musicfm.datasets.shards import prepare
 from musicfm.datasets.tracks import Manifest
-from musicfm.model import MusicFM
+from musicfm.model import hub, published
+from musicfm.model.config import (
+    PRESETS,
+    ConformerConfig,
+    FrontEndConfig,
+    preset,
+)
+from musicfm.model.musicfm import MusicFM
 from musicfm.pretraining.recipe import load_recipe
 from musicfm.render import benchmark
 from musicfm.render.songs import render_songs
 from musicfm.tasks.heads import shipped
 from test_datasets_harmonix import write_harmonix
-from test_imports import MODULES, SOURCE, imports, name_of
 
 COMMANDS: Any = typer.main.get_command(cli.app)
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
@@ -181,11 +186,3 @@ def test_every_preset_is_described(name: str) -> None:
         f"| {targets} | {count:,} |".replace(",", " ")
     )
     assert row in TEXTS["docs/models.md"]
-
-
-def test_the_table_of_modules_is_complete_and_in_order() -> None:
-    paths = re.findall(r"^\| `([\w/]+\.py)`", TEXTS["CONTRIBUTING.md"], re.M)
-    table = [name_of(SOURCE / path) for path in paths]
-    assert sorted(table) == sorted(MODULES - {"__main__"})
-    for position, path in enumerate(paths):
-        assert imports(SOURCE / path, lazy=False) <= {*table[:position]}, path

@@ -12,12 +12,17 @@ import soundfile
 import torch
 
 import recipe
-from musicfm import audio
-from musicfm.config import preset
-from musicfm.decoders import Block, End, Event, Failure
-from musicfm.embedding import Embedder, Finished, Frames
+from musicfm.audio import reading
+from musicfm.audio.decoders import (
+    Block,
+    End,
+    Event,
+    Failure,
+)
+from musicfm.embedding.embedder import Embedder, Finished, Frames
 from musicfm.errors import AudioError, AudioWarning, ConfigError
-from musicfm.model import MusicFM
+from musicfm.model.config import preset
+from musicfm.model.musicfm import MusicFM
 
 RATE = 24_000
 Samples = npt.NDArray[np.float32]
@@ -183,7 +188,7 @@ def test_files_of_any_rate_and_channels_are_heard_alike(
         embedder(tmp_path / "a.wav").frames, embedder(stereo.mean(axis=1)).frames
     )
     soundfile.write(tmp_path / "b.flac", song[:RATE], 44_100)
-    resampled = audio.load(tmp_path / "b.flac", RATE)
+    resampled = reading.load(tmp_path / "b.flac", RATE)
     assert torch.equal(embedder(str(tmp_path / "b.flac")).frames, embedder(resampled).frames)
 
 
@@ -199,7 +204,7 @@ def test_a_damaged_file_is_refused_or_used_in_part(embedder: Embedder, tmp_path:
 
 
 def test_samples_at_another_rate_are_resampled(embedder: Embedder, song: Samples) -> None:
-    expected = embedder(audio.resample(song[:44_100], 44_100, RATE)).frames
+    expected = embedder(reading.resample(song[:44_100], 44_100, RATE)).frames
     assert torch.equal(embedder(song[:44_100], sample_rate=44_100).frames, expected)
     assert torch.equal(
         embedder(torch.from_numpy(song[None, :5000])).frames, embedder(song[:5000]).frames

@@ -8,8 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import recipe
-from musicfm.config import ConformerConfig, MelConfig, ModelConfig, TransformerConfig
-from musicfm.encoder import (
+from musicfm.model.config import (
+    ConformerConfig,
+    MelConfig,
+    ModelConfig,
+    TransformerConfig,
+)
+from musicfm.model.encoder import (
     Conv1d,
     Conv2d,
     Encoder,
@@ -17,8 +22,8 @@ from musicfm.encoder import (
     inverse_frequencies,
     rotate,
 )
-from musicfm.mel import Float32Buffers
-from musicfm.model import MusicFM
+from musicfm.model.mel import Float32Buffers
+from musicfm.model.musicfm import MusicFM
 
 CONFORMER = ConformerConfig(dim=32, depth=2, num_heads=4, ffn_dim=48, conv_kernel=5)
 TRANSFORMER = TransformerConfig(dim=32, depth=2, num_heads=4, ffn_dim=48)

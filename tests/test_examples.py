@@ -10,8 +10,8 @@ import pytest
 import soundfile
 import torch
 
-from musicfm.decoders import Block, End, Event
-from musicfm.embedding import Frames
+from musicfm.audio.decoders import Block, End, Event
+from musicfm.embedding.embedder import Frames
 from musicfm.tasks.rows import Row
 
 ROOT = Path(__file__).parents[1]

@@ -16,11 +16,17 @@ from torch import Tensor
 
 import recipe
 from command_line import Run
-from musicfm import audio, checkpoint, export
-from musicfm.config import ConformerConfig, FrontEndConfig, MelConfig, TransformerConfig
+from musicfm.audio import reading
 from musicfm.errors import ConfigError, OutputError
-from musicfm.export import export_onnx
-from musicfm.model import MusicFM
+from musicfm.model import checkpoint, export
+from musicfm.model.config import (
+    ConformerConfig,
+    FrontEndConfig,
+    MelConfig,
+    TransformerConfig,
+)
+from musicfm.model.export import export_onnx
+from musicfm.model.musicfm import MusicFM
 from test_inference import DEMO_SONG, LENGTHS, largest_difference, trained
 
 SMALL = recipe.TINY.replace(
@@ -127,7 +133,7 @@ def test_on_music_too(export_once: Callable[[str], Exported]) -> None:
     """In a whole context. Without layer 0, which hears how either transform rounds silent bands."""
     exported = export_once("nano")
     config = exported.model.config
-    clip = torch.from_numpy(audio.load(DEMO_SONG, config.sample_rate)[: config.context_samples])
+    clip = torch.from_numpy(reading.load(DEMO_SONG, config.sample_rate)[: config.context_samples])
     found, _ = exported(clip[None], torch.tensor([len(clip)]))
     with torch.no_grad():
         expected = exported.model(clip[None]).hidden_states

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from musicfm.collection import find_recordings
+from musicfm.audio.folders import common_folder, recordings_in
 from musicfm.datasets.scanning import collect, scan
+from musicfm.embedding.collection import find_recordings
 from musicfm.errors import CheckpointError, DataError
-from musicfm.folders import common_folder, recordings_in
-from musicfm.model import MusicFM
+from musicfm.model.musicfm import MusicFM
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from audio_files import Samples, encode, ogg_page, ogg_pages, tone, write
-from musicfm import audio
+from musicfm.audio import reading
 from musicfm.errors import AudioError
 
 ID3_TAG = b"ID3\x03\x00\x00\x00\x00\x00\x0fTIT2\0\0\0\5\0\0\3song"
@@ -28,7 +28,7 @@ def _quiet(capfd: pytest.CaptureFixture[str]) -> object:
 def assert_crops_match(path: Path, whole: npt.NDArray[np.float32], rate: int) -> None:
     for part in (0.1, 0.45, 0.6, 0.9):
         start = round(part * len(whole)) / rate
-        crop = audio.load(path, rate, start_seconds=start, duration_seconds=0.2)
+        crop = reading.load(path, rate, start_seconds=start, duration_seconds=0.2)
         first = round(start * rate)
         np.testing.assert_allclose(crop, whole[first : first + len(crop)], atol=1e-5)
 
@@ -54,9 +54,9 @@ def test_tags_before_files_of_any_kind(tmp_path: Path, name: str, head: bytes) -
         soundfile.write(path, tone(44100, 1.0), 44100)
     else:
         write(tmp_path, name, 1.0)
-    expected = audio.load(path, 24000)
+    expected = reading.load(path, 24000)
     path.write_bytes(head + path.read_bytes())
-    np.testing.assert_array_equal(audio.load(path, 24000), expected)
+    np.testing.assert_array_equal(reading.load(path, 24000), expected)
 
 
 # --- MPEG ---------------------------------------------------------------------------------------
@@ -79,49 +79,49 @@ def test_joined_mp3s_are_as_long_as_both(
 ) -> None:
     first = mp3(tmp_path / "a.mp3", 44100, 2, xing=True)
     second = mp3(tmp_path / "b.mp3", rate, channels, xing)
-    expected = np.concatenate([audio.load(first, 44100), audio.load(second, 44100)])
+    expected = np.concatenate([reading.load(first, 44100), reading.load(second, 44100)])
     path = tmp_path / "joined.mp3"
     path.write_bytes(first.read_bytes() + gap + second.read_bytes())
-    joined = audio.load(path, 44100)
+    joined = reading.load(path, 44100)
     is_declared = xing or bool(rate != 44100 or channels != 2)
     if is_declared:
         np.testing.assert_allclose(joined, expected, atol=1e-6)
-        assert audio.probe(path).num_samples == len(joined)
+        assert reading.probe(path).num_samples == len(joined)
     else:  # of one kind, and nothing but the first one's header says where the second begins
         assert abs(len(joined) - len(expected)) < 3000
-        assert audio.probe(path).num_samples is None
+        assert reading.probe(path).num_samples is None
     assert_crops_match(path, joined, 44100)
 
 
 def test_joined_aac_of_two_rates(tmp_path: Path) -> None:
     for name, rate in (("a.aac", 44100), ("b.aac", 32000)):
         encode(tmp_path / name, tone(rate, 2.0), rate, "aac", "adts", {})
-    parts = [audio.load(tmp_path / name, 44100) for name in ("a.aac", "b.aac")]
+    parts = [reading.load(tmp_path / name, 44100) for name in ("a.aac", "b.aac")]
     path = tmp_path / "joined.aac"
     path.write_bytes(b"".join((tmp_path / name).read_bytes() for name in ("a.aac", "b.aac")))
-    joined = audio.load(path, 44100)
+    joined = reading.load(path, 44100)
     np.testing.assert_allclose(joined, np.concatenate(parts), atol=1e-6)
     assert_crops_match(path, joined, 44100)
 
 
 def test_a_tag_with_a_cover_between_frames_leaves_nothing_out(tmp_path: Path) -> None:
     path = mp3(tmp_path / "a.mp3", 44100, 2, xing=False)
-    expected, data = audio.load(path, 44100), path.read_bytes()
+    expected, data = reading.load(path, 44100), path.read_bytes()
     cover = np.random.default_rng(0).bytes((1 << 14) - 8) + b"\xff\xfb\x90\x64" * 2
     middle = data.index(data[:2], len(data) // 2)
     path.write_bytes(data[:middle] + b"ID3\x03\x00\x00\x00\x01\x00\x00" + cover + data[middle:])
-    np.testing.assert_array_equal(audio.load(path, 44100), expected)
+    np.testing.assert_array_equal(reading.load(path, 44100), expected)
 
 
 def test_damage_in_a_second_file_is_found(tmp_path: Path) -> None:
     data = mp3(tmp_path / "a.mp3", 44100, 2, xing=True).read_bytes()
-    once = audio.load(tmp_path / "a.mp3", 44100)
+    once = reading.load(tmp_path / "a.mp3", 44100)
     path = tmp_path / "joined.mp3"
     path.write_bytes(data + data[: len(data) // 2])
     with pytest.raises(AudioError, match=r"damaged \(it has \d+ of the \d+ frames it declares\)"):
-        audio.load(path, 44100)
+        reading.load(path, 44100)
     with pytest.warns(UserWarning, match="is damaged"):
-        joined = audio.load(path, 44100, on_damage="warn")
+        joined = reading.load(path, 44100, on_damage="warn")
     np.testing.assert_array_equal(joined[: len(once)], once)
     assert 1.4 < len(joined) / len(once) < 1.6
 
@@ -137,32 +137,32 @@ def test_chained_ogg_of_two_rates_and_codecs(tmp_path: Path) -> None:
         ("tone.ogg", 1.0, 1),
     ):
         written = write(tmp_path, name, seconds, channels)
-        parts.append(audio.load(written, 44100))
+        parts.append(reading.load(written, 44100))
         data += written.read_bytes()
     path = tmp_path / "chain.ogg"
     path.write_bytes(data)
-    joined = audio.load(path, 44100)
-    assert len(joined) == audio.probe(path).num_samples == 4 * 44100
+    joined = reading.load(path, 44100)
+    assert len(joined) == reading.probe(path).num_samples == 4 * 44100
     np.testing.assert_allclose(joined, np.concatenate(parts), atol=1e-6)
     assert_crops_match(path, joined, 44100)
 
 
 def vorbis(tmp_path: Path, seconds: float) -> tuple[Samples, list[bytes]]:
     path = write(tmp_path, "tone.ogg", seconds)
-    return audio.load(path, 44100), list(ogg_pages(path.read_bytes()))
+    return reading.load(path, 44100), list(ogg_pages(path.read_bytes()))
 
 
 def test_ogg_from_the_middle_of_a_broadcast(tmp_path: Path) -> None:
     whole, pages = vorbis(tmp_path, 8.0)
     path = tmp_path / "radio.ogg"
     path.write_bytes(b"".join(pages[:2] + pages[len(pages) // 2 :]))
-    part = audio.load(path, 44100)
+    part = reading.load(path, 44100)
     assert 2.0 < len(part) / 44100 < 6.0
     np.testing.assert_allclose(part[3000:], whole[len(whole) - len(part) :][3000:], atol=1e-5)
     assert_crops_match(path, part, 44100)
     path.write_bytes(b"".join(pages[:2] + pages[4:6] + pages[8:]))
     with pytest.raises(AudioError, match="an Ogg page is missing"):
-        audio.load(path, 44100)
+        reading.load(path, 44100)
 
 
 def test_ogg_whose_first_timestamps_are_wrong(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_ogg_whose_first_timestamps_are_wrong(tmp_path: Path) -> None:
     shift = 100_000
     moved = [ogg_page(page, granule=ogg_granule(page) - shift) for page in pages[3:]]
     path.write_bytes(b"".join([*pages[:2], *moved]))
-    part = audio.load(path, 44100)
+    part = reading.load(path, 44100)
     np.testing.assert_allclose(part[3000:], whole[len(whole) - len(part) :][3000:], atol=1e-5)
     assert_crops_match(path, part, 44100)
 
@@ -191,7 +191,7 @@ def test_what_ffmpeg_refuses_is_read_by_libsndfile(tmp_path: Path) -> None:
     path = tmp_path / "x.ogg"
     rest = [ogg_page(page, number=i) for i, page in enumerate(pages[2:], 3)]
     path.write_bytes(b"".join([*pages[:2], stray, *rest]))
-    part = audio.load(path, 44100)
+    part = reading.load(path, 44100)
     assert abs(len(part) - len(whole)) < 2000
     assert_crops_match(path, part, 44100)
 
@@ -203,7 +203,7 @@ def test_ogg_pages_of_an_unknown_stream(tmp_path: Path) -> None:
     others = [ogg_page(page, serial=7) for page in pages[middle:]]
     path.write_bytes(b"".join([*pages[:middle], *others]))
     with pytest.raises(AudioError, match="another stream"):
-        audio.load(path, 44100)
+        reading.load(path, 44100)
 
 
 # --- RIFF and VOC -------------------------------------------------------------------------------
@@ -249,8 +249,8 @@ SLICES = range(0, len(RAW), 12_600)
 def test_wav_of_unusual_chunks(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.wav"
     path.write_bytes(content)
-    np.testing.assert_allclose(audio.load(path, 44100), MONO, atol=1e-7)
-    assert audio.probe(path).num_samples == len(PCM)
+    np.testing.assert_allclose(reading.load(path, 44100), MONO, atol=1e-7)
+    assert reading.probe(path).num_samples == len(PCM)
     assert_crops_match(path, MONO, 44100)
 
 
@@ -259,7 +259,7 @@ def test_wav_with_more_behind_its_sound_than_it_says(tmp_path: Path) -> None:
     path = tmp_path / "x.wav"
     path.write_bytes(riff(FORM, chunk(b"data", RAW, 40_000)))
     with pytest.raises(AudioError, match=r"\(\d+ bytes follow after the sound that its header dec"):
-        audio.load(path, 44100)
+        reading.load(path, 44100)
 
 
 @pytest.mark.parametrize("codec", ["pcm_s64le", "pcm_s32le", "pcm_f64le", "pcm_u8"])
@@ -267,13 +267,13 @@ def test_wav_of_any_width(tmp_path: Path, codec: str) -> None:
     path = tmp_path / "x.wav"
     encode(path, FLOATS, 44100, codec, "wav", {})
     atol = 2**-7 if codec == "pcm_u8" else 1e-6
-    np.testing.assert_allclose(audio.load(path, 44100), MONO, atol=atol)
+    np.testing.assert_allclose(reading.load(path, 44100), MONO, atol=atol)
 
 
 def test_voc_of_several_blocks(tmp_path: Path) -> None:
     path = tmp_path / "x.voc"
     encode(path, FLOATS, 44100, "pcm_s16le", "voc", {})
-    np.testing.assert_allclose(audio.load(path, 44100), MONO, atol=1e-7)
+    np.testing.assert_allclose(reading.load(path, 44100), MONO, atol=1e-7)
     assert_crops_match(path, MONO, 44100)
 
 
@@ -294,4 +294,4 @@ def test_a_disk_that_fails(
             return super().read(size)
 
     with pytest.raises(AudioError, match=r"cannot be read \(Input/output error\)"):
-        audio.load(Failing(data), 24000)
+        reading.load(Failing(data), 24000)

@@ -15,10 +15,10 @@ import pytest
 from huggingface_hub import constants
 
 import recipe
-from musicfm import hub
 from musicfm.errors import CheckpointError
-from musicfm.hub import PUBLISHED, is_repo_id
-from musicfm.model import MusicFM
+from musicfm.model import hub
+from musicfm.model.hub import PUBLISHED, is_repo_id
+from musicfm.model.musicfm import MusicFM
 
 REVISION = PUBLISHED["msd"].revision
 MSD = f"/minzwon/MusicFM/resolve/{REVISION}"

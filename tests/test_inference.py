@@ -7,17 +7,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import recipe
-from musicfm import audio, checkpoint
-from musicfm.config import FrontEndConfig, MelConfig, ModelConfig, TransformerConfig
-from musicfm.embedding import Embedder
-from musicfm.encoder import over_taps, padded_taps, patches
+from musicfm.audio import reading
+from musicfm.embedding.embedder import Embedder
 from musicfm.errors import ConfigError
-from musicfm.inference import convolutions, front_end, int8
-from musicfm.inference import form as form_module
-from musicfm.inference.convolutions import Space, Winograd, bilinear
-from musicfm.inference.cuda import CudaFrontEnd
-from musicfm.inference.form import optimize
-from musicfm.model import MusicFM
+from musicfm.model import checkpoint
+from musicfm.model.config import (
+    FrontEndConfig,
+    MelConfig,
+    ModelConfig,
+    TransformerConfig,
+)
+from musicfm.model.encoder import over_taps, padded_taps, patches
+from musicfm.model.inference import convolutions, front_end, int8
+from musicfm.model.inference import optimized as form_module
+from musicfm.model.inference.convolutions import Space, Winograd, bilinear
+from musicfm.model.inference.cuda import CudaFrontEnd
+from musicfm.model.inference.optimized import optimize
+from musicfm.model.musicfm import MusicFM
 
 DEMO_SONG = Path(__file__).parents[1] / "examples" / "demo_song.ogg"
 VARIANTS = {
@@ -205,7 +211,7 @@ def test_bfloat16_between_float32_residuals_is_near_float32(
     """On music, with trained weights, at every layer and frame."""
     monkeypatch.setattr(form_module, "multiplies_bfloat16", lambda: True)
     model = MusicFM.from_pretrained("nano")
-    song = audio.load(DEMO_SONG, model.config.sample_rate)
+    song = reading.load(DEMO_SONG, model.config.sample_rate)
     clip = torch.from_numpy(song[: model.config.context_samples])[None]
     expected = optimize(model)(clip).hidden_states
     form = optimize(model.bfloat16())
@@ -245,7 +251,7 @@ def test_int8_is_near_float32(native: bool, monkeypatch: pytest.MonkeyPatch) -> 
     """On music, with trained weights, at every layer and frame; whatever is between products."""
     monkeypatch.setattr(form_module, "multiplies_bfloat16", lambda: native)
     model = MusicFM.from_pretrained("nano")
-    song = audio.load(DEMO_SONG, model.config.sample_rate)
+    song = reading.load(DEMO_SONG, model.config.sample_rate)
     clip = torch.from_numpy(song[: model.config.context_samples])[None]
     expected = optimize(model)(clip).hidden_states
     for state, reference in zip(

@@ -5,9 +5,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conftest import Golden
-from musicfm.config import ModelConfig, preset
 from musicfm.errors import ConfigError
-from musicfm.masking import (
+from musicfm.model.config import ModelConfig, preset
+from musicfm.model.masking import (
     MaskingConfig,
     draw_blocks,
     hidden_tokens,

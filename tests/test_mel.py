@@ -8,10 +8,16 @@ from torch import Tensor
 
 import recipe
 from conftest import Golden
-from musicfm.config import MelConfig, ModelConfig
 from musicfm.errors import AudioError
-from musicfm.mel import LogMel, check_waveform, mel_filters, reflect_pad, stream_mel
-from musicfm.model import MusicFM
+from musicfm.model.config import MelConfig, ModelConfig
+from musicfm.model.mel import (
+    LogMel,
+    check_waveform,
+    mel_filters,
+    reflect_pad,
+    stream_mel,
+)
+from musicfm.model.musicfm import MusicFM
 
 CONFIG = MelConfig()
 

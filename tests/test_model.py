@@ -14,12 +14,18 @@ from torch import Tensor, nn
 
 import recipe
 from conftest import Golden
-from musicfm.config import FrontEndConfig, MelConfig, ModelConfig, TransformerConfig, preset
-from musicfm.encoder import ConformerBlock
 from musicfm.errors import ConfigError
-from musicfm.masking import hidden_tokens, hide, masked_loss
-from musicfm.model import MusicFM, Output, full_float32
-from musicfm.published import ours, published
+from musicfm.model.config import (
+    FrontEndConfig,
+    MelConfig,
+    ModelConfig,
+    TransformerConfig,
+    preset,
+)
+from musicfm.model.encoder import ConformerBlock
+from musicfm.model.masking import hidden_tokens, hide, masked_loss
+from musicfm.model.musicfm import MusicFM, Output, full_float32
+from musicfm.model.published import ours, published
 
 BLOCK = 9_600
 

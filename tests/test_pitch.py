@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 import recipe
-from musicfm.config import MelConfig, ModelConfig, PitchConfig
 from musicfm.errors import ConfigError
-from musicfm.mel import LogMel
-from musicfm.pitch import LogPitch
+from musicfm.model.config import MelConfig, ModelConfig, PitchConfig
+from musicfm.model.mel import LogMel
+from musicfm.model.pitch import LogPitch
 
 CONFIG = PitchConfig()
 HOP = 960

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from musicfm import pooling
+from musicfm.embedding import pooling
+from musicfm.embedding.pooling import num_pooled, pool, pooled_times
 from musicfm.errors import ConfigError
-from musicfm.pooling import num_pooled, pool, pooled_times
 
 
 def pooled(frames: torch.Tensor, rate: float) -> torch.Tensor:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from musicfm import audio
-from musicfm.config import KMeansConfig
+from musicfm.audio import reading
 from musicfm.datasets.tracks import Manifest
 from musicfm.errors import CheckpointError, ConfigError
-from musicfm.model import MusicFM
+from musicfm.model.config import KMeansConfig
+from musicfm.model.musicfm import MusicFM
 from musicfm.pretraining import kmeans, run
 from musicfm.pretraining.kmeans import fit_centroids, load_centroids, save_centroids
 from songs import write_songs
@@ -33,7 +33,7 @@ def test_centroids_describe_the_music(manifest: Manifest, centroids: torch.Tenso
     assert centroids.shape == (2, 8, CONFIG.token_dim)
     assert not torch.equal(centroids[0], centroids[1])
     model = MusicFM(CONFIG)
-    songs = [audio.load(Path(manifest.root) / track.path, 24_000) for track in manifest]
+    songs = [reading.load(Path(manifest.root) / track.path, 24_000) for track in manifest]
     waveform = torch.from_numpy(np.stack(songs))
     frames = model.token_features(waveform).flatten(0, 1)
     for codebook in centroids:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from conftest import Golden
-from musicfm.config import RandomProjectionConfig
-from musicfm.masking import hidden_tokens, hide
-from musicfm.model import MusicFM
+from musicfm.model.config import RandomProjectionConfig
+from musicfm.model.masking import hidden_tokens, hide
+from musicfm.model.musicfm import MusicFM
 from musicfm.pretraining.objective import (
     Batch,
     GlobalBatchNorm,

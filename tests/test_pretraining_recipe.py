@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from musicfm.config import KMeansConfig, preset
 from musicfm.errors import ConfigError
+from musicfm.model.config import KMeansConfig, preset
 from musicfm.pretraining.recipe import RECIPES, OptimizerConfig, Recipe, load_recipe
 
 

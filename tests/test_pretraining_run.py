@@ -19,7 +19,6 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from musicfm.config import ConformerConfig, FrontEndConfig, ModelConfig, RandomProjectionConfig
 from musicfm.datasets.tracks import Manifest, Track
 from musicfm.errors import (
     AudioError,
@@ -29,8 +28,14 @@ from musicfm.errors import (
     OutputError,
     TrainingError,
 )
-from musicfm.masking import MaskingConfig
-from musicfm.model import MusicFM
+from musicfm.model.config import (
+    ConformerConfig,
+    FrontEndConfig,
+    ModelConfig,
+    RandomProjectionConfig,
+)
+from musicfm.model.masking import MaskingConfig
+from musicfm.model.musicfm import MusicFM
 from musicfm.pretraining import checkpoints, run
 from musicfm.pretraining.metrics import read_metrics
 from musicfm.pretraining.module import PretrainingModule, build_model

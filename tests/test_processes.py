@@ -6,8 +6,15 @@ from typing import Any
 
 import pytest
 
+from musicfm.audio.processes import (
+    End,
+    Failure,
+    Message,
+    Now,
+    num_cores,
+    run_tasks,
+)
 from musicfm.errors import AudioError, ConfigError, OutputError
-from musicfm.processes import End, Failure, Message, Now, num_cores, run_tasks
 
 
 def act(job: str) -> Iterator[Any]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import recipe
 from conftest import Golden
-from musicfm.config import (
+from musicfm.errors import CheckpointError, OutputError
+from musicfm.model.config import (
     ConformerConfig,
     FrontEndConfig,
     KMeansConfig,
@@ -20,9 +21,16 @@ from musicfm.config import (
     RandomProjectionConfig,
     TransformerConfig,
 )
-from musicfm.errors import CheckpointError, OutputError
-from musicfm.model import MusicFM
-from musicfm.published import KEYS, find_stats, ours, published, read_stats, stats_path, write
+from musicfm.model.musicfm import MusicFM
+from musicfm.model.published import (
+    KEYS,
+    find_stats,
+    ours,
+    published,
+    read_stats,
+    stats_path,
+    write,
+)
 
 NEWER = "prefer pretrained_msd.pt or pretrained_fma.pt"
 LAYER = "conformer.layers.1."

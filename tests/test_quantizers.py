@@ -6,12 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicfm import quantizers
-from musicfm.config import KMeansConfig, MelConfig, RandomProjectionConfig, preset
 from musicfm.errors import CheckpointError
-from musicfm.mel import LogMel
-from musicfm.model import MusicFM
-from musicfm.quantizers import (
+from musicfm.model import quantizers
+from musicfm.model.config import (
+    KMeansConfig,
+    MelConfig,
+    RandomProjectionConfig,
+    preset,
+)
+from musicfm.model.mel import LogMel
+from musicfm.model.musicfm import MusicFM
+from musicfm.model.quantizers import (
     KMeansQuantizer,
     Quantizer,
     RandomProjectionQuantizer,

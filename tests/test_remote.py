@@ -13,7 +13,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import audio_files
-from musicfm import audio, remote
+from musicfm import remote
+from musicfm.audio import reading
 from musicfm.errors import AudioError, ConfigError
 
 
@@ -88,7 +89,7 @@ def test_attempts_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     flaky = Flaky(monkeypatch, 1_000, OSError("503 Slow Down"))
     message = r"song\.wav cannot be read \(7 attempts failed, the last with: 503 Slow Down\)"
     with pytest.raises(AudioError, match=message):
-        audio.probe("memory://bucket/song.wav")
+        reading.probe("memory://bucket/song.wav")
     assert len(flaky.requests) == remote.ATTEMPTS
 
 
@@ -102,7 +103,7 @@ def test_what_does_not_exist_is_not_asked_for_again(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(MemoryFileSystem, "info", counted)
     with pytest.raises(AudioError, match=r"no\.wav cannot be read \(No such file or directory\)"):
-        audio.load("memory://bucket/no.wav", 24_000)
+        reading.load("memory://bucket/no.wav", 24_000)
     assert len(asked) == 1
 
 
@@ -116,17 +117,17 @@ def test_a_recording_is_what_it_is_on_the_disk(tmp_path: Path) -> None:
         path = audio_files.write(tmp_path, name, seconds=2.0)
         url = f"memory://bucket/{name}"
         store(url, path.read_bytes())
-        np.testing.assert_array_equal(audio.load(url, 24_000), audio.load(path, 24_000))
-        assert audio.probe(url).num_samples == audio.probe(path).num_samples
+        np.testing.assert_array_equal(reading.load(url, 24_000), reading.load(path, 24_000))
+        assert reading.probe(url).num_samples == reading.probe(path).num_samples
 
 
 def test_messages_name_the_url(tmp_path: Path) -> None:
     store("memory://bucket/text.mp3", b"hello, this is text")
     with pytest.raises(AudioError, match=r"memory://bucket/text\.mp3 is not audio"):
-        audio.load("memory://bucket/text.mp3", 24_000)
+        reading.load("memory://bucket/text.mp3", 24_000)
     store("memory://bucket/empty.mp3", b"")
     with pytest.raises(AudioError, match=r"memory://bucket/empty\.mp3 is empty"):
-        audio.load("memory://bucket/empty.mp3", 24_000)
+        reading.load("memory://bucket/empty.mp3", 24_000)
 
 
 def test_folders_are_listed_without_hidden_files() -> None:
@@ -193,11 +194,12 @@ def test_a_recording_on_a_server(
 ) -> None:
     path = audio_files.write(tmp_path, "tone.wav", seconds=10.0)
     url = f"{server}/tone.wav"
-    np.testing.assert_array_equal(audio.load(url, 24_000), audio.load(path, 24_000))
+    np.testing.assert_array_equal(reading.load(url, 24_000), reading.load(path, 24_000))
     with pytest.raises(AudioError, match="No such file or directory"):
-        audio.load(f"{server}/none.wav", 24_000)
+        reading.load(f"{server}/none.wav", 24_000)
     monkeypatch.setattr(_Ranged, "knows_ranges", False)
-    np.testing.assert_array_equal(audio.load(url, 24_000), audio.load(path, 24_000))  # all at once
+    # all at once
+    np.testing.assert_array_equal(reading.load(url, 24_000), reading.load(path, 24_000))
     with remote.open_bytes(url) as file:
         file.seek(10)
         with pytest.raises(OSError, match=r"bytes came where \d+ were asked for"):

@@ -7,12 +7,10 @@ import pytest
 import torch
 
 import npz
-from musicfm import results
-from musicfm.embedding import Embedder
-from musicfm.errors import OutputError
-from musicfm.model import MusicFM
-from musicfm.pooling import pool
-from musicfm.results import (
+from musicfm.embedding import results
+from musicfm.embedding.embedder import Embedder
+from musicfm.embedding.pooling import pool
+from musicfm.embedding.results import (
     TABLE,
     VECTORS,
     FrameSpool,
@@ -21,6 +19,8 @@ from musicfm.results import (
     TableWriter,
     write_npz,
 )
+from musicfm.errors import OutputError
+from musicfm.model.musicfm import MusicFM
 
 
 @pytest.mark.parametrize("in_memory", [10**9, 100])

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 from pyarrow import parquet
 
-from musicfm.results import TABLE
+from musicfm.embedding.results import TABLE
 from musicfm.scale.partitions import reconcile, write_partition
 
 LAYERS = [3, 7]

@@ -15,15 +15,15 @@ import pytest
 from torch import Tensor
 
 import audio_files
-from musicfm.collection import Written, embed_collection, find_recordings
-from musicfm.decoders import Failure
-from musicfm.embedding import Embedder
+from musicfm.audio.decoders import Failure
+from musicfm.embedding.collection import Written, embed_collection, find_recordings
+from musicfm.embedding.embedder import Embedder
+from musicfm.embedding.results import TABLE
+from musicfm.embedding.windows import Samples
 from musicfm.errors import ConfigError
-from musicfm.model import MusicFM
-from musicfm.results import TABLE
+from musicfm.model.musicfm import MusicFM
 from musicfm.scale import ray_embedding
 from musicfm.scale.ray_embedding import Job, embed_chunk, embed_on_ray, share_out
-from musicfm.windows import Samples
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="ray comes with musicfm[scale]"),

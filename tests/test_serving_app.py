@@ -24,9 +24,9 @@ import recipe
 from heads_of import write_heads
 from musicfm.analysis.analyzer import analyse
 from musicfm.analysis.exports import csv_table, label_tracks
-from musicfm.config import ConformerConfig, preset
-from musicfm.embedding import Embedder
-from musicfm.model import MusicFM
+from musicfm.embedding.embedder import Embedder
+from musicfm.model.config import ConformerConfig, preset
+from musicfm.model.musicfm import MusicFM
 from musicfm.serving.limits import Limits
 from musicfm.serving.service import Service, load
 from served import Answer, Client, eventually, serving

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 import recipe
-from musicfm.decoders import Block, End, Failure
+from musicfm.audio.decoders import Block, End, Failure
 from musicfm.errors import AudioError
 from musicfm.serving.hands import Hands
 

@@ -9,12 +9,17 @@ import torch
 from torch import Tensor
 
 import recipe
-from musicfm.decoders import Block, End, Event, Failure
-from musicfm.embedding import Embedder, Finished, Frames
+from musicfm.audio.decoders import (
+    Block,
+    End,
+    Event,
+    Failure,
+)
+from musicfm.embedding.embedder import Embedder, Finished, Frames
+from musicfm.embedding.windows import Samples
 from musicfm.errors import MusicFMError
-from musicfm.model import MusicFM
+from musicfm.model.musicfm import MusicFM
 from musicfm.serving.sharing import SharedEncoder
-from musicfm.windows import Samples
 from served import eventually
 
 

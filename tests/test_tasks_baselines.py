@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from musicfm.decoders import Block, End, Event
-from musicfm.embedding import Frames, WindowEncoder
+from musicfm.audio.decoders import Block, End, Event
+from musicfm.embedding.embedder import Frames, WindowEncoder
+from musicfm.embedding.windows import Samples
 from musicfm.tasks.baselines import ChromaEncoder, MelEncoder
-from musicfm.windows import Samples
 
 
 def frames_of(encoder: WindowEncoder, samples: Samples) -> torch.Tensor:

@@ -10,11 +10,11 @@ from torch import Tensor
 import songs
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
-from musicfm.embedding import Embedder, WindowEncoder
+from musicfm.embedding.embedder import Embedder, WindowEncoder
+from musicfm.embedding.windows import Samples, Windowing
 from musicfm.errors import DataError
-from musicfm.model import MusicFM
+from musicfm.model.musicfm import MusicFM
 from musicfm.tasks.features import Features, extract, stack_offsets, stacked
-from musicfm.windows import Samples, Windowing
 
 
 class Loudness(WindowEncoder):

@@ -9,13 +9,13 @@ import pytest
 import soundfile
 import torch
 
-from musicfm import checkpoint
-from musicfm.config import preset
 from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.datasets.tracks import Track
 from musicfm.errors import ConfigError, DataError
-from musicfm.model import MusicFM
+from musicfm.model import checkpoint
+from musicfm.model.config import preset
+from musicfm.model.musicfm import MusicFM
 from musicfm.tasks import heads
 from musicfm.tasks.evaluation import evaluate_head, listen
 from musicfm.tasks.finetune import (

@@ -16,7 +16,7 @@ from musicfm.datasets.annotations import read_jams
 from musicfm.datasets.labelled import read_labelled
 from musicfm.datasets.splits import Splitting
 from musicfm.errors import AudioError, CheckpointError, OutputError
-from musicfm.model import MusicFM
+from musicfm.model.musicfm import MusicFM
 from musicfm.tasks import heads
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.evaluation import evaluate_head, to_json, to_text

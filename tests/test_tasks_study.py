@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import tones
-from musicfm.config import preset
 from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.datasets.labelled import Labelled, LabelledTrack, read_labelled
 from musicfm.datasets.splits import Splitting
 from musicfm.datasets.tracks import Track
 from musicfm.errors import ConfigError, DataError
-from musicfm.model import MusicFM
+from musicfm.model.config import preset
+from musicfm.model.musicfm import MusicFM
 from musicfm.tasks import pictures
 from musicfm.tasks.corpus import Corpus, _of_splits, open_corpus, vocabulary_of
 from musicfm.tasks.heads import HeadConfig, load
@@ -32,7 +32,7 @@ ENCODER = '''
 import numpy as np
 import torch
 from musicfm.embedding import WindowEncoder
-from musicfm.windows import Windowing
+from musicfm.embedding.windows import Windowing
 
 
 class Bands(WindowEncoder):

@@ -6,9 +6,14 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from musicfm.config import preset
+from musicfm.embedding.windows import (
+    Cutter,
+    Stitcher,
+    Window,
+    Windowing,
+)
 from musicfm.errors import ConfigError
-from musicfm.windows import Cutter, Stitcher, Window, Windowing
+from musicfm.model.config import preset
 
 SMALL = Windowing(window=10, overlap=3, frame=4)
 LENGTHS = [1, 39, 40, 41, 44, 45, 67, 68, 69, 72, 100, 401]

@@ -3,9 +3,10 @@
 Names are imported when they are first used, so that ``import musicfm`` does not import torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from musicfm import _moved
+from musicfm._lazy import lazy_names
 from musicfm.errors import (
     AudioError,
     AudioWarning,
@@ -17,30 +18,30 @@ from musicfm.errors import (
 )
 
 if TYPE_CHECKING:
-    from musicfm.collection import Summary as Summary
-    from musicfm.collection import embed_collection as embed_collection
-    from musicfm.compat import MusicFM25Hz as MusicFM25Hz
-    from musicfm.config import ModelConfig as ModelConfig
-    from musicfm.config import preset as preset
-    from musicfm.embedding import Embedder as Embedder
-    from musicfm.embedding import Embedding as Embedding
-    from musicfm.inference.form import optimize as optimize
-    from musicfm.model import MusicFM as MusicFM
-    from musicfm.model import full_float32 as full_float32
+    from musicfm.embedding.collection import Summary as Summary
+    from musicfm.embedding.collection import embed_collection as embed_collection
+    from musicfm.embedding.embedder import Embedder as Embedder
+    from musicfm.embedding.embedder import Embedding as Embedding
+    from musicfm.model.config import ModelConfig as ModelConfig
+    from musicfm.model.config import preset as preset
+    from musicfm.model.inference.optimized import optimize as optimize
+    from musicfm.model.musicfm import MusicFM as MusicFM
+    from musicfm.model.musicfm import full_float32 as full_float32
+    from musicfm.model.musicfm_25hz import MusicFM25Hz as MusicFM25Hz
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "Embedder": "embedding",
-    "Embedding": "embedding",
-    "ModelConfig": "config",
-    "MusicFM": "model",
-    "MusicFM25Hz": "compat",
-    "Summary": "collection",
-    "embed_collection": "collection",
-    "full_float32": "model",
-    "optimize": "inference.form",
-    "preset": "config",
+    "Embedder": "embedding.embedder",
+    "Embedding": "embedding.embedder",
+    "ModelConfig": "model.config",
+    "MusicFM": "model.musicfm",
+    "MusicFM25Hz": "model.musicfm_25hz",
+    "Summary": "embedding.collection",
+    "embed_collection": "embedding.collection",
+    "full_float32": "model.musicfm",
+    "optimize": "model.inference.optimized",
+    "preset": "model.config",
 }
 
 __all__ = [
@@ -56,10 +57,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'musicfm' has no attribute '{name}'")
-    return getattr(import_module(f"musicfm.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES)
+_moved.install()
 
 
 def __dir__() -> list[str]:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from musicfm import published
+from musicfm.audio.processes import end_with_parent
 from musicfm.errors import CheckpointError, MusicFMError, OutputError
 from musicfm.files import atomic_write
-from musicfm.inference.form import multiplies_bfloat16
-from musicfm.processes import end_with_parent
+from musicfm.model import published
+from musicfm.model.inference.optimized import multiplies_bfloat16
 
 _FROM_LOADER = "Original Traceback"
 """In an error of a loader's process, as PyTorch passes it on."""

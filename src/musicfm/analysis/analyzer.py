@@ -16,11 +16,11 @@ import numpy.typing as npt
 import musicfm
 from musicfm.analysis.spelling import spell_chords
 from musicfm.analysis.tempo import Tempo, main_tempo, tempi
-from musicfm.checkpoint import folder_of
 from musicfm.datasets import jams
 from musicfm.datasets.annotations import Annotations, Beats
 from musicfm.errors import CheckpointError, DataError, printable
 from musicfm.files import read_object
+from musicfm.model.checkpoint import folder_of
 from musicfm.tasks.features import Features, mean_frame
 from musicfm.tasks.heads import shipped
 from musicfm.tasks.predict import Predictor

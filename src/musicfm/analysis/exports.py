@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from musicfm import audio
 from musicfm.analysis.analyzer import Analysis
 from musicfm.analysis.midi import tempo_map
+from musicfm.audio import reading
 from musicfm.datasets.annotations import Beats, Spans
 from musicfm.errors import printable
 from musicfm.files import atomic_write
@@ -106,7 +106,7 @@ def write_click(analysis: Analysis, recording: Location, stem: Path) -> None:
         file.setsampwidth(2)
         file.setframerate(CLICK_RATE)
         first = 0
-        for block in audio.stream(recording, CLICK_RATE, on_damage="warn"):
+        for block in reading.stream(recording, CLICK_RATE, on_damage="warn"):
             mixed = (1.0 - _CLICK_LEVEL) * block
             length = len(clicks[True])
             near = range(*np.searchsorted(starts, [first - length + 1, first + len(block)]))

@@ -7,18 +7,18 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Literal
 
-from musicfm import audio
 from musicfm.analysis.analyzer import Analysis, analyse
 from musicfm.analysis.exports import EXPORTS
 from musicfm.analysis.index import INDEX, write_index
 from musicfm.analysis.page import render_page
 from musicfm.analysis.sound import Sound
-from musicfm.collection import Summary
+from musicfm.audio import reading
+from musicfm.embedding.collection import Summary
+from musicfm.embedding.results import as_text
 from musicfm.errors import AudioWarning, ConfigError
 from musicfm.files import atomic_write
 from musicfm.journal import Recording
 from musicfm.remote import Location
-from musicfm.results import as_text
 from musicfm.tasks.predict import Heard, Output, Predictor, predict_collection
 
 PAGE = ".html"
@@ -67,7 +67,7 @@ def analyse_collection(
     def write(heard: Heard, out: Path) -> str:
         """Writes the files of a recording, the JAMS file last."""
         recording = heard.recording.path
-        tags = audio.tags(recording)
+        tags = reading.tags(recording)
         analysis = analyse(
             predictor,
             heard.features,

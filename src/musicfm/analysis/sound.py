@@ -16,7 +16,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from musicfm import audio
+from musicfm.audio import reading
 from musicfm.remote import Location
 
 SAMPLE_RATE = 48_000
@@ -53,7 +53,7 @@ class Sound:
         if nothing can be read.
         """
         file, outline = io.BytesIO(), _Outline()
-        blocks = audio.stream(recording, SAMPLE_RATE, on_damage="warn")
+        blocks = reading.stream(recording, SAMPLE_RATE, on_damage="warn")
         file.write(bytes(FRAME_BYTES))  # becomes the tag
         for packet in _packets(outline.through(blocks)):
             file.write(packet)

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from musicfm.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    from musicfm.collection import Summary
+    from musicfm.embedding.collection import Summary
 
 EMBED, ANALYSE, TRAIN, DATA, SERVE = PANELS = ("Embed", "Analyse", "Train", "Data", "Serve")
 """The groups of commands in ``musicfm --help``, in their order."""

@@ -26,8 +26,8 @@ from musicfm.cli.lists import read_list
 from musicfm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from musicfm.collection import Source
-    from musicfm.results import Pooling
+    from musicfm.embedding.collection import Source
+    from musicfm.embedding.results import Pooling
 
 _USE_GPUS = {"auto": None, "cpu": False, "cuda": True}
 """Of a cluster, by --device."""
@@ -160,9 +160,9 @@ def embed(
 
     import torch
 
-    from musicfm.collection import REPORT, embed_collection
-    from musicfm.embedding import Embedder
-    from musicfm.model import MusicFM
+    from musicfm.embedding.collection import REPORT, embed_collection
+    from musicfm.embedding.embedder import Embedder
+    from musicfm.model.musicfm import MusicFM
 
     options: dict[str, Any] = {"stats": stats, "allow_hash_mismatch": allow_hash_mismatch}
     loaded = MusicFM.from_pretrained(model, **options)

@@ -67,7 +67,7 @@ def serve(
     stops it.
     """
     need("web")
-    from musicfm.processes import num_cores
+    from musicfm.audio.processes import num_cores
     from musicfm.serving.limits import Limits
     from musicfm.serving.server import Server, listen
     from musicfm.serving.service import Service, load

@@ -227,7 +227,7 @@ def finetune(
     """
     need("tasks", "train")
     from musicfm.datasets.labelled import digest
-    from musicfm.model import MusicFM
+    from musicfm.model.musicfm import MusicFM
     from musicfm.tasks import finetune as tuning
     from musicfm.tasks.evaluation import evaluate_head, to_text
     from musicfm.tasks.heads import build_task

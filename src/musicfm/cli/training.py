@@ -23,9 +23,9 @@ def convert(
     ] = False,
 ) -> None:
     """Convert a model between the authors' layout and ours."""
-    from musicfm import checkpoint
+    from musicfm.model import conversion
 
-    checkpoint.convert(source, destination, stats=stats, overwrite=overwrite)
+    conversion.convert(source, destination, stats=stats, overwrite=overwrite)
     say(f"wrote {destination}")
 
 
@@ -42,9 +42,9 @@ def export(
     need("export")
     layers = layers_of(layer)
 
-    from musicfm.embedding import wanted_layers
-    from musicfm.export import export_onnx
-    from musicfm.model import MusicFM
+    from musicfm.embedding.embedder import wanted_layers
+    from musicfm.model.export import export_onnx
+    from musicfm.model.musicfm import MusicFM
 
     loaded = MusicFM.from_pretrained(model, stats=stats)
     export_onnx(loaded, out, layers=wanted_layers(loaded, layers))
@@ -143,8 +143,8 @@ def kmeans(
 def _load(recipe: str, settings: list[str] | None, stats: Path | None) -> "Recipe":
     """A recipe with what is changed in it, first by statistics of the mel."""
     from musicfm.datasets.statistics import check_measured
+    from musicfm.model.published import read_stats
     from musicfm.pretraining.recipe import load_recipe
-    from musicfm.published import read_stats
 
     options = settings or []
     if stats is None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from musicfm import audio
+from musicfm.audio import reading
 from musicfm.datasets.tracks import Manifest, Track
 from musicfm.errors import AudioError, ConfigError, DataError
 from musicfm.seeds import derive_seed
@@ -96,7 +96,7 @@ class Crops:
     def _load(self, track: Track, start: float) -> Samples:
         try:
             with self._manifest.open(track) as recording:
-                return audio.load(
+                return reading.load(
                     recording,
                     self._sample_rate,
                     start_seconds=start,

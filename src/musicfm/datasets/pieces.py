@@ -15,13 +15,13 @@ from typing import TextIO
 
 import numpy as np
 
+from musicfm.audio.folders import AUDIO_SUFFIXES
 from musicfm.datasets.annotations import Annotations, Beats, Read, Spans, fit, make_beats
 from musicfm.datasets.labelled import Labelled, LabelledTrack, divided
 from musicfm.datasets.scanning import scan
 from musicfm.datasets.splits import Folding, Splitting, fold, split
 from musicfm.datasets.tracks import Split, Track
 from musicfm.errors import DataError
-from musicfm.folders import AUDIO_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from musicfm import audio
+from musicfm.audio import reading
+from musicfm.audio.folders import common_folder, describe, recordings_in
+from musicfm.audio.processes import (
+    End,
+    Failure,
+    Message,
+    Task,
+    num_cores,
+    run_tasks,
+)
 from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import (
     INDEX,
@@ -30,8 +39,6 @@ from musicfm.datasets.tracks import (
 )
 from musicfm.errors import ConfigError, DataError, printable
 from musicfm.files import atomic_write, exclusive, parse_json, sweep_beside, writing
-from musicfm.folders import common_folder, describe, recordings_in
-from musicfm.processes import End, Failure, Message, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
 from musicfm.remote import is_url, join
 
@@ -85,11 +92,11 @@ def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
         AudioError: the file cannot be read or holds no sound; with ``check``, also if it is
             damaged anywhere.
     """
-    info = audio.probe(path)
+    info = reading.probe(path)
     seconds = info.duration_seconds
     if check or not seconds:
         decoded = 0.0
-        for block in audio.stream(path, info.sample_rate):
+        for block in reading.stream(path, info.sample_rate):
             decoded += len(block) / info.sample_rate
             yield len(block) / info.sample_rate
         seconds = seconds or decoded
@@ -99,7 +106,7 @@ def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
         while data := file.read(_READ_BYTES):
             digest.update(data)
             yield 0.0
-    tags = audio.tags(path)
+    tags = reading.tags(path)
     song = _rendered(Path(path).with_suffix(".jams"))
     # All takes of a song are by one artist, lest some be validated and others trained on.
     artist = "" if song is None else f"{_SONG}{song.seed}"

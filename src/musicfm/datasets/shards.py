@@ -34,12 +34,19 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from musicfm import audio
+from musicfm.audio import reading
+from musicfm.audio.processes import (
+    Failure,
+    Message,
+    Now,
+    Task,
+    num_cores,
+    run_tasks,
+)
 from musicfm.datasets.tracks import INDEX, Manifest, Track, open_track, to_json
 from musicfm.errors import AudioError, ConfigError, DataError, OutputError
 from musicfm.files import atomic_write, writing
 from musicfm.journal import Journal, Recording
-from musicfm.processes import Failure, Message, Now, Task, num_cores, run_tasks
 from musicfm.progress import AudioProgress
 from musicfm.remote import Location, join
 
@@ -100,7 +107,7 @@ def prepare(
     timeout_seconds: float = 60.0,
     overwrite: bool = False,
     progress: bool = False,
-    _stream: Callable[..., "_Blocks"] = audio.stream,
+    _stream: Callable[..., "_Blocks"] = reading.stream,
 ) -> Prepared:
     """Writes a collection as shards with an index. ``musicfm prepare`` is this function.
 

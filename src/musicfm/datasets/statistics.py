@@ -18,12 +18,18 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from musicfm import audio
-from musicfm.config import MelConfig
+from musicfm.audio import reading
+from musicfm.audio.processes import (
+    End,
+    Failure,
+    Message,
+    num_cores,
+    run_tasks,
+)
 from musicfm.datasets.tracks import Manifest, Track, open_track
 from musicfm.errors import AudioError, ConfigError, DataError
 from musicfm.files import atomic_write, read_object
-from musicfm.processes import End, Failure, Message, num_cores, run_tasks
+from musicfm.model.config import MelConfig
 from musicfm.progress import AudioProgress
 from musicfm.remote import Location, join
 from musicfm.seeds import derive_seed
@@ -208,12 +214,12 @@ def _measure_part(part: _Part, mel: MelConfig) -> Iterator[float | Moments]:
     """Yields the seconds measured since the last time; in the end the moments."""
     import torch
 
-    from musicfm.mel import LogMel, stream_mel
+    from musicfm.model.mel import LogMel, stream_mel
 
     torch.set_num_threads(1)  # there are as many processes as cores
     moments = Moments()
     with open_track(part.track, part.root) as source, torch.inference_mode():
-        blocks: Iterable[npt.NDArray[np.float32]] = audio.stream(
+        blocks: Iterable[npt.NDArray[np.float32]] = reading.stream(
             source,
             mel.sample_rate,
             start_seconds=part.start_seconds,

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from musicfm.config import ModelConfig
 from musicfm.datasets.crops import Crops
-from musicfm.masking import MaskingConfig, mask_waveform
+from musicfm.model.config import ModelConfig
+from musicfm.model.masking import MaskingConfig, mask_waveform
 from musicfm.pretraining.objective import Batch
 from musicfm.seeds import derive_seed
 from musicfm.training import begin_loading

@@ -16,12 +16,12 @@ from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from musicfm.config import KMeansConfig, ModelConfig
 from musicfm.datasets.crops import Crops
 from musicfm.datasets.tracks import Manifest
 from musicfm.errors import CheckpointError, ConfigError
 from musicfm.files import atomic_write
-from musicfm.model import MusicFM
+from musicfm.model.config import KMeansConfig, ModelConfig
+from musicfm.model.musicfm import MusicFM
 from musicfm.seeds import derive_seed
 
 FRAMES_PER_CODE = 200

@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from musicfm.errors import TrainingError
-from musicfm.masking import MaskedLoss
-from musicfm.model import MusicFM
+from musicfm.model.masking import MaskedLoss
+from musicfm.model.musicfm import MusicFM
 from musicfm.pretraining.batches import Loaded
 from musicfm.pretraining.objective import Objective, use_global_batch_norm
 from musicfm.pretraining.recipe import Recipe

@@ -13,8 +13,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn import functional as differentiable
 from torch.nn import functional as F
 
-from musicfm.masking import MaskedLoss, masked_loss
-from musicfm.model import MusicFM
+from musicfm.model.masking import MaskedLoss, masked_loss
+from musicfm.model.musicfm import MusicFM
 
 
 class Batch(NamedTuple):

@@ -14,16 +14,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from musicfm.config import (
+from musicfm.errors import ConfigError
+from musicfm.files import parse_json
+from musicfm.model.config import (
     PRESETS,
     Config,
     ModelConfig,
     Positive,
     Probability,
 )
-from musicfm.errors import ConfigError
-from musicfm.files import parse_json
-from musicfm.masking import MaskingConfig
+from musicfm.model.masking import MaskingConfig
 
 NonNegative = Annotated[float, Field(ge=0.0)]
 

@@ -30,8 +30,6 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from torch.utils.data import DataLoader
 
 import musicfm
-from musicfm import checkpoint
-from musicfm.config import RandomProjectionConfig
 from musicfm.datasets.crops import Crops, GlobalBatches
 from musicfm.datasets.scanning import identities
 from musicfm.datasets.splits import Splitting, split
@@ -45,7 +43,9 @@ from musicfm.errors import (
     printable,
 )
 from musicfm.files import atomic_write, exclusive, read_object, sweep, writing
-from musicfm.model import MusicFM
+from musicfm.model import checkpoint
+from musicfm.model.config import RandomProjectionConfig
+from musicfm.model.musicfm import MusicFM
 from musicfm.pretraining.batches import Example, Examples, example_loader
 from musicfm.pretraining.checkpoints import (
     checkpoint_path,

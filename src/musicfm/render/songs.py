@@ -10,10 +10,15 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
+from musicfm.audio.processes import (
+    Failure,
+    Message,
+    num_cores,
+    run_tasks,
+)
 from musicfm.errors import ConfigError, MusicFMError
 from musicfm.files import atomic_write
 from musicfm.journal import Journal, Recording
-from musicfm.processes import Failure, Message, num_cores, run_tasks
 from musicfm.progress import AudioProgress
 from musicfm.render.composition import GENERATOR_VERSION, compose
 from musicfm.render.labels import GENERATOR, jams_text

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from musicfm.embedding.results import TABLE, as_text, table_of
 from musicfm.files import atomic_write, writing
-from musicfm.results import TABLE, as_text, table_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 
-from musicfm.collection import (
+from musicfm.audio.decoders import Failure, decode_files
+from musicfm.embedding.collection import (
     Run,
     Source,
     Summary,
@@ -36,11 +37,10 @@ from musicfm.collection import (
     settings_of,
     written,
 )
-from musicfm.decoders import Failure, decode_files
-from musicfm.embedding import Embedder
+from musicfm.embedding.embedder import Embedder
+from musicfm.embedding.results import NpzWriter, Pooling, RunningMean
 from musicfm.errors import ConfigError, MusicFMError, OutputError
 from musicfm.journal import Recording
-from musicfm.results import NpzWriter, Pooling, RunningMean
 from musicfm.scale.partitions import reconcile, write_partition
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def embed_on_ray(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Summary:
-    """As :func:`musicfm.collection.embed_collection`, on a Ray cluster.
+    """As :func:`musicfm.embedding.collection.embed_collection`, on a Ray cluster.
 
     A session of Ray that the caller has begun is used, and left open.
 

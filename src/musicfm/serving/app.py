@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 import musicfm
-from musicfm.embedding import Embedder
+from musicfm.embedding.embedder import Embedder
 from musicfm.errors import AudioError
 from musicfm.serving import uploads
 from musicfm.serving.drop import drop_page

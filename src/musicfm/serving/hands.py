@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from musicfm.analysis.sound import Sound
-from musicfm.decoders import Event, decode_files
+from musicfm.audio.decoders import Event, decode_files
+from musicfm.audio.processes import (
+    End,
+    Failure,
+    Message,
+    TaskEvent,
+    run_tasks,
+)
 from musicfm.errors import AudioError
-from musicfm.processes import End, Failure, Message, TaskEvent, run_tasks
 
 _Event = TypeVar("_Event")
 _Job = tuple[Path, Path]
@@ -21,7 +27,7 @@ class _Process(Generic[_Event]):
     """A process that takes one file after the other; leaving one early ends it.
 
     Args:
-        start: gives the events of jobs, as `musicfm.decoders.decode_files` does.
+        start: gives the events of jobs, as `musicfm.audio.decoders.decode_files` does.
     """
 
     def __init__(

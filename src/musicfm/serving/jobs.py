@@ -15,11 +15,22 @@ from torch import Tensor
 from musicfm.analysis.analyzer import analyse
 from musicfm.analysis.exports import EXPORTS, label_tracks
 from musicfm.analysis.page import render_page
-from musicfm.decoders import Block, Event, Failure, Start
-from musicfm.embedding import Finished, Frames
+from musicfm.audio.decoders import (
+    Block,
+    Event,
+    Failure,
+    Start,
+)
+from musicfm.audio.folders import is_named_as_audio
+from musicfm.embedding.embedder import Finished, Frames
+from musicfm.embedding.results import (
+    FrameSpool,
+    Pooling,
+    RunningMean,
+    arrays_of,
+    write_npz,
+)
 from musicfm.errors import AudioError
-from musicfm.folders import is_named_as_audio
-from musicfm.results import FrameSpool, Pooling, RunningMean, arrays_of, write_npz
 from musicfm.serving.hands import Hands
 from musicfm.serving.limits import Limits, Refusal
 from musicfm.serving.sharing import SharedEncoder

@@ -12,10 +12,10 @@ from queue import SimpleQueue
 from typing import Literal, Self
 
 from musicfm.analysis.analyzer import load_predictor
-from musicfm.embedding import Embedder
+from musicfm.embedding.embedder import Embedder
+from musicfm.embedding.results import Pooling
 from musicfm.errors import ConfigError
-from musicfm.model import MusicFM
-from musicfm.results import Pooling
+from musicfm.model.musicfm import MusicFM
 from musicfm.serving.hands import Hands
 from musicfm.serving.jobs import AnalyzeJob, EmbedJob, Format, Job
 from musicfm.serving.limits import Limits, Refusal

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from queue import Empty, Full, Queue, SimpleQueue
 from typing import Any, Self, TypeAlias
 
-from musicfm.decoders import End, Event, Failure
-from musicfm.embedding import Finished, TrackEvent, WindowEncoder
+from musicfm.audio.decoders import End, Event, Failure
+from musicfm.embedding.embedder import Finished, TrackEvent, WindowEncoder
 from musicfm.errors import MusicFMError
 
 _WAITING_EVENTS = 8  # few: when the encoder does not keep up, decoders are to wait

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from musicfm.config import Config
 from musicfm.datasets.annotations import Annotations
+from musicfm.model.config import Config
 
 Array = npt.NDArray[np.float64]
 Scores = dict[str, float]

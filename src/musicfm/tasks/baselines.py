@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from musicfm.config import MelConfig
-from musicfm.embedding import WindowEncoder
-from musicfm.mel import LogMel
-from musicfm.windows import Samples, Windowing
+from musicfm.embedding.embedder import WindowEncoder
+from musicfm.embedding.windows import Samples, Windowing
+from musicfm.model.config import MelConfig
+from musicfm.model.mel import LogMel
 
 _SECONDS = 30.0
 """Of a window. Only a few frames, at the edges, hear that it ends; in the overlap they count

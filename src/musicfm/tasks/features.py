@@ -20,13 +20,18 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
+from musicfm.audio.decoders import Failure, Start, decode_files
+from musicfm.audio.processes import num_cores
 from musicfm.datasets.labelled import LabelledTrack
-from musicfm.decoders import Failure, Start, decode_files
-from musicfm.embedding import Finished, Frames, TrackEvent, WindowEncoder
+from musicfm.embedding.embedder import (
+    Finished,
+    Frames,
+    TrackEvent,
+    WindowEncoder,
+)
+from musicfm.embedding.pooling import pool, pooled_times
 from musicfm.errors import DataError
 from musicfm.files import atomic_write, writing
-from musicfm.pooling import pool, pooled_times
-from musicfm.processes import num_cores
 from musicfm.progress import ListeningProgress
 from musicfm.remote import Location
 from musicfm.tasks.base import Array

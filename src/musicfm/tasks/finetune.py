@@ -37,17 +37,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from musicfm import audio, checkpoint
-from musicfm.config import Config, ModelConfig, Positive
+from musicfm.audio import reading
+from musicfm.audio.processes import num_cores
 from musicfm.datasets.crops import permuted
 from musicfm.datasets.labelled import LabelledTrack, digest
 from musicfm.datasets.scanning import identities
-from musicfm.embedding import Embedder
+from musicfm.embedding.embedder import Embedder
+from musicfm.embedding.pooling import pooled_times
 from musicfm.errors import AudioError, AudioWarning, ConfigError
 from musicfm.files import atomic_write, exclusive, read_object, sweep
-from musicfm.model import MusicFM
-from musicfm.pooling import pooled_times
-from musicfm.processes import num_cores
+from musicfm.model import checkpoint
+from musicfm.model.config import Config, ModelConfig, Positive
+from musicfm.model.musicfm import MusicFM
 from musicfm.progress import Steps
 from musicfm.seeds import derive_seed
 from musicfm.tasks import heads
@@ -157,7 +158,7 @@ class Clips(Dataset[Clip]):
         rate = self._config.sample_rate
         samples = np.zeros(self._size, np.float32)
         try:
-            found = audio.load(
+            found = reading.load(
                 item.audio, rate, start_seconds=start, duration_seconds=self._task.clip_seconds
             )[: self._size]
         except AudioError as error:
@@ -199,7 +200,7 @@ class _TaskModel(LightningModule):
     def forward(self, waveform: Tensor, num_outputs: int) -> Tensor:
         """Logits of clips, (batch, num_outputs, num_logits)."""
         (states,) = self.model(waveform, layers=[-1]).hidden_states
-        # In both directions the bins of musicfm.pooling.
+        # In both directions the bins of musicfm.embedding.pooling.
         pooled = F.adaptive_avg_pool1d(states.transpose(1, 2), num_outputs).transpose(1, 2)
         return cast(Tensor, self.head(pooled[:, None].float()))
 

@@ -16,10 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from musicfm import checkpoint
-from musicfm.config import Config, Probability, Width
 from musicfm.errors import CheckpointError
 from musicfm.files import parse_json
+from musicfm.model import checkpoint
+from musicfm.model.config import Config, Probability, Width
 from musicfm.tasks.base import Decoding, Task
 from musicfm.tasks.beat import Beat
 from musicfm.tasks.chord import Chord
@@ -60,7 +60,7 @@ class HeadConfig(Config):
     model: str
     """What the model is called, for people."""
     fingerprint: str
-    """Of the model, see :func:`musicfm.checkpoint.fingerprint`."""
+    """Of the model, see :func:`musicfm.model.checkpoint.fingerprint`."""
     layers: tuple[Annotated[int, Field(ge=0)], ...]
     """The hidden state, or several that are averaged with learned weights."""
     dim: Width

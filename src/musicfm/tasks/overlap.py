@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from musicfm import checkpoint
 from musicfm.datasets.scanning import identities
+from musicfm.model import checkpoint
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.rows import Row
 

@@ -12,17 +12,22 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import musicfm
-from musicfm.collection import Run, Summary, Written, hits_all, running
+from musicfm.audio.decoders import Failure, Start
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.jams import document, observations
-from musicfm.decoders import Failure, Start
-from musicfm.embedding import Embedder, Finished, Frames, WindowEncoder
+from musicfm.embedding.collection import Run, Summary, Written, hits_all, running
+from musicfm.embedding.embedder import (
+    Embedder,
+    Finished,
+    Frames,
+    WindowEncoder,
+)
+from musicfm.embedding.results import as_text
 from musicfm.errors import AudioError, CheckpointError, DataError, OutputError, printable
 from musicfm.files import atomic_write, scratch
 from musicfm.journal import Recording
-from musicfm.model import MusicFM
+from musicfm.model.musicfm import MusicFM
 from musicfm.remote import Location
-from musicfm.results import as_text
 from musicfm.tasks import heads
 from musicfm.tasks.features import Features, compute
 from musicfm.tasks.heads import MODEL, Head, HeadConfig, check_model
@@ -179,8 +184,9 @@ def predict_collection(
     Args:
         predictor: the heads and their encoder.
         sources: recordings, and folders of them.
-        out: the folder for the results, named as :func:`musicfm.collection.find_recordings` does.
-            It also gets ``journal.jsonl`` and ``report.json``.
+        out: the folder for the results, which are named as by
+            :func:`musicfm.embedding.collection.find_recordings`. It also gets
+            ``journal.jsonl`` and ``report.json``.
         output: what to write; None: a JAMS file for each.
         conclude: told what is in the folder when the run ends; see :class:`Journal`'s entries.
         num_workers: processes that decode; None leaves one core for the encoder.

@@ -19,11 +19,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from musicfm.config import Config, Positive
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.datasets.tracks import Track
 from musicfm.errors import DataError, MusicFMError
+from musicfm.model.config import Config, Positive
 from musicfm.seeds import derive_seed
 from musicfm.tasks.base import Array, Decoding, Scores, Task
 from musicfm.tasks.features import Features, stacked

@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import torch
 
-from musicfm.embedding import Embedder, WindowEncoder
+from musicfm.embedding.embedder import Embedder, WindowEncoder
 from musicfm.errors import ConfigError
-from musicfm.model import MusicFM
+from musicfm.model.musicfm import MusicFM
 from musicfm.seeds import derive_seed
 from musicfm.tasks.baselines import ChromaEncoder, MelEncoder
 from musicfm.tasks.features import Inputs

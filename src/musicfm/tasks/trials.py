@@ -17,12 +17,17 @@ from typing import Any, TypeVar
 
 import torch
 
-from musicfm import checkpoint
-from musicfm.config import Config
+from musicfm.audio.processes import (
+    Failure,
+    Message,
+    num_cores,
+    run_tasks,
+)
 from musicfm.datasets.scanning import identities
 from musicfm.errors import ConfigError, DataError, MusicFMError
 from musicfm.files import atomic_write, read_object
-from musicfm.processes import Failure, Message, num_cores, run_tasks
+from musicfm.model import checkpoint
+from musicfm.model.config import Config
 from musicfm.progress import Steps
 from musicfm.tasks import heads
 from musicfm.tasks.base import Scores, json_number, json_scores

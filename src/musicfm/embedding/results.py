@@ -21,11 +21,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from musicfm.embedding import Embedder
+from musicfm.embedding.embedder import Embedder
+from musicfm.embedding.pooling import pool, pooled_times
 from musicfm.errors import OutputError
 from musicfm.files import atomic_write, writing
 from musicfm.journal import JOURNAL
-from musicfm.pooling import pool, pooled_times
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from musicfm.config import Config, ModelConfig
 from musicfm.errors import ConfigError
+from musicfm.model.config import Config, ModelConfig
 
 IGNORED = -100
 """The target of tokens that are not hidden: no code has it."""

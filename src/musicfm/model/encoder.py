@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from musicfm.config import ConformerConfig, TransformerConfig
-from musicfm.mel import Float32Buffers
+from musicfm.model.config import ConformerConfig, TransformerConfig
+from musicfm.model.mel import Float32Buffers
 
 ROTARY_BASE = 10_000.0
 

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from musicfm.errors import ConfigError
-from musicfm.inference.cuda import CudaFrontEnd
-from musicfm.inference.encoder import InferenceEncoder
-from musicfm.inference.front_end import CpuFrontEnd
-from musicfm.inference.weights import linear
-from musicfm.model import MusicFM
+from musicfm.model.inference.cuda import CudaFrontEnd
+from musicfm.model.inference.encoder import InferenceEncoder
+from musicfm.model.inference.front_end import CpuFrontEnd
+from musicfm.model.inference.weights import linear
+from musicfm.model.musicfm import MusicFM
 
 
 def optimize(

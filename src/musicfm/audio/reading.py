@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from musicfm._sources import (
+from musicfm.audio.sources import (
     MAX_SAMPLE_RATE,
     AudioFile,
     AudioInfo,

@@ -19,13 +19,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from musicfm import audio, checkpoint
-from musicfm.decoders import Block, End, Event, Failure, Start
+from musicfm.audio import reading
+from musicfm.audio.decoders import (
+    Block,
+    End,
+    Event,
+    Failure,
+    Start,
+)
+from musicfm.embedding.pooling import pool, pooled_times
+from musicfm.embedding.windows import (
+    Cutter,
+    Samples,
+    Stitcher,
+    Window,
+    Windowing,
+)
 from musicfm.errors import AudioError, ConfigError, MusicFMError
-from musicfm.inference.form import optimize
-from musicfm.model import MusicFM, full_float32
-from musicfm.pooling import pool, pooled_times
-from musicfm.windows import Cutter, Samples, Stitcher, Window, Windowing
+from musicfm.model import checkpoint
+from musicfm.model.inference.optimized import optimize
+from musicfm.model.musicfm import MusicFM, full_float32
 
 Source: TypeAlias = str | os.PathLike[str] | Tensor | npt.NDArray[np.floating]
 Key = TypeVar("Key")
@@ -111,7 +124,7 @@ class WindowEncoder(ABC):
     """Whatever gives frames for windows of samples: with it, for recordings of any length.
 
     A recording that fits into a window is one; a longer one is cut into overlapping windows, whose
-    frames are cross-faded (see :mod:`musicfm.windows`). To compare another encoder, write
+    frames are cross-faded (see :mod:`musicfm.embedding.windows`). To compare another encoder, write
     :meth:`batch` and :meth:`fingerprint`.
 
     Args:
@@ -166,8 +179,8 @@ class WindowEncoder(ABC):
         """Embeds the recordings whose samples arrive in ``events``; windows share batches.
 
         Args:
-            events: as :func:`musicfm.decoders.decode_files` gives them. None among them says that
-                the next may be long in coming: windows then do not wait for a batch to be full.
+            events: as :func:`musicfm.audio.decoders.decode_files` gives them. None among them says
+                that the next may be long in coming: windows then do not wait for a full batch.
 
         Yields:
             Of each recording Start if ``events`` have it, its frames in order and then Finished, or
@@ -264,8 +277,9 @@ class Embedder(WindowEncoder):
     """Embeds recordings of any length, format, rate and number of channels.
 
     A recording that fits into the model's context is embedded by one plain forward pass; a longer
-    one in overlapping windows that are cross-faded (see :mod:`musicfm.windows`). What comes out
-    depends on the recording, the model, the layers and the overlap: never on batches or blocks.
+    one in overlapping windows that are cross-faded (see :mod:`musicfm.embedding.windows`). What
+    comes out depends on the recording, the model, the layers and the overlap: never on batches or
+    blocks.
     """
 
     def __init__(
@@ -411,7 +425,7 @@ class Embedder(WindowEncoder):
         ]
 
     def fingerprint(self) -> str:
-        """SHA-256 of the model, see :func:`musicfm.checkpoint.fingerprint`."""
+        """SHA-256 of the model, see :func:`musicfm.model.checkpoint.fingerprint`."""
         return checkpoint.fingerprint(self.model)
 
     def _open(
@@ -422,7 +436,7 @@ class Embedder(WindowEncoder):
             if sample_rate is not None:
                 raise AudioError("sample_rate is for samples; a file states its own")
             key = os.fspath(source)
-            for samples in audio.stream(source, self.config.sample_rate, on_damage=on_damage):
+            for samples in reading.stream(source, self.config.sample_rate, on_damage=on_damage):
                 yield Block(key, samples)
         else:
             key = "the waveform"
@@ -453,4 +467,4 @@ class Embedder(WindowEncoder):
                 f"the waveform reaches {np.abs(samples).max():g}; samples belong in [-1, 1] "
                 "(16-bit integers: divide by 32768)"
             )
-        return audio.resample(samples, sample_rate, self.config.sample_rate)
+        return reading.resample(samples, sample_rate, self.config.sample_rate)

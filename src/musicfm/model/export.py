@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from musicfm.checkpoint import fingerprint
 from musicfm.errors import ConfigError
 from musicfm.files import atomic_write
-from musicfm.model import MusicFM
+from musicfm.model.checkpoint import fingerprint
+from musicfm.model.musicfm import MusicFM
 
 _MOST_BYTES = 2_000_000_000
 """Of weights within the file: it is one protobuf message, which ends at 2 GiB, with its graph."""
@@ -34,7 +34,7 @@ def export_onnx(model: MusicFM, path: str | Path, *, layers: Sequence[int]) -> N
     and so on, (batch, frames, dim) float32, each layer once, and ``num_frames``, (batch,) int64;
     frames beyond a clip's own are undefined. Batch and samples are dynamic. Its metadata has
     ``config`` and ``layers`` as JSON, and ``fingerprint``, which is
-    :func:`musicfm.checkpoint.fingerprint`.
+    :func:`musicfm.model.checkpoint.fingerprint`.
 
     Weights above 2 GB go into a file beside, called as the first with ``.data`` at its end. The
     two belong together and to these names. Where both are replaced, the old file is removed before,

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicfm import encoder as exact
-from musicfm.encoder import over_taps, rotate
-from musicfm.inference.int8 import Int8Linear
-from musicfm.inference.weights import Linear, folded, norm
+from musicfm.model import encoder as exact
+from musicfm.model.encoder import over_taps, rotate
+from musicfm.model.inference.int8 import Int8Linear
+from musicfm.model.inference.weights import Linear, folded, norm
 
 
 class InferenceEncoder(exact.Encoder):
-    """See :class:`musicfm.encoder.Encoder`."""
+    """See :class:`musicfm.model.encoder.Encoder`."""
 
     def __init__(self, encoder: exact.Encoder, dtype: torch.dtype, int8: bool) -> None:
         nn.Module.__init__(self)
@@ -32,7 +32,7 @@ class InferenceEncoder(exact.Encoder):
         self.int8 = int8
 
     def forward(self, x: Tensor, mask: Tensor | None, layers: Sequence[int]) -> list[Tensor]:
-        """See :meth:`musicfm.encoder.Encoder.forward`; with int8, one clip after another."""
+        """See :meth:`musicfm.model.encoder.Encoder.forward`; with int8, one clip after another."""
         if not self.int8:
             return super().forward(x, mask, layers)
         counts = [x.shape[1]] * len(x) if mask is None else mask.sum(1).tolist()
@@ -45,7 +45,7 @@ class InferenceEncoder(exact.Encoder):
 
 
 class _ConformerBlock(nn.Module):
-    """See :class:`musicfm.encoder.ConformerBlock`."""
+    """See :class:`musicfm.model.encoder.ConformerBlock`."""
 
     def __init__(self, block: exact.ConformerBlock, dtype: torch.dtype, int8: bool) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class _ConformerBlock(nn.Module):
 
 
 class _TransformerBlock(nn.Module):
-    """See :class:`musicfm.encoder.TransformerBlock`."""
+    """See :class:`musicfm.model.encoder.TransformerBlock`."""
 
     def __init__(self, block: exact.TransformerBlock, dtype: torch.dtype, int8: bool) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class _TransformerBlock(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    """See :class:`musicfm.encoder.FeedForward`."""
+    """See :class:`musicfm.model.encoder.FeedForward`."""
 
     def __init__(self, ffn: exact.FeedForward, dtype: torch.dtype, int8: bool) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class _FeedForward(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    """See :class:`musicfm.encoder.SelfAttention`."""
+    """See :class:`musicfm.model.encoder.SelfAttention`."""
 
     def __init__(self, attention: exact.SelfAttention, dtype: torch.dtype, int8: bool) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class _SelfAttention(nn.Module):
 
 
 class _ConvolutionModule(nn.Module):
-    """See :class:`musicfm.encoder.ConvolutionModule`; channels stay last."""
+    """See :class:`musicfm.model.encoder.ConvolutionModule`; channels stay last."""
 
     weight: Tensor
     bias: Tensor

@@ -12,18 +12,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
-from musicfm import checkpoint
-from musicfm.decoders import Failure, Start, decode_files
-from musicfm.embedding import Embedder, Finished, Frames, TrackEvent
+from musicfm.audio.decoders import Failure, Start, decode_files
+from musicfm.audio.folders import (
+    common_folder,
+    describe,
+    is_named_as_audio,
+    recordings_in,
+)
+from musicfm.audio.processes import num_cores
+from musicfm.embedding.embedder import (
+    Embedder,
+    Finished,
+    Frames,
+    TrackEvent,
+)
+from musicfm.embedding.pooling import check_rate
+from musicfm.embedding.results import NpzWriter, Pooling, TableWriter
 from musicfm.errors import ConfigError, OutputError
 from musicfm.files import atomic_write
-from musicfm.folders import common_folder, describe, is_named_as_audio, recordings_in
 from musicfm.journal import Journal, Recording
-from musicfm.pooling import check_rate
-from musicfm.processes import num_cores
+from musicfm.model import checkpoint
 from musicfm.progress import ListeningProgress
 from musicfm.remote import Location, RemoteFile, files_below, is_url
-from musicfm.results import NpzWriter, Pooling, TableWriter
 
 REPORT = "report.json"
 

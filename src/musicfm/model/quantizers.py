@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicfm.config import KMeansConfig, MelConfig, RandomProjectionConfig
-from musicfm.mel import Float32Buffers, mel_corners
+from musicfm.model.config import KMeansConfig, MelConfig, RandomProjectionConfig
+from musicfm.model.mel import Float32Buffers, mel_corners
 
 FRAMES_AT_ONCE = 4_096
 """Frames whose scores against one codebook are held at once: 64 MB for 4096 codes."""

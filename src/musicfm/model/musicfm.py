@@ -16,12 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicfm.config import FrontEndConfig, MelConfig, ModelConfig, PitchConfig
-from musicfm.encoder import Conv2d, Encoder, run_block
 from musicfm.errors import ConfigError
-from musicfm.mel import LogMel, check_waveform
-from musicfm.pitch import LogPitch
-from musicfm.quantizers import build_quantizer
+from musicfm.model import checkpoint
+from musicfm.model.config import (
+    FrontEndConfig,
+    MelConfig,
+    ModelConfig,
+    PitchConfig,
+)
+from musicfm.model.encoder import Conv2d, Encoder, run_block
+from musicfm.model.mel import LogMel, check_waveform
+from musicfm.model.pitch import LogPitch
+from musicfm.model.quantizers import build_quantizer
 
 
 class Output(NamedTuple):
@@ -283,21 +289,15 @@ class MusicFM(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
-        """Loads trained weights; see :func:`musicfm.checkpoint.load` for sources and options."""
-        from musicfm import checkpoint
-
+        """Loads trained weights; see :func:`musicfm.model.checkpoint.load` for the options."""
         return checkpoint.load(source, cls, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes ``model.safetensors`` and ``config.json``; see :func:`musicfm.checkpoint.save`."""
-        from musicfm import checkpoint
-
+        """Writes ``model.safetensors`` and ``config.json``, as :func:`.checkpoint.save` does."""
         checkpoint.save(self, folder)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads the folder; see :func:`musicfm.checkpoint.push`. Returns the commit's address."""
-        from musicfm import checkpoint
-
+        """Uploads the folder, as :func:`.checkpoint.push` does; returns the commit's address."""
         return checkpoint.push(self, repo_id, **options)
 
 

@@ -19,17 +19,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from musicfm.config import (
+from musicfm.errors import CheckpointError, ConfigError, OutputError
+from musicfm.files import atomic_write, parse_json
+from musicfm.model.config import (
     ConformerConfig,
     FrontEndConfig,
     MelConfig,
     ModelConfig,
     RandomProjectionConfig,
 )
-from musicfm.encoder import inverse_frequencies
-from musicfm.errors import CheckpointError, ConfigError, OutputError
-from musicfm.files import atomic_write, parse_json
-from musicfm.mel import LogMel
+from musicfm.model.encoder import inverse_frequencies
+from musicfm.model.mel import LogMel
 
 Stats = str | Path | tuple[float, float]
 """A JSON file of statistics, or the mean and standard deviation of the mel in dB."""

@@ -13,17 +13,17 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from musicfm import hub, published
-from musicfm.config import (
+from musicfm.errors import CheckpointError, ConfigError
+from musicfm.model import hub, published
+from musicfm.model.config import (
     ConformerConfig,
     FrontEndConfig,
     MelConfig,
     ModelConfig,
     RandomProjectionConfig,
 )
-from musicfm.errors import CheckpointError, ConfigError
-from musicfm.masking import MaskingConfig, mask_waveform, masked_loss
-from musicfm.model import MusicFM
+from musicfm.model.masking import MaskingConfig, mask_waveform, masked_loss
+from musicfm.model.musicfm import MusicFM
 
 FEATURES: Final = ("melspec_2048", "melspec")
 """What the authors call the mel: today, and in November 2023."""

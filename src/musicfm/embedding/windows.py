@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from musicfm.config import ModelConfig
 from musicfm.errors import ConfigError
+from musicfm.model.config import ModelConfig
 
 Samples = npt.NDArray[np.float32]
 

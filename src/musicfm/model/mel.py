@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicfm.config import MelConfig
 from musicfm.errors import AudioError
+from musicfm.model.config import MelConfig
 
 
 class Float32Buffers(nn.Module):

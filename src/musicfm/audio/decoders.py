@@ -3,7 +3,7 @@
 Beside its pipe, each process has its own ring of slots in shared memory. It fills a free slot and
 sends ``(slot, count)``; we copy the samples out and send the slot back. While the consumer is busy,
 messages wait in the pipe and samples in the ring, and when that is full so does the decoder;
-neither side counts anything. For all else see `musicfm.processes`.
+neither side counts anything. For all else see `musicfm.audio.processes`.
 """
 
 import ctypes
@@ -21,11 +21,16 @@ from typing import Any, Generic, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from musicfm import audio
+from musicfm.audio import reading
+from musicfm.audio.processes import End as End
+from musicfm.audio.processes import Failure as Failure
+from musicfm.audio.processes import (
+    Key,
+    Worker,
+    run_workers,
+    serve,
+)
 from musicfm.errors import AudioError
-from musicfm.processes import End as End
-from musicfm.processes import Failure as Failure
-from musicfm.processes import Key, Worker, run_workers, serve
 
 _Path: TypeAlias = str | os.PathLike[str]
 _Samples: TypeAlias = npt.NDArray[np.float32]
@@ -59,7 +64,7 @@ def decode_files(
     on_damage: Literal["error", "warn"] = "error",
     block_seconds: float = 10.0,
     num_slots: int = 6,
-    _decode: Callable[..., Iterator[_Samples]] = audio.stream,
+    _decode: Callable[..., Iterator[_Samples]] = reading.stream,
 ) -> Generator[Event[Key], None, None]:
     """Yield the samples of each recording, in order within it; those of several interleave.
 
@@ -69,7 +74,7 @@ def decode_files(
     Args:
         jobs: pairs of a key, which comes back in the events, and a path or URL. Taken lazily: each
             worker has at most one in hand and one waiting. None: see
-            `musicfm.processes.run_workers`.
+            `musicfm.audio.processes.run_workers`.
         sample_rate: of the samples returned, in Hz.
         num_workers: processes, each decoding one file at a time.
         timeout_seconds: a worker that delivers nothing for so long is killed and its file given up;
@@ -142,9 +147,9 @@ def _work(
         return paths.popleft()
 
     def deliver(path: str) -> None:
-        with audio.at_hand(path) as source:
+        with reading.at_hand(path) as source:
             with suppress(AudioError):  # decoding will say the same
-                if duration := audio.probe(source).duration_seconds:
+                if duration := reading.probe(source).duration_seconds:
                     pipe.send(("start", duration))
             for block in decode(source):
                 for start in range(0, len(block), shape[1]):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from musicfm.config import PitchConfig
-from musicfm.mel import Float32Buffers
+from musicfm.model.config import PitchConfig
+from musicfm.model.mel import Float32Buffers
 
 
 class LogPitch(Float32Buffers):

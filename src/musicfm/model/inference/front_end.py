@@ -6,14 +6,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicfm.inference.convolutions import TILE, VALUES, Space, convolution, steps_over
-from musicfm.inference.int8 import Int8ResidualBlock
-from musicfm.inference.weights import folded, linear
-from musicfm.model import FrontEnd, ResidualBlock
+from musicfm.model.inference.convolutions import (
+    TILE,
+    VALUES,
+    Space,
+    convolution,
+    steps_over,
+)
+from musicfm.model.inference.int8 import Int8ResidualBlock
+from musicfm.model.inference.weights import folded, linear
+from musicfm.model.musicfm import FrontEnd, ResidualBlock
 
 
 class CpuFrontEnd(nn.Module):
-    """See :class:`musicfm.model.FrontEnd`."""
+    """See :class:`musicfm.model.musicfm.FrontEnd`."""
 
     def __init__(self, front_end: FrontEnd, dtype: torch.dtype, winograd: bool, int8: bool) -> None:
         super().__init__()
@@ -50,7 +56,7 @@ class CpuFrontEnd(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    """See :class:`musicfm.model.ResidualBlock`; its two strided convolutions are one here."""
+    """See :class:`musicfm.model.musicfm.ResidualBlock`; two strided convolutions are one here."""
 
     def __init__(self, block: ResidualBlock, dtype: torch.dtype, winograd: bool) -> None:
         super().__init__()

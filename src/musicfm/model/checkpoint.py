@@ -12,21 +12,18 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from musicfm import hub, published
-from musicfm.config import Config, ModelConfig
 from musicfm.errors import CheckpointError, ConfigError, OutputError
 from musicfm.files import atomic_write, parse_json
-from musicfm.published import Stats
-
-if TYPE_CHECKING:
-    from musicfm.model import MusicFM
+from musicfm.model import hub, published
+from musicfm.model.config import Config, ModelConfig
+from musicfm.model.published import Stats
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TRACKS = "training_tracks.txt"
@@ -41,8 +38,19 @@ _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 RUN_PREFIX = "objective.model."
 """Before every key in a checkpoint of a pretraining run."""
 
-Model = TypeVar("Model", bound="MusicFM")
+Model = TypeVar("Model", bound=nn.Module)
 AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+class Configured(Protocol):
+    """A :class:`musicfm.MusicFM`, as far as a checkpoint needs to know it."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the model was built from."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its tensors by name."""
 
 
 def load(
@@ -109,11 +117,11 @@ def folder_of(source: str | Path) -> Path | None:
     if it is another kind of source.
     """
     if str(source) == SHIPPED:
-        return Path(__file__).with_name(SHIPPED)
+        return Path(__file__).parents[1] / SHIPPED
     return Path(source) if str(source) not in hub.PUBLISHED and os.path.isdir(source) else None
 
 
-def save(model: "MusicFM", folder: str | Path) -> None:
+def save(model: Configured, folder: str | Path) -> None:
     """Writes a model as ``folder/model.safetensors`` and ``folder/config.json``.
 
     Weights keep their dtype. A model that is there already is replaced at the end, so a full disk
@@ -123,7 +131,7 @@ def save(model: "MusicFM", folder: str | Path) -> None:
     write_pair(Path(folder) / WEIGHTS, Path(folder) / CONFIG, model.state_dict(), model.config)
 
 
-def push(model: "MusicFM", repo_id: str, *, private: bool = False, message: str = "") -> str:
+def push(model: Configured, repo_id: str, *, private: bool = False, message: str = "") -> str:
     """Uploads what :func:`save` writes to the hub, making the repository if need be.
 
     Returns:
@@ -132,45 +140,6 @@ def push(model: "MusicFM", repo_id: str, *, private: bool = False, message: str 
     with tempfile.TemporaryDirectory() as folder:
         save(model, folder)
         return hub.upload_folder(folder, repo_id, private, message or "Upload a MusicFM model")
-
-
-def convert(
-    source: str | Path,
-    destination: str | Path,
-    *,
-    stats: Stats | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Converts between the published layout and ours, losing nothing that the model uses.
-
-    From folder to folder, what the model was trained on (:data:`TRACKS`) goes along.
-
-    Args:
-        source: anything :func:`load` takes.
-        destination: a ``.pt`` file for the published layout (its statistics go beside it), or a
-            folder for ours.
-        stats: as in :func:`load`.
-        overwrite: replace a model that is there.
-
-    Raises CheckpointError: no model, or no such destination; OutputError: a model is there already,
-    or the destination cannot be written.
-    """
-    from musicfm.model import MusicFM
-
-    destination, folder = Path(destination), folder_of(source)
-    if destination.suffix.lower() in (".pth", ".ckpt", ".bin", ".safetensors"):
-        raise CheckpointError(f"cannot convert to {destination}: give a folder, or a file in .pt")
-    to_folder = destination.suffix.lower() != ".pt"
-    written = destination / WEIGHTS if to_folder else destination
-    if os.path.exists(written) and not overwrite:
-        raise OutputError(f"{written} is there already; choose another name, or overwrite it")
-    model = load(source, MusicFM, stats=stats)
-    if not to_folder:
-        published.write(model.config, model.state_dict(), destination)
-    else:
-        tracks = None if folder is None else read_tracks(folder)
-        save(model, destination)
-        write_tracks(destination, tracks)
 
 
 def read_tracks(folder: Path) -> list[str] | None:
@@ -194,7 +163,7 @@ def write_tracks(folder: Path, tracks: Iterable[str] | None) -> None:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
-def fingerprint(model: "MusicFM") -> str:
+def fingerprint(model: Configured) -> str:
     """SHA-256 of what a model computes with: its configuration and its tensors."""
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     for name, tensor in model.state_dict().items():

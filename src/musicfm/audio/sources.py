@@ -3,9 +3,9 @@
 The way of a file:
 
 1. ID3 and APE tags before its content are passed over, whatever the content is.
-2. Its framing is followed where it has one that decoders get wrong (`musicfm._framing`): the chunks
-   of wav, the pages of Ogg, the frames of MPEG. That gives one part, or several that follow each
-   other in time, each of which is opened by itself.
+2. Its framing is followed where it has one that decoders get wrong (`musicfm.audio.framing`): the
+   chunks of wav, the pages of Ogg, the frames of MPEG. That gives one part, or several that follow
+   each other in time, each of which is opened by itself.
 3. libsndfile reads the PCM containers (wav, aiff, au, caf, w64 and their kin), FFmpeg everything
    else, and what libsndfile refuses. What FFmpeg refuses is tried with libsndfile.
 
@@ -39,7 +39,14 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from musicfm._framing import Part, after_tags, is_wav, scan_mpeg, scan_ogg, scan_wav
+from musicfm.audio.framing import (
+    Part,
+    after_tags,
+    is_wav,
+    scan_mpeg,
+    scan_ogg,
+    scan_wav,
+)
 from musicfm.errors import AudioError, printable
 from musicfm.remote import fetched, is_url
 

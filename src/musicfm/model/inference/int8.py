@@ -6,16 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicfm.inference.convolutions import VALUES, OfOneChannel, Space, steps_over
-from musicfm.inference.weights import folded
-from musicfm.model import ResidualBlock
+from musicfm.model.inference.convolutions import (
+    VALUES,
+    OfOneChannel,
+    Space,
+    steps_over,
+)
+from musicfm.model.inference.weights import folded
+from musicfm.model.musicfm import ResidualBlock
 
 _TINY = 1e-30
 """Stands for the largest of values that are all zero."""
 
 
 class Int8ResidualBlock(nn.Module):
-    """See :class:`musicfm.model.ResidualBlock`; of one channel, convolutions stay float32."""
+    """See :class:`musicfm.model.musicfm.ResidualBlock`; with one channel it stays float32."""
 
     def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
         super().__init__()

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from musicfm.encoder import padded_taps, patches
-from musicfm.inference.convolutions import steps_over
-from musicfm.inference.weights import Linear, folded
-from musicfm.model import FrontEnd, ResidualBlock, frame_mask
+from musicfm.model.encoder import padded_taps, patches
+from musicfm.model.inference.convolutions import steps_over
+from musicfm.model.inference.weights import Linear, folded
+from musicfm.model.musicfm import FrontEnd, ResidualBlock, frame_mask
 
 
 class CudaFrontEnd(nn.Module):
-    """See :class:`musicfm.model.FrontEnd`; images are (time, frequency) with the channels last."""
+    """See :class:`musicfm.model.musicfm.FrontEnd`; images are (time, frequency), channels last."""
 
     def __init__(self, front_end: FrontEnd, dtype: torch.dtype) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class CudaFrontEnd(nn.Module):
 
 
 class _CudaResidualBlock(nn.Module):
-    """See :class:`musicfm.model.ResidualBlock`; what follows a convolution is fused with it."""
+    """See :class:`musicfm.model.musicfm.ResidualBlock`; what follows a convolution is fused."""
 
     first: Tensor
     second: Tensor
@@ -96,5 +96,5 @@ def _convolved(
 
 
 def _zero_outside(x: Tensor, mask: Tensor | None) -> Tensor:
-    """As :func:`musicfm.model.zero_outside`, for (batch, channels, time, frequency)."""
+    """As :func:`musicfm.model.musicfm.zero_outside`, for (batch, channels, time, frequency)."""
     return x if mask is None else x.masked_fill(~mask[:, None, :, None], 0.0)

@@ -1,0 +1,188 @@
+"""Stores what the package computes, to compare two versions of the code on one machine.
+
+    python tools/behaviour.py store FOLDER [--music MUSIC] [--resume-from OTHER]
+    python tools/behaviour.py compare FOLDER OTHER
+
+``store`` runs the commands of the package that is installed (or on ``PYTHONPATH``) over rendered
+songs: embeddings at all layers, 20 steps of pretraining on one process, on two and in float16, a
+fine-tuning, a probe, an analysis. With ``--resume-from``, the runs that another version stored go
+on from their checkpoints. ``compare`` says where two folders differ, and in how much.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SONGS = 8
+RUNS = {
+    "one_process": [],
+    "two_processes": ["--processes", "2", "--set", "micro_batch_size=2"],
+    "float16": ["--set", "precision=float16"],
+}
+# Times of day, durations, paths, and rates of work: these differ between any two runs.
+VOLATILE = {
+    "seconds", "clips_per_second", "hours_per_second", "tokens_per_second", "time", "version",
+    "created", "sandbox", "path", "peak_memory", "memory", "wait", "load", "data_seconds",
+}  # fmt: skip
+
+
+def musicfm(*arguments: str | Path) -> None:
+    print("$ musicfm", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "musicfm", *map(str, arguments)], check=True)
+
+
+def pretrain(out: Path, songs: Path, options: list[str], *more: str) -> None:
+    musicfm(
+        "pretrain", "tiny", songs, "--out", out, "--device", "cpu", "--workers", "0",
+        "--set", "steps=20", "--set", "checkpoint_every=10", "--set", "validate_every=10",
+        "--set", "log_every=1", "--set", "validation_clips=4", *options, *more,
+    )  # fmt: skip
+
+
+def finetune(out: Path, songs: Path, model: Path | str, epochs: int) -> None:
+    musicfm(
+        "finetune", "beat", "--data", songs, "--out", out, "--model", model, "--epochs",
+        str(epochs), "--epoch-clips", "8", "--batch-size", "4", "--device", "cpu", "--workers", "1",
+    )  # fmt: skip
+
+
+def store(folder: Path, music: Path, earlier: Path | None) -> None:
+    folder.mkdir(parents=True)
+    if not music.exists():
+        musicfm("render", str(SONGS), "--out", music, "--workers", "1", "--format", "flac")
+    recordings = sorted(music.glob("*.flac"))[:2]
+    cpu = ["--device", "cpu", "--workers", "1"]
+    musicfm(
+        "embed", *recordings, "--model", "nano", "--layer", "all", "--out", folder / "nano", *cpu
+    )
+    musicfm(
+        "analyze", recordings[0], "--out", folder / "analysis", "--export", "csv,labels,midi", *cpu
+    )
+    for name, options in RUNS.items():
+        pretrain(folder / name, music, options)
+    model = folder / "one_process" / "model"
+    finetune(folder / "finetuned", music, model, 2)
+    for task in ("key", "beat"):
+        musicfm(
+            "probe", task, "--data", music, "--out", folder / f"probe_{task}", "--model", model,
+            "--seeds", "1", "--cache", folder / "cache", *cpu,
+        )  # fmt: skip
+    shutil.rmtree(folder / "cache")
+    if earlier is None:
+        return
+    for name, options in RUNS.items():
+        out = folder / f"{name}_resumed"
+        shutil.copytree(earlier / name, out)
+        shutil.rmtree(out / "model")
+        for last in sorted((out / "checkpoints").glob("*20*")):
+            last.unlink() if last.is_file() else shutil.rmtree(last)
+        pretrain(out, music, options, "--resume")
+
+
+def numbers(path: Path) -> Any:
+    """What a file holds, as nested dictionaries and lists."""
+    match path.suffix:
+        case ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        case ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        case ".ckpt":
+            return torch.load(path, weights_only=False, map_location="cpu")
+        case ".json" | ".jams":
+            return json.loads(path.read_bytes())
+        case ".jsonl":
+            return [json.loads(line) for line in path.read_text().splitlines()]
+        case _:
+            return path.read_bytes()
+
+
+def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(set(a) | set(b), key=str):
+            if str(key) in VOLATILE or "seconds" in str(key):
+                continue
+            if key not in a or key not in b:
+                yield f"{where}/{key} is in one only"
+            else:
+                yield from differences(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        for number, (one, other) in enumerate(zip(a, b, strict=True)):
+            yield from differences(one, other, f"{where}[{number}]")
+    elif isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            yield f"{where}: {a.dtype} {tuple(a.shape)}, {b.dtype} {tuple(b.shape)}"
+        elif not torch.equal(a, b) and not (a != a).equal(b != b):
+            yield f"{where}: up to {(a.double() - b.double()).abs().max():.3g} apart"
+    elif isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        if a.shape != b.shape or a.dtype != b.dtype or not np.array_equal(a, b):
+            yield f"{where}: arrays {a.dtype} {a.shape} and {b.dtype} {b.shape} differ"
+    elif type(a) is not type(b):
+        yield f"{where}: {type(a).__name__}, {type(b).__name__}"
+    elif a != b and not (isinstance(a, float) and a != a and b != b):
+        if hasattr(a, "__dict__"):
+            yield from differences(vars(a), vars(b), where)
+        else:
+            yield f"{where}: {str(a)[:80]!r}, {str(b)[:80]!r}"
+
+
+def kept(folder: Path) -> set[str]:
+    """The files that hold results, not logs and pictures."""
+    suffixes = {".npz", ".safetensors", ".ckpt", ".json", ".jams", ".jsonl", ".csv", ".mid", ".txt"}
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix in suffixes
+    }
+
+
+def compare(folder: Path, other: Path) -> int:
+    one, two = kept(folder), kept(other)
+    resumed = {name for name in one ^ two if "_resumed" in name}
+    wrong = 0
+    for name in sorted((one | two) - resumed):
+        if name not in one or name not in two:
+            found = ["is in one only"]
+        else:
+            found = list(differences(numbers(folder / name), numbers(other / name)))
+        print("differs" if found else "equal  ", name, *found[:5], sep="  ")
+        wrong += bool(found)
+    for name in sorted(resumed):  # equal to the run that was not interrupted
+        left = next(base for base in (folder, other) if (base / name).exists())
+        whole = left / name.replace("_resumed", "", 1)
+        if not name.endswith((".ckpt", ".safetensors")):
+            continue
+        found = ["is in one only"] if not whole.exists() else []
+        found = found or list(differences(numbers(left / name), numbers(whole)))
+        print("differs" if found else "equal  ", name, *found[:5], sep="  ")
+        wrong += bool(found)
+    print(f"{wrong} files differ" if wrong else "all equal")
+    return wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("verb", choices=("store", "compare"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("other", type=Path, nargs="?")
+    parser.add_argument("--music", type=Path, default=Path("behaviour_music"))
+    parser.add_argument("--resume-from", type=Path)
+    options = parser.parse_args()
+    if options.verb == "store":
+        store(options.folder, options.music, options.resume_from)
+    else:
+        sys.exit(min(1, compare(options.folder, options.other)))
+
+
+if __name__ == "__main__":
+    main()
