@@ -5,10 +5,17 @@ from typing import Any
 
 import pytest
 
-from musicfm.audio.folders import common_folder, recordings_in
+from musicfm.audio.folders import (
+    _RARER_SUFFIXES,
+    AUDIO_SUFFIXES,
+    common_folder,
+    describe_passed_over,
+    is_named_as_audio,
+    recordings_in,
+)
 from musicfm.datasets.scanning import collect, scan
 from musicfm.embedding.collection import find_recordings
-from musicfm.errors import CheckpointError, DataError
+from musicfm.errors import CheckpointError, ConfigError, DataError
 from musicfm.model.musicfm import MusicFM
 
 
@@ -30,6 +37,82 @@ def test_recordings_come_in_order_and_hidden_ones_do_not(library: Path) -> None:
     found = [path.relative_to(library).as_posix() for path in recordings_in(library, fail)]
     assert found == ["a/1.mp3", "a/c/3.opus", "b/2.FLAC"]
     assert list(recordings_in(library / "a" / "notes.txt", fail)) == [library / "a" / "notes.txt"]
+
+
+OTHERS = ("f.bak", "a/f.BAK", "no suffix", "x.aax", ".y.bak", "n.txt", "c.JPG", "l.cue", "r.jams")
+
+
+def test_what_is_passed_over_is_counted(library: Path) -> None:
+    """But not pictures, texts and the like, nor what is hidden."""
+    for name in OTHERS:
+        (library / name).touch()
+    counts: dict[str, int] = {}
+    assert len(list(recordings_in(library, fail, counts))) == 3
+    assert counts == {".bak": 2, ".aax": 1, "": 1}
+    assert describe_passed_over(counts) == (
+        "passed over 4 files whose names are not those of recordings: 2 .bak, 1 without a suffix, "
+        "1 .aax; to use one, give its own path"
+    )
+    assert describe_passed_over({}) == ""
+    assert "passed over 1 file whose" in describe_passed_over({".x": 1})
+    many = {f".{number}": 1 for number in range(30)}
+    assert describe_passed_over(many).count(" .") == 8
+    assert "1 .15, and others; to" in describe_passed_over(many)
+
+
+def test_what_is_passed_over_is_said(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in OTHERS:
+        (library / name).touch()
+    expected = {".bak": 2, ".aax": 1, "": 1}
+    assert scan([library], num_workers=1).passed_over == expected
+    said = [line for line in capsys.readouterr().err.splitlines() if "passed over" in line]
+    assert said == [describe_passed_over(expected)]
+    for source in (library, f"file://{library}"):
+        counts: dict[str, int] = {}
+        assert len(find_recordings([source], [], counts)) == 3
+        assert counts == expected
+    for name in ("b/2.FLAC", "a/1.mp3", "a/c/3.opus"):
+        (library / name).unlink()
+    for refused in (lambda: find_recordings([library], []), lambda: scan([library])):
+        with pytest.raises(ConfigError, match=r"no recordings in .* \(passed over 4 files whose"):
+            refused()
+
+
+def test_rarer_formats_count_and_leave_names_to_common_ones(tmp_path: Path) -> None:
+    names = ["song.3gp", "song.avi", "song.mp3", "other.ts", "other.M4R", "a.eac3"]
+    for name in names:
+        (tmp_path / name).touch()
+    failures: list[tuple[str, str]] = []
+    found = [one.path.name for one in find_recordings([tmp_path], failures)]  # type: ignore[union-attr]
+    assert found == ["song.mp3", "a.eac3", "other.M4R"]
+    assert [Path(path).name for path, _ in failures] == ["other.ts", "song.3gp", "song.avi"]
+    remote = find_recordings([f"file://{tmp_path}"], [])
+    assert [Path(str(one)).name for one in remote] == found
+
+
+def test_the_page_on_embedding_lists_all_suffixes() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "embedding.md").read_text()
+    listed = page.split("by these suffixes:\n\n```text\n")[1].split("```")[0].split()
+    assert all(is_named_as_audio(f"x.{suffix}") for suffix in listed)
+    assert len(listed) == len(AUDIO_SUFFIXES | _RARER_SUFFIXES)
+
+
+def test_an_empty_path_is_not_the_current_folder(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(library)
+    readers: list[Callable[[list[Any]], object]] = [
+        lambda sources: find_recordings(sources, []),
+        lambda sources: scan(sources, num_workers=1),
+        lambda sources: collect(sources, num_workers=1),
+    ]
+    for read in readers:
+        for sources in ([""], ["a", ""]):
+            with pytest.raises(ConfigError, match=r"a path is empty; give \. for the current"):
+                read(sources)
+    assert len(find_recordings(["."], [])) == 3
 
 
 def test_links_to_folders_are_followed_once_and_never_upwards(library: Path) -> None:

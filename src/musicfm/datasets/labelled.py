@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from musicfm.audio.folders import by_suffix
 from musicfm.datasets import annotations
 from musicfm.datasets.annotations import Annotations, fit, read_jams
 from musicfm.datasets.scanning import collect
@@ -85,7 +86,7 @@ def read_labelled(
     tracks: list[LabelledTrack] = []
     by_labels: dict[Path, Path] = {}
     problems = [reason for _, reason in scanned.failures]
-    for track in scanned.manifest:
+    for track in sorted(scanned.manifest, key=lambda track: by_suffix(track.path)[0]):
         if track.shard is not None:
             raise DataError(
                 f"{track.path} is in the shard {track.shard}, which has no annotations; give a "

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from musicfm.audio import reading
-from musicfm.audio.folders import common_folder, describe, recordings_in
+from musicfm.audio.folders import (
+    check_named,
+    common_folder,
+    describe,
+    describe_passed_over,
+    no_recordings,
+    recordings_in,
+)
 from musicfm.audio.processes import (
     End,
     Failure,
@@ -70,6 +77,8 @@ class Scan:
     """Tracks that were known and were not read again."""
     num_vanished: int = 0
     """Tracks that were known and are not there any more, or not usable."""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """How many files were not taken for recordings, by suffix; without pictures, texts and such."""
 
     @property
     def sizes(self) -> dict[Split | None, int]:
@@ -192,6 +201,7 @@ def scan(
     """
     if not sources:
         raise ConfigError("there is nothing to scan; give files or folders")
+    check_named(sources)
     if manifests := _manifests(sources):
         raise ConfigError(f"{manifests[0]} is a manifest; scan the files and folders that it lists")
     num_workers = num_cores(num_workers)
@@ -208,7 +218,8 @@ def scan(
         found[path] = Failed(path, 0, 0, reason)
         closed.add(path)
 
-    files = (file for root in roots for file in recordings_in(root, note_folder))
+    passed_over: dict[str, int] = {}
+    files = (file for root in roots for file in recordings_in(root, note_folder, passed_over))
     for path in dict.fromkeys(map(str, files)):
         item = before.get(path)
         try:
@@ -233,11 +244,13 @@ def scan(
             found[path] = item
             num_unchanged += 1
     if not found and not pending:
-        raise ConfigError(f"no recordings in {', '.join(map(str, sources))}; check the path")
+        raise ConfigError(no_recordings(sources, passed_over))
     with AudioProgress("Scanning", len(pending), sum(pending.values()), progress) as bar:
         for item in found.values():
             if isinstance(item, Failed):
                 bar.say(f"failed: {item.reason}")
+        if passed_over:
+            bar.say(describe_passed_over(passed_over))
         for item in _read_all(pending, partial(_read, check=check), num_workers, timeout_seconds):
             if isinstance(item, Track):
                 item = _keep_split(item, before.get(item.path))
@@ -257,6 +270,7 @@ def scan(
         num_read=len(pending),
         num_unchanged=num_unchanged,
         num_vanished=sum(isinstance(t, Track) and t.path not in there for t in before.values()),
+        passed_over=passed_over,
     )
 
 
@@ -414,6 +428,7 @@ def _write_report(path: Path, scanned: Scan) -> None:
         "read": scanned.num_read,
         "unchanged": scanned.num_unchanged,
         "vanished": scanned.num_vanished,
+        "passed_over": scanned.passed_over,
         "failures": [{"path": path, "reason": reason} for path, reason in scanned.failures],
     }
     with atomic_write(path) as temporary:
@@ -453,6 +468,7 @@ def collect(
 def _collect(
     sources: Sequence[str | os.PathLike[str]], num_workers: int | None, progress: bool
 ) -> Scan:
+    check_named(sources)
     manifests = _manifests(sources)
     if manifests and len(sources) > 1:
         raise ConfigError(f"{manifests[0]} is a manifest; give it alone, or files and folders only")

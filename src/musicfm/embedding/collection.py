@@ -14,9 +14,14 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from musicfm.audio.decoders import Failure, Start, decode_files
 from musicfm.audio.folders import (
+    by_suffix,
+    check_named,
     common_folder,
     describe,
+    describe_passed_over,
     is_named_as_audio,
+    no_recordings,
+    note_passed_over,
     recordings_in,
 )
 from musicfm.audio.processes import num_cores
@@ -52,11 +57,18 @@ class Summary:
     """Path and reason of each recording that could not be used."""
     damaged: list[tuple[str, str]] = field(default_factory=list)
     """Path and warning of each recording of which only a part was used."""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """How many files in folders were not taken for recordings, by suffix; without pictures, texts
+    and the like."""
     audio_seconds: float = 0.0
     wall_seconds: float = 0.0
 
 
-def find_recordings(sources: Sequence[Source], failures: list[tuple[str, str]]) -> list[Recording]:
+def find_recordings(
+    sources: Sequence[Source],
+    failures: list[tuple[str, str]],
+    passed_over: dict[str, int] | None = None,
+) -> list[Recording]:
     """All recordings in some files and folders, in a fixed order, each once.
 
     Folders are searched with all below them; hidden files and folders are passed over. Results are
@@ -66,9 +78,13 @@ def find_recordings(sources: Sequence[Source], failures: list[tuple[str, str]]) 
     Args:
         sources: paths and URLs of files and folders; or recordings, which stay as they are.
         failures: is appended to.
+        passed_over: is added to, as :func:`musicfm.audio.folders.recordings_in` does.
 
-    Raises ConfigError if there is nothing at all, or a URL that fsspec does not know how to read.
+    Raises ConfigError if there is nothing at all, a source is empty, or a URL is one that fsspec
+    does not know how to read.
     """
+    passed_over = {} if passed_over is None else passed_over
+    check_named(sources)
     paths = [
         Path(os.path.abspath(source))
         for source in sources
@@ -78,7 +94,9 @@ def find_recordings(sources: Sequence[Source], failures: list[tuple[str, str]]) 
     given = [source for source in sources if isinstance(source, Recording)]
     found: dict[Location, Recording] = {}
     names: dict[str, Location] = {}
-    for recording in itertools.chain(_on_disk(paths, failures), _at_urls(urls, failures), given):
+    for recording in itertools.chain(
+        _on_disk(paths, failures, passed_over), _at_urls(urls, failures, passed_over), given
+    ):
         if recording.path in found:
             continue
         if recording.name in names:
@@ -87,17 +105,20 @@ def find_recordings(sources: Sequence[Source], failures: list[tuple[str, str]]) 
         names[recording.name] = recording.path
         found[recording.path] = recording
     if not found and not failures:
-        raise ConfigError(f"no recordings in {', '.join(map(str, sources))}")
+        raise ConfigError(no_recordings(sources, passed_over))
     return list(found.values())
 
 
-def _on_disk(paths: list[Path], failures: list[tuple[str, str]]) -> Iterator[Recording]:
+def _on_disk(
+    paths: list[Path], failures: list[tuple[str, str]], passed_over: dict[str, int]
+) -> Iterator[Recording]:
     base = common_folder(paths)
 
     def note(error: OSError) -> None:
         failures.append(describe(error))
 
-    for path in dict.fromkeys(file for source in paths for file in recordings_in(source, note)):
+    found = (file for source in paths for file in recordings_in(source, note, passed_over))
+    for path in dict.fromkeys(found):
         try:
             status = path.stat()
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
@@ -108,7 +129,9 @@ def _on_disk(paths: list[Path], failures: list[tuple[str, str]]) -> Iterator[Rec
         yield Recording(path, name, status.st_size, status.st_mtime_ns)
 
 
-def _at_urls(urls: list[str], failures: list[tuple[str, str]]) -> Iterator[Recording]:
+def _at_urls(
+    urls: list[str], failures: list[tuple[str, str]], passed_over: dict[str, int]
+) -> Iterator[Recording]:
     files: list[RemoteFile] = []
     for url in urls:
         try:
@@ -117,7 +140,12 @@ def _at_urls(urls: list[str], failures: list[tuple[str, str]]) -> Iterator[Recor
             failures.append((url, f"{url} cannot be read: {error.strerror}; check the URL"))
             continue
         is_folder = [file.url for file in below] != [url]
-        files += (file for file in below if not is_folder or is_named_as_audio(file.url))
+        for file in below:
+            if not is_folder or is_named_as_audio(file.url):
+                files.append(file)
+            else:
+                note_passed_over(file.url, passed_over)
+    files.sort(key=lambda file: by_suffix(file.url)[0])
     base = posixpath.commonpath([posixpath.dirname(file.url) for file in files] or ["."])
     for file in files:
         name = posixpath.splitext(posixpath.relpath(file.url, base))[0]
@@ -311,6 +339,8 @@ class Run:
         self._journal, self._bar = journal, bar
         for _, reason in summary.failures:
             bar.say(f"failed: {reason}")
+        if summary.passed_over:
+            bar.say(describe_passed_over(summary.passed_over))
 
     def starts(self, recording: Recording, duration: float) -> None:
         """A recording says that it lasts so many seconds."""
@@ -374,7 +404,7 @@ def running(
         OutputError: the folder cannot be written, or holds results of other settings.
     """
     begin, summary = time.monotonic(), Summary()
-    recordings = find_recordings(sources, summary.failures)
+    recordings = find_recordings(sources, summary.failures, summary.passed_over)
     with Journal(folder, settings, recordings, overwrite) as journal:
         pending, skipped = _pending(recordings, journal, folder, suffixes, overwrite, summary)
         try:
