@@ -9,6 +9,7 @@ import copy
 import csv
 import fnmatch
 import io
+import itertools
 import json
 import math
 import random
@@ -17,7 +18,7 @@ import shutil
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -118,6 +119,34 @@ def damage_copy(reader: Reader, intact: Path, scratch: Path, number: int) -> Non
         path.write_bytes(damaged(path.read_bytes(), path.suffix, rng))
 
 
+def each_damage(reader: Reader, intact: Path, scratch: Path) -> Iterator[tuple[str, Outcome]]:
+    """Reads the reader's files with each kind of damage once: what it was, and what came of it.
+
+    Kinds are those of bytes, of which each takes the next of the files, and for each file that
+    holds JSON, text, tensors or a table, changes of what is in it.
+    """
+    targets = sorted(
+        path.relative_to(intact)
+        for path in intact.rglob("*")
+        if path.is_file() and fnmatch.fnmatch(path.name, reader.targets)
+    )
+    kinds = list(zip(_BYTES, itertools.cycle(targets), strict=False))
+    kinds += [
+        (f"change {k}", path) for path in targets if path.suffix in _KNOWING for k in range(3)
+    ]
+    for kind, path in kinds:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(intact, scratch)
+        rng, file = random.Random(f"{reader.name} {kind} {path}"), scratch / path
+        content = bytearray(file.read_bytes())
+        if kind in _BYTES:
+            _BYTES[kind](content, *_place(content, rng), rng)
+        else:
+            content[:] = _KNOWING[path.suffix](bytes(content), rng)
+        file.write_bytes(content)
+        yield f"{kind}: {path}", outcome(reader, scratch)
+
+
 def outcome(reader: Reader, folder: Path) -> Outcome:
     """Whether a folder can be read, or is refused in one sentence."""
     with warnings.catch_warnings():
@@ -146,31 +175,64 @@ _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x800000
 def _bytes(data: bytes, rng: random.Random) -> bytes:
     """Bits flipped, numbers overwritten, pieces cut out, doubled, blanked, or the end cut off."""
     found = bytearray(data)
+    kinds = list(_BYTES.values())
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
-        # Most of what matters stands at the beginning, or at the end.
-        end = rng.choice((16, 64, 512, 4096, len(found)))
-        at = rng.randrange(max(1, min(end, len(found))))
-        if rng.random() < 0.2:
-            at = max(0, len(found) - 1 - at)
-        size = rng.choice((1, 2, 4, 8, 64, 1024))
-        match rng.randrange(7):
-            case 0 if found:
-                found[at] ^= 1 << rng.randrange(8)
-            case 1:
-                order = rng.choice("<>")
-                number = rng.choice(_NUMBERS)
-                found[at : at + 4] = struct.pack(f"{order}I", number)
-            case 2:
-                found[at : at + size] = rng.randbytes(size)
-            case 3:
-                del found[at : at + size]
-            case 4:
-                found[at:at] = found[at : at + size]
-            case 5:
-                found[at : at + size] = bytes(size)
-            case 6 if rng.random() < 0.3:
-                del found[at:]
+        at, size = _place(found, rng)
+        kind = rng.choice(kinds)
+        if kind is not _cut_off or rng.random() < 0.3:
+            kind(found, at, size, rng)
     return bytes(found)
+
+
+def _place(data: bytearray, rng: random.Random) -> tuple[int, int]:
+    """Where to damage, and how many bytes."""
+    # Most of what matters stands at the beginning, or at the end.
+    end = rng.choice((16, 64, 512, 4096, len(data)))
+    at = rng.randrange(max(1, min(end, len(data))))
+    if rng.random() < 0.2:
+        at = max(0, len(data) - 1 - at)
+    return at, rng.choice((1, 2, 4, 8, 64, 1024))
+
+
+def _flip(data: bytearray, at: int, _: int, rng: random.Random) -> None:
+    if data:
+        data[at] ^= 1 << rng.randrange(8)
+
+
+def _overwrite_number(data: bytearray, at: int, _: int, rng: random.Random) -> None:
+    order = rng.choice("<>")
+    data[at : at + 4] = struct.pack(f"{order}I", rng.choice(_NUMBERS))
+
+
+def _overwrite(data: bytearray, at: int, size: int, rng: random.Random) -> None:
+    data[at : at + size] = rng.randbytes(size)
+
+
+def _cut_out(data: bytearray, at: int, size: int, _: random.Random) -> None:
+    del data[at : at + size]
+
+
+def _double(data: bytearray, at: int, size: int, _: random.Random) -> None:
+    data[at:at] = data[at : at + size]
+
+
+def _blank(data: bytearray, at: int, size: int, _: random.Random) -> None:
+    data[at : at + size] = bytes(size)
+
+
+def _cut_off(data: bytearray, at: int, *_: object) -> None:
+    del data[at:]
+
+
+_BYTES: dict[str, Callable[[bytearray, int, int, random.Random], None]] = {
+    "flip": _flip,
+    "overwrite a number": _overwrite_number,
+    "overwrite": _overwrite,
+    "cut out": _cut_out,
+    "double": _double,
+    "blank": _blank,
+    "cut off": _cut_off,
+}
 
 
 _DEEP = "\uf8ffdeep\uf8ff"
