@@ -1,8 +1,8 @@
-"""What bfloat16 and int8 cost in accuracy: hidden states beside float32, and scores of heads.
+"""What half precision and int8 cost: hidden states beside float32, and scores of heads.
 
     pip install -c constraints.txt -e '.[tasks]'
     python benchmarks/precision.py [--model nano] [--music FILE ...] [--labelled FOLDER]
-        [--out FILE]
+        [--device cuda] [--out FILE]
 
 Hidden states are those of a model's inference forms, over consecutive windows of the model's
 context. Of every layer the cosine between a frame and that of the float32 form is taken: as it is,
@@ -25,7 +25,7 @@ from machine import machine
 from torch import Tensor
 from torch.nn import functional as F
 
-from musicfm import Embedder, MusicFM, optimize
+from musicfm import Embedder, MusicFM, full_float32, optimize
 from musicfm.audio import reading
 from musicfm.model.inference.optimized import multiplies_bfloat16, multiplies_int8
 from musicfm.tasks import heads
@@ -43,13 +43,17 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--music", type=Path, nargs="+", default=[DEMO_SONG])
     parser.add_argument("--labelled", type=Path, help="folder of recordings for the heads")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="where to write the tables, too")
     options = parser.parse_args()
 
-    model = MusicFM.from_pretrained(options.model)
+    model = MusicFM.from_pretrained(options.model).to(options.device)
     names = ["float32"]
-    names += ["bfloat16"] if multiplies_bfloat16() else []
-    names += ["int8"] if multiplies_int8() else []
+    if model.device.type == "cuda":
+        names += ["bfloat16", "float16"]
+    else:
+        names += ["bfloat16"] if multiplies_bfloat16() else []
+        names += ["int8"] if multiplies_int8() else []
     lines = [f"{options.model}; {machine()}.", "", *cosines(model, names, options.music)]
     if options.labelled is not None:
         lines += ["", *scores(options.model, model, names, options.labelled)]
@@ -61,7 +65,7 @@ def main() -> None:
 
 def rounded(model: MusicFM, name: str) -> MusicFM:
     """The model with the weights that a form of this name is made from."""
-    return copy.deepcopy(model).bfloat16() if name == "bfloat16" else model
+    return model if name == "int8" else copy.deepcopy(model).to(getattr(torch, name))
 
 
 def cosines(model: MusicFM, names: Sequence[str], music: Sequence[Path]) -> list[str]:
@@ -69,7 +73,8 @@ def cosines(model: MusicFM, names: Sequence[str], music: Sequence[Path]) -> list
     windows = [window for path in music for window in windows_of(model, path)]
     seconds = sum(window.shape[1] for window in windows) / model.config.sample_rate
     exact = optimize(model)
-    references = [exact(window).hidden_states for window in windows]
+    with full_float32():
+        references = [exact(window).hidden_states for window in windows]
     lines = [
         f"Cosines with float32, over {seconds:.0f} s in {len(windows)} windows of "
         f"{', '.join(path.name for path in music)}:",
@@ -96,11 +101,12 @@ def windows_of(model: MusicFM, path: Path) -> Iterator[Tensor]:
     samples = torch.from_numpy(reading.load(path, model.config.sample_rate))
     size = model.config.context_samples
     for start in range(0, len(samples) - size + 1, size):
-        yield samples[None, start : start + size]
+        yield samples[None, start : start + size].to(model.device)
 
 
 def cosine(found: Tensor, expected: Tensor, centred: bool) -> Tensor:
     """Of (time, dim) frames, (time,)."""
+    found, expected = found.float(), expected.float()
     if centred:
         found, expected = (x - x.mean(dim=0) for x in (found, expected))
     return F.cosine_similarity(found, expected, dim=-1)

@@ -54,16 +54,28 @@ def test_parity_with_the_authors(form: str, tiny: MusicFM, golden: Golden, music
     np.testing.assert_array_equal(tokens, golden["tokens"])
 
 
+@pytest.mark.parametrize("pinned", [False, True], ids=["any algorithm", "pinned"])
 @pytest.mark.parametrize("form", ["model", "inference"])
-def test_a_padded_batch_changes_nothing(form: str, nano: MusicFM, windows: Tensor) -> None:
+def test_a_padded_batch_changes_nothing(
+    form: str, pinned: bool, nano: MusicFM, windows: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With cuDNN's algorithms pinned, too, which otherwise differ with the size of a batch."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", pinned)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     model = optimize(nano) if form == "inference" else nano
     counts = torch.tensor([480_000, 200_123, 99_999]).cuda()
     together = states(model, windows, counts)
+    differences, largest = torch.zeros(len(together)), torch.zeros(len(together))
     for i, count in enumerate(counts.tolist()):
         alone = states(model, windows[i : i + 1, :count])
-        for one, other in zip(alone, together, strict=True):
-            frames = nano.config.num_frames(count)
-            torch.testing.assert_close(one[0], other[i, :frames], rtol=0, atol=1e-4)
+        frames = nano.config.num_frames(count)
+        for layer, (one, other) in enumerate(zip(alone, together, strict=True)):
+            difference = (one[0] - other[i, :frames]).abs().max().cpu()
+            differences[layer] = torch.maximum(differences[layer], difference)
+            largest[layer] = torch.maximum(largest[layer], one.abs().max().cpu())
+    print("largest difference of each layer:", " ".join(f"{d:.1e}" for d in differences))
+    print("largest value of each layer:     ", " ".join(f"{value:.1f}" for value in largest))
+    assert differences.max() < 1e-4
 
 
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
