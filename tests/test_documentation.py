@@ -1,5 +1,6 @@
 """Every command and every block of code in README.md and docs/, run as it stands."""
 
+import os
 import re
 import shlex
 import shutil
@@ -68,30 +69,39 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def home(tmp_path: Path, songs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with all that pages take for granted: the working and the home directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # it would look for one in the last home
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, songs: Path) -> Path:
+    """A folder with all that pages take for granted, apart from the songs of rendered-v1."""
+    folder = tmp_path_factory.mktemp("home")
     song = next((songs / "train").glob("*.flac"))
     samples, rate = soundfile.read(song, stop=8 * 24_000)
     for name in RECORDINGS:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(name, samples[len(name) * 100 :], rate)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, samples[len(name) * 100 :], rate)
     for task in ("beat", "chord"):
-        shutil.copytree(shipped("nano")[task], f"probes/{task}/head")
-    update_manifest("music.parquet", ["Music"], num_workers=1)
-    shutil.copytree(songs, "rendered-v1")
+        shutil.copytree(shipped("nano")[task], folder / "probes" / task / "head")
+    manifest = folder / "music.parquet"
+    update_manifest(manifest, [folder / "Music"], num_workers=1)
+    shutil.copytree(folder / "albums", folder / "bucket" / "music")
+    prepare(Manifest.load(manifest), folder / "bucket" / "shards", num_workers=1)
+    shutil.copy(Path(pretty_midi.__file__).with_name("TimGM6mb.sf2"), folder / "FluidR3_GM.sf2")
+    write_harmonix(folder / "data" / "harmonix")
+    for _, content in blocks(ALL, "toml"):
+        (folder / "mine.toml").write_text(content)
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, songs: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working and the home directory of a page: a copy of what is prepared."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # it would look for one in the last home
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(songs, "rendered-v1", copy_function=os.link)
     features = songs.with_name("features")  # of nano, for pages that come later
     features.mkdir(exist_ok=True)
     Path("features").symlink_to(features)
-    shutil.copytree("albums", "bucket/music")
-    prepare(Manifest.load("music.parquet"), Path("bucket/shards"), num_workers=1)
-    shutil.copy(Path(pretty_midi.__file__).with_name("TimGM6mb.sf2"), "FluidR3_GM.sf2")
-    write_harmonix(Path("data/harmonix"))
-    for _, content in blocks(ALL, "toml"):
-        Path("mine.toml").write_text(content)
     return tmp_path
 
 
