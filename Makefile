@@ -35,7 +35,7 @@ $(FOR_DEMO): pyproject.toml constraints.txt
 		{ echo "There is no $(PYTHON) here; name a Python 3.11 or newer: make setup PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("musicfm needs Python 3.11 or newer, and $(PYTHON) is Python %d.%d; name another: make setup PYTHON=python3.12" % sys.version_info[:2])'
 	"$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[render,tasks]'
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[plot,render]'
 	@touch $@
 
 $(FOR_ALL): $(FOR_DEMO)
