@@ -18,6 +18,7 @@ from musicfm.errors import (
 )
 
 if TYPE_CHECKING:
+    from musicfm.analysis.analyze import analyze as analyze
     from musicfm.embedding.collection import Summary as Summary
     from musicfm.embedding.collection import embed_collection as embed_collection
     from musicfm.embedding.embedder import Embedder as Embedder
@@ -38,6 +39,7 @@ _HOMES = {
     "MusicFM": "model.musicfm",
     "MusicFM25Hz": "model.musicfm_25hz",
     "Summary": "embedding.collection",
+    "analyze": "analysis.analyze",
     "embed_collection": "embedding.collection",
     "full_float32": "model.musicfm",
     "optimize": "model.inference.optimized",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import musicfm
 from musicfm.analysis.spelling import spell_chords
 from musicfm.analysis.tempo import Tempo, main_tempo, tempi
 from musicfm.datasets import jams
-from musicfm.datasets.annotations import Annotations, Beats
+from musicfm.datasets.annotations import Annotations, Array, Spans
 from musicfm.errors import CheckpointError, DataError, printable
 from musicfm.files import read_object
 from musicfm.model.checkpoint import folder_of
@@ -30,6 +30,26 @@ _SIMILARITY = "self_similarity"
 
 SIMILARITY_SIZE = 240
 """Stretches at most that are compared with each other."""
+
+
+class Beat(NamedTuple):
+    """A beat."""
+
+    time: float
+    """In seconds."""
+    position: int
+    """In its bar, from 1, the downbeat; 0 if not known."""
+    confidence: float | None
+
+
+class Span(NamedTuple):
+    """A chord, section or key, for as long as it holds."""
+
+    start: float
+    """In seconds; likewise the end."""
+    end: float
+    label: str
+    confidence: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +84,40 @@ class Analysis:
         )
 
     @property
-    def beats(self) -> Beats:
-        """No beats where no head looked for them."""
-        found = self.annotations.beats
-        return Beats(np.empty(0), np.empty(0, np.int64)) if found is None else found
+    def beats(self) -> list[Beat]:
+        """Empty without a head for beats; likewise what follows."""
+        beats = self.annotations.beats
+        if beats is None:
+            return []
+        sure = _values(beats.confidences, len(beats.times))
+        return list(map(Beat, beats.times.tolist(), beats.positions.tolist(), sure))
+
+    @property
+    def chords(self) -> list[Span]:
+        """Chords in Harte's notation, spelled as fits the key; "N" is no chord."""
+        return _spans(self.annotations.chords)
+
+    @property
+    def sections(self) -> list[Span]:
+        """Sections."""
+        return _spans(self.annotations.segments)
+
+    @property
+    def keys(self) -> list[Span]:
+        """Keys in JAMS' spelling, such as "Eb:minor"."""
+        return _spans(self.annotations.keys)
+
+    @property
+    def key(self) -> str | None:
+        """The key that holds longest, as mir_eval spells it: "Eb minor"; None without one."""
+        longest = max(self.keys, key=lambda span: span.end - span.start, default=None)
+        return None if longest is None else longest.label.replace(":", " ")
+
+    @property
+    def tags(self) -> dict[str, float]:
+        """Tags and their probabilities, the likeliest first."""
+        tags = self.annotations.tags or {}
+        return dict(sorted(tags.items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def is_trial(self) -> bool:
@@ -81,9 +131,16 @@ class Analysis:
         return () if beats is None else tempi(beats, self.duration)
 
     @property
-    def tempo(self) -> tuple[float, float] | None:
-        """Beats per minute of the tempo that holds longest, and the steadiness of all."""
-        return main_tempo(self.tempi)
+    def tempo(self) -> float | None:
+        """Beats per minute of the tempo that holds longest; None without beats."""
+        main = main_tempo(self.tempi)
+        return None if main is None else main[0]
+
+    @property
+    def steadiness(self) -> float | None:
+        """The part of the beats whose length is that of their tempo; None without beats."""
+        main = main_tempo(self.tempi)
+        return None if main is None else main[1]
 
     def to_jams(self) -> dict[str, Any]:
         """A JAMS object."""
@@ -139,6 +196,17 @@ class Analysis:
             return cls.from_jams(content)
         except DataError as error:
             raise DataError(f"{path}: {error}; {advice}") from error
+
+
+def _spans(spans: Spans | None) -> list[Span]:
+    if spans is None:
+        return []
+    sure = _values(spans.confidences, len(spans.labels))
+    return list(map(Span, *spans.intervals.T.tolist(), spans.labels, sure))
+
+
+def _values(confidences: Array | None, count: int) -> list[float] | list[None]:
+    return [None] * count if confidences is None else confidences.tolist()
 
 
 def load_predictor(

@@ -3,17 +3,16 @@
 import csv
 import io
 import wave
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from musicfm.analysis.analyzer import Analysis
+from musicfm.analysis.analyzer import Analysis, Span
 from musicfm.analysis.midi import tempo_map
 from musicfm.audio import reading
-from musicfm.datasets.annotations import Beats, Spans
 from musicfm.errors import printable
 from musicfm.files import atomic_write
 from musicfm.remote import Location
@@ -26,26 +25,21 @@ _CLICK_HERTZ = {True: 1_760.0, False: 1_175.0}
 _CLICK_LEVEL = 0.5
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of a table: an instant, or a span, and what is there."""
-
-    start: float
-    end: float
-    label: str
-    confidence: float | None
-
-
-def rows(analysis: Analysis) -> dict[str, list[Row]]:
-    """What is known, as lines, by kind; a beat's label is its place in the bar."""
-    found = analysis.annotations
-    spans = {"chords": found.chords, "sections": found.segments, "key": found.keys}
-    lines = {} if found.beats is None else {"beats": list(_of_beats(found.beats))}
-    lines.update({kind: list(_of_spans(part)) for kind, part in spans.items() if part is not None})
-    if found.tags is not None:
-        ranked = sorted(found.tags.items(), key=lambda item: (-item[1], item[0]))
-        lines["tags"] = [Row(0.0, analysis.duration, tag, sure) for tag, sure in ranked]
-    return lines
+def rows(analysis: Analysis) -> dict[str, list[Span]]:
+    """What is known, as lines, by kind; a beat's label is its position in the bar."""
+    known = analysis.annotations
+    found = {
+        "beats": [Span(b.time, b.time, str(b.position or ""), b.confidence) for b in analysis.beats]
+        if known.beats is not None
+        else None,
+        "chords": None if known.chords is None else analysis.chords,
+        "sections": None if known.segments is None else analysis.sections,
+        "key": None if known.keys is None else analysis.keys,
+        "tags": [Span(0.0, analysis.duration, tag, sure) for tag, sure in analysis.tags.items()]
+        if known.tags is not None
+        else None,
+    }
+    return {kind: lines for kind, lines in found.items() if lines is not None}
 
 
 def csv_table(analysis: Analysis) -> str:
@@ -97,8 +91,7 @@ def write_click(analysis: Analysis, recording: Location, stem: Path) -> None:
     Of a damaged one it is what comes before the damage, with an AudioWarning. Raises AudioError if
     nothing can be read.
     """
-    beats = analysis.beats
-    starts = np.round(beats.times * CLICK_RATE).astype(np.int64)
+    starts = np.array([round(beat.time * CLICK_RATE) for beat in analysis.beats], np.int64)
     clicks = {is_down: _click(hertz) for is_down, hertz in _CLICK_HERTZ.items()}
     path = _named(stem, ".click.wav")
     with atomic_write(path) as temporary, wave.open(str(temporary), "wb") as file:
@@ -111,7 +104,7 @@ def write_click(analysis: Analysis, recording: Location, stem: Path) -> None:
             length = len(clicks[True])
             near = range(*np.searchsorted(starts, [first - length + 1, first + len(block)]))
             for index in near:
-                _add(mixed, clicks[bool(beats.positions[index] == 1)], int(starts[index]) - first)
+                _add(mixed, clicks[analysis.beats[index].position == 1], int(starts[index]) - first)
             file.writeframes((32_767 * mixed.clip(-1.0, 1.0)).astype("<i2").tobytes())
             first += len(block)
 
@@ -142,22 +135,6 @@ def _named(stem: Path, suffix: str) -> Path:
 def _write_text(stem: Path, suffix: str, text: str) -> None:
     with atomic_write(_named(stem, suffix)) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
-
-
-def _of_beats(beats: Beats) -> Iterator[Row]:
-    sure = [None] * len(beats.times) if beats.confidences is None else beats.confidences.tolist()
-    for time, position, confidence in zip(
-        beats.times.tolist(), beats.positions.tolist(), sure, strict=True
-    ):
-        yield Row(time, time, str(position or ""), confidence)
-
-
-def _of_spans(spans: Spans) -> Iterator[Row]:
-    sure = [None] * len(spans.labels) if spans.confidences is None else spans.confidences.tolist()
-    for (start, end), label, confidence in zip(
-        spans.intervals.tolist(), spans.labels, sure, strict=True
-    ):
-        yield Row(start, end, label, confidence)
 
 
 def _click(hertz: float) -> npt.NDArray[np.float32]:

@@ -75,19 +75,14 @@ def _row(folder: Path, name: str) -> Iterator[str]:
     if (folder / f"{name}.html").is_file():
         address = html.escape(quote(f"{name}.html", errors="surrogateescape"))
         title = f'<a href="{address}">{title}</a>'
-    tempo = "" if analysis.tempo is None else f"{analysis.tempo[0]:.1f}"
+    tempo = "" if analysis.tempo is None else f"{analysis.tempo:.1f}"
     minutes, seconds = divmod(round(analysis.duration), 60)
-    keys = analysis.annotations.keys
-    key = ""
-    if keys is not None and keys.labels:
-        lengths = keys.intervals[:, 1] - keys.intervals[:, 0]
-        key = keys.labels[int(lengths.argmax())].replace(":", " ")
     cells = (
         f"<td>{title}<small>{html.escape(analysis.artist)}</small></td>",
         f"<td>{html.escape(printable(name))}</td>",
         f'<td class="number">{minutes}:{seconds:02d}</td>',
         f'<td class="number">{tempo}</td>',
-        f"<td>{html.escape(key)}</td>",
+        f"<td>{html.escape(analysis.key or '')}</td>",
         f"<td>{_strip(analysis)}</td>",
     )
     yield f"<tr>{''.join(cells)}</tr>\n"

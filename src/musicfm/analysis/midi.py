@@ -21,7 +21,8 @@ def tempo_map(analysis: Analysis) -> mido.MidiFile:
     A quarter note is a beat, and a bar is one, so that a sequencer's grid lies on the music.
     """
     file = mido.MidiFile(ticks_per_beat=_TICKS)
-    file.tracks += [_tempo_track(analysis, analysis.beats), _click_track(analysis.beats)]
+    beats = analysis.annotations.beats or Beats(np.empty(0), np.empty(0, np.int64))
+    file.tracks += [_tempo_track(analysis, beats), _click_track(beats)]
     return file
 
 

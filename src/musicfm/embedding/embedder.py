@@ -6,6 +6,7 @@ A ladder, entered where your data is: :meth:`Embedder.batch` takes windows of sa
 gives does not depend on where one enters.
 """
 
+import io
 import os
 from abc import ABC, abstractmethod
 from collections import deque
@@ -27,6 +28,7 @@ from musicfm.audio.decoders import (
     Failure,
     Start,
 )
+from musicfm.audio.sources import AudioFile
 from musicfm.embedding.pooling import pool, pooled_times
 from musicfm.embedding.windows import (
     Cutter,
@@ -40,7 +42,7 @@ from musicfm.model import checkpoint
 from musicfm.model.inference.optimized import optimize
 from musicfm.model.musicfm import MusicFM, full_float32
 
-Source: TypeAlias = str | os.PathLike[str] | Tensor | npt.NDArray[np.floating]
+Source: TypeAlias = AudioFile | bytes | Tensor | npt.NDArray[np.floating]
 Key = TypeVar("Key")
 
 _LOUDEST = 32.0
@@ -251,6 +253,25 @@ class WindowEncoder(ABC):
         )
 
 
+def decode(
+    source: AudioFile | bytes, sample_rate: int, on_damage: Literal["error", "warn"] = "error"
+) -> Iterator[Event[str]]:
+    """Decodes one recording in this process, as :meth:`WindowEncoder.tracks` takes it.
+
+    Args:
+        source: a path, a binary file object that can seek, or the bytes of a file.
+        sample_rate: of the samples, in Hz.
+        on_damage: raise, or warn and give what comes before the damage.
+
+    Raises AudioError if the recording cannot be used.
+    """
+    key = os.fspath(source) if isinstance(source, str | os.PathLike) else "The recording"
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    for samples in reading.stream(file, sample_rate, on_damage=on_damage):
+        yield Block(key, samples)
+    yield End(key, ())
+
+
 def wanted_layers(model: MusicFM, layer: int | Sequence[int] | str | None) -> list[int]:
     """Layers as indices from 0: those given, "all", or with None the usual one, 7 of 12.
 
@@ -360,7 +381,8 @@ class Embedder(WindowEncoder):
         """Embeds one recording.
 
         Args:
-            source: a file, or samples in [-1, 1]: (samples,) or (1, samples), float.
+            source: a file (a path, a binary file object, or its bytes), or samples in [-1, 1]:
+                (samples,) or (1, samples), float.
             sample_rate: of samples; resampled if it is not the model's. None: the model's.
             on_damage: for a damaged file, raise, or warn and use what comes before the damage.
 
@@ -432,16 +454,14 @@ class Embedder(WindowEncoder):
         self, source: Source, sample_rate: int | None, on_damage: Literal["error", "warn"]
     ) -> Iterator[Event[str]]:
         """The samples of one recording, as the decoder processes would give them."""
-        if isinstance(source, str | os.PathLike):
+        if isinstance(source, str | os.PathLike | bytes) or hasattr(source, "read"):
             if sample_rate is not None:
                 raise AudioError("sample_rate is for samples; a file states its own")
-            key = os.fspath(source)
-            for samples in reading.stream(source, self.config.sample_rate, on_damage=on_damage):
-                yield Block(key, samples)
-        else:
-            key = "the waveform"
-            rate = self.config.sample_rate if sample_rate is None else sample_rate
-            yield Block(key, self._samples(source, rate))
+            yield from decode(source, self.config.sample_rate, on_damage)
+            return
+        key = "the waveform"
+        rate = self.config.sample_rate if sample_rate is None else sample_rate
+        yield Block(key, self._samples(source, rate))
         yield End(key, ())
 
     def _samples(self, source: Tensor | npt.NDArray[np.floating], sample_rate: int) -> Samples:

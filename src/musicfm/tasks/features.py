@@ -20,7 +20,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from musicfm.audio.decoders import Failure, Start, decode_files
+from musicfm.audio.decoders import Event, Failure, Start, decode_files
 from musicfm.audio.processes import num_cores
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.embedding.embedder import (
@@ -263,8 +263,18 @@ def compute(
         timeout_seconds=timeout_seconds,
         on_damage=on_damage,
     )
+    with contextlib.closing(decoded):
+        yield from write(encoder, decoded, files)
+
+
+def write(
+    encoder: WindowEncoder,
+    decoded: Iterable[Event[Where]],
+    files: Mapping[Where, Sequence[Path]],
+) -> Generator[TrackEvent[Where], None, None]:
+    """As :func:`compute`, of recordings whose samples arrive in ``decoded``."""
     too_large: set[Where] = set()
-    with contextlib.closing(decoded), FeatureWriters() as writers:
+    with FeatureWriters() as writers:
         for event in encoder.tracks(decoded):
             if event.key in too_large:
                 continue

@@ -195,11 +195,11 @@
   }
   const metre = [...lengths].sort((a, b) => b[1] - a[1])[0]?.[0] ?? 0;
   if (song.tempo) {
-    const steady = `${percent(song.tempo[1])} of beats steady`;
+    const steady = `${percent(song.steadiness)} of beats steady`;
     const changes = song.tempi.map(Math.round).join(", ");
     fact(
       "Tempo",
-      `${song.tempo[0].toFixed(1)} bpm`,
+      `${song.tempo.toFixed(1)} bpm`,
       song.tempi.length > 1 ? `most of the time; in order: ${changes}; ${steady}` : steady,
     );
   }
@@ -371,7 +371,7 @@
   }
 
   function drawBeats(context, width, height) {
-    const spacing = song.tempo ? (60 / song.tempo[0]) * view.scale : 100;
+    const spacing = song.tempo ? (60 / song.tempo) * view.scale : 100;
     const first = Math.max(0, countUpTo(beats.times, timeAt(-40)) - 1);
     const perBar = metre || 4;
     // Every so many bars has its number: 1, 2, 4, 8, ...

@@ -1,0 +1,99 @@
+"""One recording, analysed in this process: :func:`musicfm.analyze`."""
+
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path, PurePath
+from typing import Literal
+
+from musicfm.analysis.analyzer import Analysis, analyse, load_predictor
+from musicfm.analysis.page import render_page
+from musicfm.analysis.sound import Sound
+from musicfm.audio import reading
+from musicfm.audio.decoders import Failure
+from musicfm.audio.sources import AudioFile
+from musicfm.embedding.embedder import Finished, decode
+from musicfm.errors import AudioError, AudioWarning
+from musicfm.tasks import features
+from musicfm.tasks.predict import Predictor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RecordingAnalysis(Analysis):
+    """An analysis, and the recording that it is of."""
+
+    recording: AudioFile
+    """A path, or a binary file object."""
+
+    def to_html(self) -> str:
+        """The page of :mod:`musicfm.analysis.page`, with the sound in it.
+
+        Raises AudioError if the recording cannot be read any more.
+        """
+        return render_page(self, Sound.of(self.recording))
+
+
+def analyze(
+    source: AudioFile | bytes,
+    *,
+    model: str | None = None,
+    heads: Sequence[str | os.PathLike[str]] = (),
+    device: str = "cpu",
+    on_damage: Literal["error", "warn"] = "error",
+) -> RecordingAnalysis:
+    """Finds beats, chords, sections, key and tags of a recording.
+
+    The model stays loaded for the next call. For many recordings, see
+    :func:`musicfm.analysis.songs.analyse_collection`, which decodes in processes of their own.
+
+    Args:
+        source: a path, a binary file object that can seek, or the bytes of a file.
+        model: a model with heads, such as "nano"; None: that of the heads, or nano.
+        heads: folders of heads; none: those that come with the model.
+        device: to compute on.
+        on_damage: for a damaged file, raise, or warn and use what comes before the damage.
+
+    Raises:
+        AudioError: the recording cannot be used.
+        CheckpointError: there is no such model or head.
+    """
+    predictor = _predictor(model, tuple(map(os.fspath, heads)), device)
+    recording = io.BytesIO(source) if isinstance(source, bytes) else source
+    name = str(recording) if isinstance(recording, str | os.PathLike) else ""
+    with (
+        tempfile.TemporaryDirectory(prefix="musicfm-") as folder,
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always", AudioWarning)
+        files = predictor.files(Path(folder), "states")
+        tags = reading.tags(recording)
+        decoded = decode(recording, predictor.encoder.sample_rate, on_damage)
+        key = name or "The recording"
+        duration = 0.0
+        for event in features.write(predictor.encoder, decoded, {key: list(files.values())}):
+            if isinstance(event, Failure):
+                raise AudioError(event.reason)
+            if isinstance(event, Finished):
+                duration = event.duration
+        found = analyse(
+            predictor,
+            predictor.features(files),
+            duration,
+            tags.get("title") or PurePath(name).stem,
+            tuple(str(one.message) for one in caught if one.category is AudioWarning),
+            tags.get("artist", ""),
+            PurePath(name).name,
+        )
+    for one in caught:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    parts = {field.name: getattr(found, field.name) for field in fields(found)}
+    return RecordingAnalysis(**parts, recording=recording)
+
+
+@lru_cache(maxsize=1)
+def _predictor(model: str | None, heads: tuple[str, ...], device: str) -> Predictor:
+    return load_predictor(model, [Path(head) for head in heads], device)
