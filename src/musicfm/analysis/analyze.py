@@ -61,7 +61,7 @@ def analyze(
         AudioError: the recording cannot be used.
         CheckpointError: there is no such model or head.
     """
-    predictor = _predictor(model, tuple(map(os.fspath, heads)), device)
+    predictor = _predictor(model, tuple(os.fspath(head) for head in heads), device)
     recording = io.BytesIO(source) if isinstance(source, bytes) else source
     name = str(recording) if isinstance(recording, str | os.PathLike) else ""
     with (

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from musicfm.audio import reading
-from musicfm.remote import Location
+from musicfm.audio.sources import AudioFile
 
 SAMPLE_RATE = 48_000
 """At which frames of BIT_RATE have a whole number of bytes."""
@@ -46,7 +46,7 @@ class Sound:
     """(peaks,) the largest absolute sample of each hundredth of a second, from 0 to 1."""
 
     @classmethod
-    def of(cls, recording: Location) -> "Sound":
+    def of(cls, recording: AudioFile) -> "Sound":
         """The sound of a recording, in memory that grows with the result alone.
 
         Of a damaged one it is what comes before the damage, with an AudioWarning. Raises AudioError

@@ -457,7 +457,8 @@ class Embedder(WindowEncoder):
         if isinstance(source, str | os.PathLike | bytes) or hasattr(source, "read"):
             if sample_rate is not None:
                 raise AudioError("sample_rate is for samples; a file states its own")
-            yield from decode(source, self.config.sample_rate, on_damage)
+            file = cast(AudioFile | bytes, source)
+            yield from decode(file, self.config.sample_rate, on_damage)
             return
         key = "the waveform"
         rate = self.config.sample_rate if sample_rate is None else sample_rate
