@@ -3,8 +3,9 @@
 PCM containers (wav, aiff, au, w64 and their kin) are read by libsndfile, everything else by FFmpeg
 through PyAV; what a file is follows from its content, never from its name or the tags before it.
 Files joined end to end (mp3, AAC, Ogg, wav) are read one after the other, at the rate of the first.
-Of several audio tracks, the default one is read. Channels are averaged and the rate is converted by
-soxr (HQ). Samples beyond ±1 are kept.
+Of several audio tracks, the default one is read. The channels with sound are averaged
+(`musicfm.audio.downmix`) and the rate is converted by soxr (HQ). Samples beyond ±1 are kept; beyond
+±32 they are of another unit, and refused.
 
 A recording of n samples at ``from_rate`` gives ``floor(n * to_rate / from_rate + 1/2)`` samples at
 ``to_rate``, the first at the time of the recording's first. Encoder delay and padding are cut as
@@ -26,6 +27,7 @@ declares no length (caf, voc, wma, mpegts, mp3 without a Xing header), and damag
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from typing import Literal
 
@@ -33,8 +35,11 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from musicfm.audio.downmix import Downmix, sounding
 from musicfm.audio.sources import (
     MAX_SAMPLE_RATE,
+    VALUES_AT_ONCE,
+    Array,
     AudioFile,
     AudioInfo,
     Source,
@@ -54,6 +59,8 @@ _Samples = npt.NDArray[np.float32]
 # A crop is decoded from, and on to, this much beyond its ends: soxr's filter spans far less.
 _MARGIN_SECONDS = 1.0
 
+LOUDEST = 32.0
+"""What samples may reach: more is of another unit, such as that of integers."""
 _MAX_SAMPLE = 1e15  # as good as infinite: somewhat beyond it, the power of a spectrum overflows
 
 
@@ -124,8 +131,8 @@ def stream(
         Mono float32 blocks, shape (samples,), at least one.
 
     Raises:
-        AudioError: the file cannot be read, holds no sound, is damaged, has samples that are NaN
-            or infinite, or ends before ``start_seconds``.
+        AudioError: the file cannot be read, holds no sound, is damaged, has samples that are NaN,
+            infinite or beyond ±32, or ends before ``start_seconds``.
     """
     if not 0 < sample_rate <= MAX_SAMPLE_RATE:
         raise AudioError(
@@ -173,7 +180,7 @@ def resample(samples: npt.ArrayLike, from_rate: int, to_rate: int) -> _Samples:
             f"The waveform has shape {waveform.shape}; pass (samples,) or (channels, samples)."
         )
     info = AudioInfo("The waveform", from_rate, 1, waveform.shape[-1])
-    samples = _finite(mono(np.atleast_2d(waveform)), 0, info)
+    samples = _checked(mono(np.atleast_2d(waveform)), 0, info)
     if from_rate == to_rate:
         return samples
     return soxr.resample(samples, from_rate, to_rate, quality="HQ")
@@ -188,17 +195,18 @@ def _decode(
     block_seconds: float,
 ) -> Iterator[_Samples]:
     """Yield samples ``begin`` to ``end`` at ``sample_rate``; see :func:`stream`."""
-    with open_source(recording) as source:
-        name, rate = shown(source.info.path), source.info.sample_rate
-        # Steps of the common grid: this many per second fall on samples of both rates.
-        steps_per_second = math.gcd(rate, sample_rate)
-        samples_per_step = sample_rate // steps_per_second
-        first = max(0, begin // samples_per_step - math.ceil(_MARGIN_SECONDS * steps_per_second))
-        position = first * samples_per_step
+    with at_hand(recording) as recording, open_source(recording) as source:
+        info = source.info
+        name, rate = shown(info.path), info.sample_rate
+        # Decoding starts at a whole second, where samples of both rates fall together.
+        second = max(0, math.floor(begin / sample_rate - _MARGIN_SECONDS))
+        position = second * sample_rate
         seconds = block_seconds
         if end is not None:
             seconds = min(seconds, (end - position) / sample_rate + _MARGIN_SECONDS)
-        blocks = _mono_blocks(source, first * (rate // steps_per_second), math.ceil(seconds * rate))
+        start, size = second * rate, math.ceil(seconds * rate)
+        mono, downmix = _mono(recording, source.chunks(start, size), start, size, info)
+        blocks = _blocks(mono, start, size, info)
         is_empty = True
         for block in resampled(blocks, rate, sample_rate):
             stop = None if end is None else max(0, end - position)
@@ -208,50 +216,102 @@ def _decode(
                 is_empty = False
                 yield wanted
             if end is not None and position >= end:
-                return
-        length = f"{source.num_decoded / rate:.2f} s"
-        if source.damage is not None:
-            declared = source.info.duration_seconds
-            part = length if declared is None else f"{length} of {declared:.2f} s"
-            what = f"{name} is damaged ({source.damage})"
-            if is_empty:
-                raise AudioError(f"{what}, so that nothing asked for is left; replace it.")
-            if on_damage == "error":
-                raise AudioError(
-                    f"{what}, so that only {part} can be decoded; "
-                    'replace it, or use what comes before (on_damage="warn"; in the shell, '
-                    "embed, analyze and predict take --on-damage warn)."
-                )
-            warnings.warn(f"{what}: only {part} was decoded.", AudioWarning, stacklevel=3)
-        elif source.num_decoded == 0:
-            raise AudioError(f"{name} has no samples in it; replace the file.")
-        elif is_empty:
-            raise AudioError(
-                f"{name} is {length} long, so that nothing is left from "
-                f"{begin / sample_rate:.2f} s on; start earlier."
+                break
+        else:
+            _check_end(source, begin / sample_rate, on_damage, is_empty)
+        if cancelled := downmix.cancelled_seconds:
+            warnings.warn(
+                f"{name} has channels that cancel each other for {cancelled:.1f} s: there, its "
+                "first channel was taken instead of their mean.",
+                AudioWarning,
+                stacklevel=3,
             )
 
 
-def _mono_blocks(source: Source, start: int, size: int) -> Iterator[_Samples]:
-    """Yield the mean of the channels from sample ``start`` on, in blocks of at least ``size``."""
-    chunks: list[_Samples] = []
-    num_samples = 0
-    for chunk in source.chunks(start, size):
-        chunks.append(mono(chunk))
-        num_samples += chunk.shape[1]
-        if num_samples >= size:
-            yield _finite(np.concatenate(chunks), start, source.info)
-            chunks, start, num_samples = [], start + num_samples, 0
-    if chunks:
-        yield _finite(np.concatenate(chunks), start, source.info)
-
-
-def _finite(samples: _Samples, start: int, info: AudioInfo) -> _Samples:
-    is_sane = np.abs(samples) < _MAX_SAMPLE
-    if not is_sane.all():
-        seconds = (start + int(np.argmin(is_sane))) / info.sample_rate
+def _check_end(source: Source, begin_seconds: float, on_damage: str, is_empty: bool) -> None:
+    """Raise or warn if a recording does not end as it should."""
+    name = shown(source.info.path)
+    length = f"{source.num_decoded / source.info.sample_rate:.2f} s"
+    if source.damage is not None:
+        declared = source.info.duration_seconds
+        part = length if declared is None else f"{length} of {declared:.2f} s"
+        what = f"{name} is damaged ({source.damage})"
+        if is_empty:
+            raise AudioError(f"{what}, so that nothing asked for is left; replace it.")
+        if on_damage == "error":
+            raise AudioError(
+                f"{what}, so that only {part} can be decoded; "
+                'replace it, or use what comes before (on_damage="warn"; in the shell, '
+                "embed, analyze and predict take --on-damage warn)."
+            )
+        warnings.warn(f"{what}: only {part} was decoded.", AudioWarning, stacklevel=4)
+    elif source.num_decoded == 0:
+        raise AudioError(f"{name} has no samples in it; replace the file.")
+    elif is_empty:
         raise AudioError(
-            f"{shown(info.path)} has a sample that is NaN or infinite at {seconds:.3f} s; "
+            f"{name} is {length} long, so that nothing is left from {begin_seconds:.2f} s on; "
+            "start earlier."
+        )
+
+
+def _mono(
+    recording: AudioFile, chunks: Iterator[Array], start: int, size: int, info: AudioInfo
+) -> tuple[Iterator[_Samples], Downmix]:
+    """The chunks of a recording from sample ``start`` on as mono ones, and what makes them so.
+
+    A channel without sound in the first ``size`` samples may have some elsewhere: only then is the
+    recording decoded from its beginning, until all channels have been heard.
+    """
+    held: deque[Array] = deque()
+    most = min(size, VALUES_AT_ONCE // 8 // info.channels or 1)
+
+    def begin() -> Iterator[Array]:
+        left = most
+        while left > 0 and (chunk := next(chunks, None)) is not None:
+            held.append(chunk)
+            left -= chunk.shape[1]
+            yield chunk
+
+    def all_chunks() -> Iterator[Array]:
+        while held:
+            yield held.popleft()
+        yield from chunks
+
+    channels = list(range(info.channels))
+    if info.channels > 1 and sounding(begin(), info.channels) != channels:
+        with open_source(recording) as whole:
+            channels = sounding(whole.chunks(0, most), info.channels)
+    downmix = Downmix(info, channels)
+    return downmix(all_chunks(), start), downmix
+
+
+def _blocks(mono: Iterator[_Samples], start: int, size: int, info: AudioInfo) -> Iterator[_Samples]:
+    """Yield mono samples from sample ``start`` on in blocks of at least ``size``, checked."""
+    parts: list[_Samples] = []
+    num_samples = 0
+    for part in mono:
+        parts.append(part)
+        num_samples += len(part)
+        if num_samples >= size:
+            yield _checked(np.concatenate(parts), start, info)
+            parts, start, num_samples = [], start + num_samples, 0
+    if parts:
+        yield _checked(np.concatenate(parts), start, info)
+
+
+def _checked(samples: _Samples, start: int, info: AudioInfo) -> _Samples:
+    peaks = np.abs(samples)
+    is_sane = peaks <= LOUDEST
+    if is_sane.all():
+        return samples
+    where = int(np.argmin(is_sane))
+    name, seconds = shown(info.path), (start + where) / info.sample_rate
+    if not peaks[where] < _MAX_SAMPLE:
+        raise AudioError(
+            f"{name} has a sample that is NaN or infinite at {seconds:.3f} s; "
             "replace the recording or cut that part out."
         )
-    return samples
+    raise AudioError(
+        f"{name} reaches {peaks[where]:.4g} at {seconds:.3f} s, and full scale is ±1; scale it "
+        "(floats that count as 16-bit integers do: divide by 32768)."
+    )

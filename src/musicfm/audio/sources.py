@@ -90,7 +90,7 @@ _SHORT_DATA = re.compile(
 )
 _SHORT_RF64 = re.compile(r"does not match value from 'ds64' chunk of (\d+)")
 _UNKNOWN_BYTES = 0x7FFF0000  # from here on, sizes are what streaming writers put for "unknown"
-_VALUES_AT_ONCE = 1 << 23  # of all channels: headers may claim a thousand, at millions of hertz
+VALUES_AT_ONCE = 1 << 23  # of all channels: headers may claim a thousand, at millions of hertz
 _SEEKABLE_SUBTYPES = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 
 
@@ -185,7 +185,7 @@ class _SndFile:
 
     def chunks(self, start: int, size: int) -> Iterator[Array]:
         """Yield (channels, up to ``size``) from sample ``start`` on, as far as they are intact."""
-        size = min(size, max(1, _VALUES_AT_ONCE // self.info.channels))
+        size = min(size, max(1, VALUES_AT_ONCE // self.info.channels))
         try:
             if self._sound.subtype.startswith(_SEEKABLE_SUBTYPES):
                 self.num_decoded = self._sound.seek(min(start, self._sound.frames))

@@ -45,9 +45,6 @@ from musicfm.model.musicfm import MusicFM, full_float32
 Source: TypeAlias = AudioFile | bytes | Tensor | npt.NDArray[np.floating]
 Key = TypeVar("Key")
 
-_LOUDEST = 32.0
-"""Samples of arrays beyond this are integers that were cast to float, not loud music."""
-
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
@@ -483,7 +480,7 @@ class Embedder(WindowEncoder):
                 f"the waveform has shape {samples.shape}; give (samples,), mono: average channels "
                 "first, and call once for each clip of a batch"
             )
-        if samples.size and np.abs(samples).max() > _LOUDEST:
+        if samples.size and np.abs(samples).max() > reading.LOUDEST:
             raise AudioError(
                 f"the waveform reaches {np.abs(samples).max():g}; samples belong in [-1, 1] "
                 "(16-bit integers: divide by 32768)"
