@@ -26,7 +26,7 @@ if [[ ${1-} == --dry-run ]]; then
 	compiled=(--recipe tiny --runs 1)
 	files=2
 	compile=()
-	times=5
+	times=20
 fi
 if (($# > 1)) || [[ ${1-} == -* ]]; then
 	echo "usage: benchmarks/gpu.sh [--dry-run] [FOLDER]" >&2
@@ -56,7 +56,7 @@ part() {
 		tee -a "$out/summary.txt"
 }
 
-# 470 seconds in all, and five times as many in a dry run.
+# 470 seconds in all, and twenty times as many in a dry run.
 part tests 150 "$python" -m pytest tests/test_cuda.py -rA -p no:cacheprovider
 part forward 80 "$python" benchmarks/forward.py --device "$device" "${forward[@]}"
 part training 60 "$python" benchmarks/training.py --device "$device" "${training[@]}"
