@@ -4,18 +4,21 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from musicfm.errors import DataError, MusicFMError, OutputError
+from musicfm.errors import ConfigError, DataError, MusicFMError, OutputError
 from musicfm.files import (
     atomic_write,
     check_target,
+    claim,
     exclusive,
     parse_json,
     read_object,
     scratch,
     sweep,
     sweep_beside,
+    write_npy_header,
 )
 
 
@@ -193,3 +196,20 @@ def test_a_damaged_file_of_ours_says_what_to_do(tmp_path: Path, content: str) ->
         read_object(path, "delete it")
     with pytest.raises(DataError, match=r"none\.json cannot be read"):
         read_object(tmp_path / "none.json", "delete it")
+
+
+def test_a_folder_is_for_what_it_was_begun_for(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    claim(path, {"head": {"task": "key", "dim": 8}, "train": "ab"}, "a run")
+    claim(path, {"head": {"task": "key", "dim": 8}}, "a run")
+    with pytest.raises(ConfigError, match=r"holds a run with another head\.dim, train; go on"):
+        claim(path, {"head": {"task": "key", "dim": 9}, "train": "cd"}, "a run")
+
+
+def test_an_npy_header_can_be_written_again_for_more_rows(tmp_path: Path) -> None:
+    with (tmp_path / "a.npy").open("wb") as file:
+        write_npy_header(file, "<f4", (0, 3))
+        file.write(np.arange(600, dtype="<f4").tobytes())
+        file.seek(0)
+        write_npy_header(file, "<f4", (200, 3))
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.arange(600).reshape(200, 3))

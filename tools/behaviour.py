@@ -14,6 +14,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,21 @@ def pretrain(out: Path, songs: Path, options: list[str], *more: str) -> None:
     )  # fmt: skip
 
 
-def finetune(out: Path, songs: Path, model: Path | str, epochs: int) -> None:
-    musicfm(
-        "finetune", "beat", "--data", songs, "--out", out, "--model", model, "--epochs",
-        str(epochs), "--epoch-clips", "8", "--batch-size", "4", "--device", "cpu", "--workers", "1",
-    )  # fmt: skip
+def finetuning(out: Path, songs: Path, model: Path) -> list[str | Path]:
+    return [
+        "finetune", "beat", "--data", songs, "--out", out, "--model", model, "--epochs", "2",
+        "--epoch-clips", "8", "--batch-size", "4", "--device", "cpu", "--workers", "1",
+    ]  # fmt: skip
+
+
+def kill_finetuning(out: Path, songs: Path, model: Path) -> None:
+    """A fine-tuning that is killed after its first checkpoint."""
+    command = [sys.executable, "-m", "musicfm", *map(str, finetuning(out, songs, model))]
+    child = subprocess.Popen(command)
+    while child.poll() is None and not [*out.glob("checkpoints/*.ckpt")]:
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
 
 
 def store(folder: Path, music: Path, earlier: Path | None) -> None:
@@ -69,7 +80,8 @@ def store(folder: Path, music: Path, earlier: Path | None) -> None:
     for name, options in RUNS.items():
         pretrain(folder / name, music, options)
     model = folder / "one_process" / "model"
-    finetune(folder / "finetuned", music, model, 2)
+    musicfm(*finetuning(folder / "finetuned", music, model))
+    kill_finetuning(folder / "finetuning_killed", music, model)
     for task in ("key", "beat"):
         musicfm(
             "probe", task, "--data", music, "--out", folder / f"probe_{task}", "--model", model,
@@ -78,6 +90,8 @@ def store(folder: Path, music: Path, earlier: Path | None) -> None:
     shutil.rmtree(folder / "cache")
     if earlier is None:
         return
+    shutil.copytree(earlier / "finetuning_killed", folder / "finetuned_resumed")
+    musicfm(*finetuning(folder / "finetuned_resumed", music, earlier / "one_process" / "model"))
     for name, options in RUNS.items():
         out = folder / f"{name}_resumed"
         shutil.copytree(earlier / name, out)

@@ -6,14 +6,15 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
+from numpy.lib import format as npy
 
-from musicfm.errors import DataError, OutputError
+from musicfm.errors import ConfigError, DataError, OutputError
 
 PARTIAL = ".partial"
 """Ending of files being written; one that is left over belongs to a run that was killed."""
@@ -130,6 +131,21 @@ def writing(target: Path) -> Iterator[None]:
         ) from error
 
 
+def write_npy_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:
+    """Begins an ``.npy`` file, whose values follow in C order.
+
+    NumPy leaves room for the first axis to grow, so the header may be written again in its place
+    once the length is known.
+
+    Args:
+        file: open for writing.
+        dtype: as NumPy spells it, such as "<f4".
+        shape: of the array.
+    """
+    fields = {"descr": dtype, "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(file, fields)
+
+
 def sync(path: Path) -> None:
     """Waits until a file's content is on the disk, so that a rename never outruns it."""
     handle = os.open(path, os.O_RDONLY)
@@ -167,3 +183,39 @@ def read_object(path: Path, cure: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path} is damaged; {cure}")
     return content
+
+
+def claim(path: Path, settings: Mapping[str, Any], what: str) -> None:
+    """Notes in a file what its folder is used for, or checks that it still is.
+
+    Args:
+        path: of a file of JSON.
+        settings: what a run that goes on in the folder must have in common with the first.
+        what: the folder holds, for the message, such as "a study".
+
+    Raises ConfigError if the folder is in use for something else.
+    """
+    if not path.exists():
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        return
+    there = read_object(path, "choose another folder")
+    if differing := differences({key: there.get(key) for key in settings}, settings):
+        raise ConfigError(
+            f"{path.parent} holds {what} with another {', '.join(differing)}; go on with the "
+            "same, or choose another folder"
+        )
+
+
+def differences(
+    one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
+    """The dotted keys under which two nested mappings differ, and the values of the first."""
+    found: dict[str, Any] = {}
+    for key in {**one, **other}:
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found[f"{prefix}{key}"] = a
+    return found

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from musicfm.errors import OutputError
-from musicfm.files import atomic_write, exclusive, parse_json, sweep, writing
+from musicfm.files import atomic_write, differences, exclusive, parse_json, sweep, writing
 from musicfm.remote import Location, is_url
 
 JOURNAL = "journal.jsonl"
@@ -191,8 +191,7 @@ class Journal:
                 temporary.write_bytes(whole)
 
     def _refuse_mixture(self, there: Mapping[str, Any]) -> None:
-        keys = {*there, *self._settings}
-        differing = sorted(key for key in keys if there.get(key) != self._settings.get(key))
+        differing = sorted(differences(there, self._settings))
         what = f"{self._folder} holds results of other settings ({', '.join(differing)} differ)"
         if not self._overwrite:
             raise OutputError(f"{what}; use another folder, or overwrite them")

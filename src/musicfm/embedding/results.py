@@ -24,7 +24,7 @@ from torch import Tensor
 from musicfm.embedding.embedder import Embedder
 from musicfm.embedding.pooling import pool, pooled_times
 from musicfm.errors import OutputError
-from musicfm.files import atomic_write, writing
+from musicfm.files import atomic_write, write_npy_header, writing
 from musicfm.journal import JOURNAL
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ def write_npz(path: Path, arrays: Mapping[str, Pieces | npt.ArrayLike]) -> None:
             # A ZipInfo made of a name alone has no time of day in it.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
                 if isinstance(array, Pieces):
-                    header = {"descr": "<f4", "fortran_order": False, "shape": array.shape}
-                    np.lib.format.write_array_header_1_0(entry, header)
+                    write_npy_header(entry, "<f4", array.shape)
                     for part in array.parts:
                         entry.write(part.contiguous().numpy().data)
                 else:

@@ -7,7 +7,7 @@ Sources: Conformer, Gulati et al. 2020 (arXiv 2005.08100), in the form of wav2ve
 rotary positions, Su et al. 2021 (arXiv 2104.09864).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -197,22 +197,30 @@ class TransformerBlock(nn.Module):
         return x + self.ffn(x)
 
 
-class Encoder(Float32Buffers):
-    """A stack of blocks and a final LayerNorm."""
+class BlockStack(Float32Buffers):
+    """A stack of blocks and a final LayerNorm.
+
+    Args:
+        blocks: take (batch, time, dim), the rotation of each position, and the mask.
+        norm: follows the last block.
+        inv_freq: (dim / heads / 2,), see :func:`inverse_frequencies`.
+        dropout: of the input.
+    """
 
     inv_freq: Tensor
 
-    def __init__(self, config: ConformerConfig | TransformerConfig) -> None:
+    def __init__(
+        self,
+        blocks: Iterable[nn.Module],
+        norm: nn.LayerNorm,
+        inv_freq: Tensor,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            ConformerBlock(config)
-            if isinstance(config, ConformerConfig)
-            else TransformerBlock(config)
-            for _ in range(config.depth)
-        )
-        self.norm = nn.LayerNorm(config.dim)
-        self.dropout = nn.Dropout(config.dropout)
-        self.register_buffer("inv_freq", inverse_frequencies(config), persistent=False)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.activation_checkpointing = False
 
     def forward(self, x: Tensor, mask: Tensor | None, layers: Sequence[int]) -> list[Tensor]:
@@ -243,6 +251,23 @@ class Encoder(Float32Buffers):
         positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
         angles = (positions[:, None] * self.inv_freq).repeat(1, 2)[:, None]
         return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
+class Encoder(BlockStack):
+    """The stack that a configuration describes."""
+
+    def __init__(self, config: ConformerConfig | TransformerConfig) -> None:
+        super().__init__(
+            (
+                ConformerBlock(config)
+                if isinstance(config, ConformerConfig)
+                else TransformerBlock(config)
+                for _ in range(config.depth)
+            ),
+            nn.LayerNorm(config.dim),
+            inverse_frequencies(config),
+            config.dropout,
+        )
 
 
 def inverse_frequencies(config: ConformerConfig | TransformerConfig) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from musicfm.errors import CheckpointError, ConfigError, OutputError
-from musicfm.files import atomic_write, parse_json
+from musicfm.files import atomic_write, differences, parse_json
 from musicfm.model.config import (
     ConformerConfig,
     FrontEndConfig,
@@ -163,9 +163,10 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> Non
     used = {published(name): tensor.float() for name, tensor in tensors.items()}
     implied = infer_config({**unused, **used}, config.mel.mean, config.mel.std, path)
     if implied != config:
+        lost = differences(config.to_dict(), implied.to_dict())
         raise CheckpointError(
             f"cannot write {path}: the published layout has no place for "
-            f"{', '.join(_differences(config.to_dict(), implied.to_dict()))}"
+            f"{', '.join(f'{key}={value}' for key, value in lost.items())}"
         )
     state = {PREFIX + name: tensor.contiguous() for name, tensor in {**unused, **used}.items()}
     stats = {"melspec_2048_mean": config.mel.mean, "melspec_2048_std": config.mel.std}
@@ -337,18 +338,6 @@ def _check_computed(tensors: Mapping[str, Tensor], config: ModelConfig, path: Pa
                 f"{path}: tensor '{name}' is not that of a model at "
                 f"{config.sample_rate} Hz with HTK mel filters and rotary base 10000"
             )
-
-
-def _differences(left: Mapping[str, Any], right: Mapping[str, Any], at: str = "") -> list[str]:
-    """Fields of nested configurations that differ, as ``encoder.dropout=0.0``."""
-    found = []
-    for key, value in left.items():
-        other = right.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            found += _differences(value, other, f"{at}{key}.")
-        elif value != other:
-            found.append(f"{at}{key}={value}")
-    return found
 
 
 # ------------------------------------------------------------------------------------ statistics

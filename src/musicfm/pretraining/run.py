@@ -42,7 +42,7 @@ from musicfm.errors import (
     TrainingError,
     printable,
 )
-from musicfm.files import atomic_write, exclusive, read_object, sweep, writing
+from musicfm.files import atomic_write, differences, exclusive, read_object, sweep, writing
 from musicfm.model import checkpoint
 from musicfm.model.config import RandomProjectionConfig
 from musicfm.model.musicfm import MusicFM
@@ -339,25 +339,16 @@ def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     if not resume:
         raise OutputError(f"{folder} holds a run; resume it (--resume), or use another folder")
     there = read_object(path, "begin again in another folder")
-    given = recipe.to_dict()
-    differing = sorted(_differing(there, given) - CHANGEABLE)
-    if differing:
+    if differing := _differing(there, recipe):
         raise ConfigError(
             f"the run in {folder} has another recipe ({', '.join(differing)} differ); resume it "
             "with the recipe that it began with, or use another folder"
         )
 
 
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """Dotted keys under which two nested mappings differ."""
-    found: set[str] = set()
-    for key in {*one, *other}:
-        a, b = one.get(key), other.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found |= _differing(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.add(f"{prefix}{key}")
-    return found
+def _differing(there: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """The keys of a recipe in which another differs, but for those that may change."""
+    return sorted({*differences(there, recipe.to_dict())} - CHANGEABLE)
 
 
 def _check_launcher() -> None:
@@ -386,15 +377,14 @@ def _check_checkpoint(path: Path, recipe: Recipe) -> None:
     """Raises CheckpointError unless a whole checkpoint is of this run."""
     content = AtomicCheckpointIO().load_checkpoint(path)
     try:
-        differing = _differing(content["musicfm"]["recipe"], recipe.to_dict()) - CHANGEABLE
+        differing = _differing(content["musicfm"]["recipe"], recipe)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of a pretraining run; remove it, and resume"
         ) from error
     if differing:
         raise CheckpointError(
-            f"{path} is of another recipe ({', '.join(sorted(differing))} differ); remove it, and "
-            "resume"
+            f"{path} is of another recipe ({', '.join(differing)} differ); remove it, and resume"
         )
 
 

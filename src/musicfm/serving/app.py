@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 import musicfm
-from musicfm.embedding.embedder import Embedder
+from musicfm.embedding.embedder import Embedder, wanted_layers
 from musicfm.errors import AudioError
 from musicfm.serving import uploads
 from musicfm.serving.drop import drop_page
@@ -210,7 +210,7 @@ def _only_known(request: Request) -> None:
 def _layers(embedder: Embedder, asked: list[int] | None) -> list[int]:
     """Those asked for, or the default. Raises Refusal for one that is not there."""
     if not asked:
-        default = Embedder(embedder.model).layers[0]
+        (default,) = wanted_layers(embedder.model, None)
         return [default if default in embedder.layers else embedder.layers[-1]]
     if missing := [layer for layer in asked if layer not in embedder.layers]:
         there = ", ".join(map(str, embedder.layers))

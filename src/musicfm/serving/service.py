@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Literal, Self
 
 from musicfm.analysis.analyzer import load_predictor
-from musicfm.embedding.embedder import Embedder
+from musicfm.embedding.embedder import Embedder, wanted_layers
 from musicfm.embedding.results import Pooling
 from musicfm.errors import ConfigError
 from musicfm.model.musicfm import MusicFM
@@ -53,7 +53,7 @@ def load(
     encoder = predictor.encoder
     if not isinstance(encoder, Embedder):
         raise ConfigError(f"'{model}' is no model to make embeddings with; choose one")
-    layers = {*Embedder(encoder.model, layer).layers, *encoder.layers}
+    layers = {*wanted_layers(encoder.model, layer), *encoder.layers}
     embedder = Embedder(encoder.model, sorted(layers))
     if embedder.windowing != encoder.windowing:
         raise ConfigError(

@@ -17,7 +17,6 @@ from typing import BinaryIO, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.lib import format as npy
 from torch import Tensor
 
 from musicfm.audio.decoders import Event, Failure, Start, decode_files
@@ -31,7 +30,7 @@ from musicfm.embedding.embedder import (
 )
 from musicfm.embedding.pooling import pool, pooled_times
 from musicfm.errors import DataError
-from musicfm.files import atomic_write, writing
+from musicfm.files import atomic_write, write_npy_header, writing
 from musicfm.progress import ListeningProgress
 from musicfm.remote import Location
 from musicfm.tasks.base import Array
@@ -334,7 +333,7 @@ class FeatureWriters:
                 temporary = files.enter_context(atomic_write(target))
                 stream: BinaryIO = files.enter_context(temporary.open("wb"))
                 self._open[key].streams.append(stream)
-                _write_header(stream, 0, frames.shape[2])
+                write_npy_header(stream, "<f2", (0, frames.shape[2]))
         recording = self._open[key]
         recording.count += frames.shape[1]
         for target, file, layer in zip(
@@ -349,7 +348,7 @@ class FeatureWriters:
         with recording.files:
             for stream in recording.streams:
                 stream.seek(0)
-                _write_header(stream, recording.count, recording.dim)
+                write_npy_header(stream, "<f2", (recording.count, recording.dim))
 
     def drop(self, key: Location) -> None:
         """Forgets a recording, if it had begun."""
@@ -357,12 +356,6 @@ class FeatureWriters:
         if recording is not None:
             with contextlib.suppress(_Dropped), recording.files:
                 raise _Dropped  # so that no file gets its name
-
-
-def _write_header(stream: BinaryIO, count: int, dim: int) -> None:
-    """Of an .npy file; NumPy leaves room for the first axis to grow, so its length is the same."""
-    fields = {"descr": "<f2", "fortran_order": False, "shape": (count, dim)}
-    npy.write_array_header_1_0(stream, fields)
 
 
 def _are_there(paths: Iterable[Path]) -> bool:

@@ -16,7 +16,6 @@ A run has a folder of its own:
 After each epoch all is saved; the same call continues a run that was stopped.
 """
 
-import json
 import math
 import shutil
 import signal
@@ -45,7 +44,7 @@ from musicfm.datasets.scanning import identities
 from musicfm.embedding.embedder import Embedder
 from musicfm.embedding.pooling import pooled_times
 from musicfm.errors import AudioError, AudioWarning, ConfigError
-from musicfm.files import atomic_write, exclusive, read_object, sweep
+from musicfm.files import claim, exclusive, sweep
 from musicfm.model import checkpoint
 from musicfm.model.config import Config, ModelConfig, Positive
 from musicfm.model.musicfm import MusicFM
@@ -461,7 +460,6 @@ def _check_folder(
     valid: Sequence[LabelledTrack],
 ) -> None:
     """Raises ConfigError if the folder holds a run of other settings."""
-    path = out / RUN
     content = {
         "head": config.to_dict(),
         "settings": settings.to_dict(),
@@ -470,12 +468,4 @@ def _check_folder(
     }
     if (out / STUDY).is_file():
         raise ConfigError(f"{out} holds a study of probes; choose another folder")
-    if not path.exists():
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    elif (there := read_object(path, "choose another folder")) != content:
-        differing = ", ".join(key for key in content if there.get(key) != content[key])
-        raise ConfigError(
-            f"{out} holds a run with another {differing}; go on with the same, or choose another "
-            "folder"
-        )
+    claim(out / RUN, content, "a run")

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from musicfm.datasets.labelled import digest
 from musicfm.errors import ConfigError, DataError
-from musicfm.files import atomic_write, exclusive, read_object, sweep
+from musicfm.files import atomic_write, claim, exclusive, read_object, sweep
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.evaluation import evaluate_head
 from musicfm.tasks.features import Features, extract
@@ -393,8 +393,7 @@ def _check_folder(study: Study, corpus: Corpus) -> None:
     """Raises ConfigError if the folder holds another study; rows and tasks may be added."""
     if (study.out / RUN).is_file():
         raise ConfigError(f"{study.out} holds a fine-tuned model; choose another folder")
-    path = study.out / STUDY
-    content: dict[str, Any] = {
+    content = {
         "corpus": corpus.name,
         "train": digest(corpus.train),
         "valid": digest(corpus.valid),
@@ -402,14 +401,4 @@ def _check_folder(study: Study, corpus: Corpus) -> None:
         "context": study.context,
         "probe": study.probe.to_dict(),
     }
-    if not path.exists():
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        return
-    there = read_object(path, "choose another folder")
-    differing = ", ".join(key for key in content if there.get(key) != content[key])
-    if differing:
-        raise ConfigError(
-            f"{study.out} holds a study with another {differing}; go on with the same, or choose "
-            "another folder"
-        )
+    claim(study.out / STUDY, content, "a study")

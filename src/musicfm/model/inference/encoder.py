@@ -13,22 +13,18 @@ from musicfm.model.inference.int8 import Int8Linear
 from musicfm.model.inference.weights import Linear, folded, norm
 
 
-class InferenceEncoder(exact.Encoder):
+class InferenceEncoder(exact.BlockStack):
     """See :class:`musicfm.model.encoder.Encoder`."""
 
     def __init__(self, encoder: exact.Encoder, dtype: torch.dtype, int8: bool) -> None:
-        nn.Module.__init__(self)
-        blocks: Any = encoder.blocks
-        self.blocks = nn.ModuleList(
+        given: Any = encoder.blocks
+        blocks = (
             _ConformerBlock(block, dtype, int8)
             if isinstance(block, exact.ConformerBlock)
             else _TransformerBlock(block, dtype, int8)
-            for block in blocks
+            for block in given
         )
-        self.norm = norm(encoder.norm)
-        self.dropout = nn.Dropout(0.0)
-        self.register_buffer("inv_freq", encoder.inv_freq, persistent=False)
-        self.activation_checkpointing = False
+        super().__init__(blocks, norm(encoder.norm), encoder.inv_freq)
         self.int8 = int8
 
     def forward(self, x: Tensor, mask: Tensor | None, layers: Sequence[int]) -> list[Tensor]:

@@ -96,7 +96,8 @@ class InferenceModel(MusicFM):
         )
         self.front_end = front_end
         self.pitch = None if model.pitch is None else deepcopy(model.pitch).to(dtype)
-        self.encoder = InferenceEncoder(model.encoder, dtype, int8)
+        encoder: Any = InferenceEncoder(model.encoder, dtype, int8)
+        self.encoder = encoder
         self.quantizer = model.quantizer
         self.head = linear(model.head, torch.float32)
         self.eval()
