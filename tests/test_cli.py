@@ -34,6 +34,25 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "musicfm", *map(str, arguments)]
 
 
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_nothing_is_downloaded_for_a_folder_without_recordings(
+    name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(MusicFM, "from_pretrained", None)  # would raise TypeError
+    status, _, said = run("embed", tmp_path / name, "--model", "msd", "--out", tmp_path / "out")
+    assert status == 1
+    assert f"no recordings in {tmp_path / name}" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_are_nearly_right_are_suggested(run: Run, tmp_path: Path, song: Path) -> None:
+    status, _, said = run("embed", song, "--model", "Nanno", "--out", tmp_path / "out")
+    assert (status, "did you mean 'nano'?" in said) == (1, True)
+    status, _, said = run("predict", "nano/beet", song, "--out", tmp_path / "out")
+    assert (status, "did you mean 'nano/beat'?" in said) == (1, True)
+
+
 def test_help_has_the_commands_in_groups_a_line_each(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

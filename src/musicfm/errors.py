@@ -4,7 +4,9 @@ Every message is one sentence that says what is wrong, where, and what to do. Th
 class: ``except musicfm.MusicFMError`` catches whatever the user, rather than the code, got wrong.
 """
 
+import difflib
 import re
+from collections.abc import Iterable
 
 # What moves a terminal's cursor, colours or clears it, ends a line, turns text around, or is no
 # character at all.
@@ -17,6 +19,12 @@ def printable(text: str) -> str:
     Control characters, those that turn text around, and bytes that are no text become escapes.
     """
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Part of a sentence that suggests the known name nearest to one; empty if none is near."""
+    near = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 class MusicFMError(Exception):

@@ -1,5 +1,7 @@
 """``musicfm embed``."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -51,9 +53,10 @@ def embed(
         typer.Option(
             "--model",
             "-m",
-            help="nano, msd, fma, a folder, a .pt or .ckpt file, or a hub id like name/model.",
+            help="nano, which comes with the package; msd or fma, the authors' (1.3 GB); a "
+            "folder, a .pt or .ckpt file, or a hub id like name/model.",
         ),
-    ] = "msd",
+    ] = "nano",
     layer: Annotated[
         str,
         typer.Option(
@@ -158,6 +161,9 @@ def embed(
         if device not in _USE_GPUS:
             raise ConfigError(f"--device is '{device}'; with --engine ray: auto, cpu or cuda")
 
+    given = _recordings(sources)
+    _check_there(given)
+
     import torch
 
     from musicfm.embedding.collection import REPORT, embed_collection
@@ -187,7 +193,6 @@ def embed(
         "progress": True,
     }
     with interruptible(f"what is done is in {out}, and the same command continues"):
-        given = _recordings(sources)
         if engine == "ray":
             from musicfm.scale.ray_embedding import embed_on_ray
 
@@ -209,6 +214,23 @@ def _recordings(sources: list[str]) -> list["Source"]:
         else:
             found.append(source)
     return found
+
+
+def _check_there(sources: Sequence["Source"]) -> None:
+    """Raises ConfigError if there is nothing to embed, before weights are downloaded for it."""
+    from musicfm.audio.folders import no_recordings, recordings_in
+    from musicfm.journal import Recording
+    from musicfm.remote import is_url
+
+    paths = [
+        Path(source)
+        for source in sources
+        if not isinstance(source, Recording) and not is_url(source)
+    ]
+    passed_over: dict[str, int] = {}
+    files = (file for path in paths for file in recordings_in(path, lambda _: None, passed_over))
+    if len(paths) == len(sources) and not any(os.path.exists(file) for file in files):
+        raise ConfigError(no_recordings(sources, passed_over))
 
 
 def _pooling(pool: str) -> "Pooling":

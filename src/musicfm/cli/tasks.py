@@ -77,7 +77,7 @@ def probe(
             "-m",
             help="As embed's --model; or mel, chroma, untrained:MODEL, FILE.py:NAME.",
         ),
-    ] = "msd",
+    ] = "nano",
     layer: Annotated[
         str,
         typer.Option(
@@ -199,7 +199,7 @@ def finetune(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the run; the same one goes on.")
     ],
-    model: Annotated[str, typer.Option("--model", "-m", help="As embed's --model.")] = "msd",
+    model: Annotated[str, typer.Option("--model", "-m", help="As embed's --model.")] = "nano",
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Begin with random weights.")
     ] = False,

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from musicfm.errors import CheckpointError, ConfigError, OutputError
+from musicfm.errors import CheckpointError, ConfigError, OutputError, did_you_mean
 from musicfm.files import atomic_write, parse_json
 from musicfm.model import hub, published
 from musicfm.model.config import Config, ModelConfig
@@ -100,9 +100,10 @@ def load(
     elif path.suffix in (".pt", ".ckpt"):
         raise CheckpointError(f"there is no file {path}; check the path")
     else:
-        aliases = ", ".join(map(repr, (SHIPPED, *hub.PUBLISHED)))
+        aliases = (SHIPPED, *hub.PUBLISHED)
         raise CheckpointError(
-            f"no model '{source}': give {aliases}, a folder with {WEIGHTS} and {CONFIG}, a "
+            f"no model '{source}'{did_you_mean(str(source), aliases)}: give "
+            f"{', '.join(map(repr, aliases))}, a folder with {WEIGHTS} and {CONFIG}, a "
             ".ckpt or .pt file, or a hub id like 'name/model'"
         )
     # On the meta device nothing is initialised, only to be overwritten.

@@ -6,12 +6,18 @@ honoured. All of that is huggingface_hub's, imported only when something is fetc
 
 import hashlib
 import re
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from musicfm.errors import CheckpointError
+
+_CONNECT_SECONDS = 3.0
+"""To wait for an answer; without a network that is known at once, or never."""
+_LARGE = 50_000_000
+"""Bytes of a download whose size is said before it begins."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +96,41 @@ def upload_folder(folder: str, repo_id: str, private: bool, message: str) -> str
 
 
 def _fetch(repo_id: str, name: str, revision: str | None, files: Sequence[str]) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import (
+        constants,
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
     from huggingface_hub.errors import HFValidationError
 
     try:
+        found = try_to_load_from_cache(repo_id, name, revision=revision)
+        cached = Path(found) if isinstance(found, str) else None
+        if cached and re.fullmatch("[0-9a-f]{40}", revision or ""):
+            return cached  # unlike a branch, a commit cannot have moved
+        try:
+            # hf_hub_download would try for half a minute, and say so in lines of its own.
+            metadata = get_hf_file_metadata(
+                hf_hub_url(repo_id, name, revision=revision), timeout=_CONNECT_SECONDS
+            )
+        except Exception:
+            if cached:
+                return cached
+            raise
+        size = metadata.size or 0
+        if not cached and size > _LARGE:
+            where = constants.HF_HUB_CACHE
+            print(f"downloading {size / 1e9:.2g} GB of {repo_id} to {where}", file=sys.stderr)
         return Path(hf_hub_download(repo_id, name, revision=revision))
     except HFValidationError as error:
         raise CheckpointError(f"no hub id '{repo_id}': {_first_line(error)}") from error
     except Exception as error:  # those of its HTTP library too, which differs between versions
         raise CheckpointError(
             f"cannot download {name} of {repo_id} ({_first_line(error)}); with a connection, "
-            f"{by_hand(repo_id, files, revision)}"
+            f"{by_hand(repo_id, files, revision)}; 'nano' comes with the package and needs no "
+            "download"
         ) from error
 
 

@@ -16,9 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from musicfm.errors import CheckpointError
+from musicfm.errors import CheckpointError, did_you_mean
 from musicfm.files import parse_json
 from musicfm.model import checkpoint
+from musicfm.model.checkpoint import SHIPPED
 from musicfm.model.config import Config, Probability, Width
 from musicfm.tasks.base import Decoding, Task
 from musicfm.tasks.beat import Beat
@@ -136,9 +137,21 @@ def shipped(model: str | Path) -> dict[str, Path]:
 
 
 def locate(name: str | Path) -> Path:
-    """The folder of a head: itself, or what a name such as "nano/beat" stands for."""
+    """The folder of a head: itself, or what a name such as "nano/beat" stands for.
+
+    Raises CheckpointError if there is none.
+    """
     path = Path(name)
-    return path if os.path.exists(path) else shipped(path.parent).get(path.name, path)
+    if os.path.exists(path):
+        return path
+    known = {f"{SHIPPED}/{task}": folder for task, folder in shipped(SHIPPED).items()}
+    known |= {f"{path.parent}/{task}": folder for task, folder in shipped(path.parent).items()}
+    if str(name) not in known:
+        raise CheckpointError(
+            f"there is no head {name}{did_you_mean(str(name), known)}; give the folder of one, or "
+            f"one of {', '.join(known)}"
+        )
+    return known[str(name)]
 
 
 def save(head: Head, folder: str | Path) -> None:
