@@ -136,6 +136,10 @@ class Steps(_Shown):
         )
         self._task = self._bar.add_task(what, total=count)
 
-    def advance(self) -> None:
-        """Counts a piece."""
-        self._bar.advance(self._task)
+    def advance(self, count: int = 1) -> None:
+        """Counts a piece, or several."""
+        self._bar.advance(self._task, count)
+
+    def say(self, message: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.console.print(message, markup=False)

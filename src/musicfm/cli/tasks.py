@@ -274,6 +274,81 @@ def finetune(
 
 
 @app.command(rich_help_panel=TRAIN)
+def train(
+    labelled: Annotated[
+        list[Path], typer.Argument(help="Folders of recordings with a .jams beside each.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the run; the same one goes on.")
+    ],
+    unlabelled: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folders of music without labels.", show_default="none"),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="To begin with; as embed's --model.")
+    ] = "nano",
+    pitch: Annotated[
+        bool, typer.Option(help="Give the model a second input, of pitches, if it has none.")
+    ] = True,
+    steps: Annotated[int, typer.Option(min=1)] = 3_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips of a step.")] = 12,
+    learning_rate: Annotated[float, typer.Option(help="The highest.")] = 1e-3,
+    decay: Annotated[
+        float, typer.Option(help="The last part of the steps, in which the rate falls to zero.")
+    ] = 0.4,
+    precision: Precision = "float32",
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    device: Device = "auto",
+    workers: Workers = None,
+) -> None:
+    """Train a model and heads for all tasks together, on music with labels and without.
+
+    OUT/model is the result so far: musicfm analyze takes it with --model. A run that was stopped
+    goes on from its last checkpoint, also with more recordings or steps.
+    """
+    need("tasks", "train")
+    from musicfm.datasets.labelled import read_labelled
+    from musicfm.datasets.scanning import collect
+    from musicfm.datasets.splits import Splitting
+    from musicfm.model import MusicFM
+    from musicfm.processes import num_cores
+    from musicfm.tasks import joint
+
+    settings = joint.JointSettings(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        decay=decay,
+        precision=precision,
+        seed=seed,
+    )
+    with interruptible(f"what is done is in {out}, and the same command continues"):
+        found = read_labelled(labelled, Splitting(), num_workers=workers, progress=True)
+        for problem in found.problems:
+            say(problem)
+        music = None if not unlabelled else collect(unlabelled, num_workers=workers, progress=True)
+        files = (
+            []
+            if music is None
+            else [(track, Path(music.manifest.root) / track.path) for track in music.manifest]
+        )
+        joint.train(
+            MusicFM.from_pretrained(model),
+            model,
+            settings,
+            found.tracks,
+            files,
+            out,
+            pitch=pitch,
+            device=device_of(device),
+            num_workers=num_cores(workers, spare=1),
+            progress=True,
+        )
+    say(f"the model is {out / joint.MODEL}")
+
+
+@app.command(rich_help_panel=TRAIN)
 def evaluate(
     head: Annotated[Path, typer.Argument(help="Folder of a head, or such as nano/beat.")],
     data: Data,

@@ -1,0 +1,539 @@
+"""One model and a head for each task, trained together.
+
+Every clip is as long as the model's context, which is what an analysis sees at once. From each the
+model learns what it can: the tasks, where the recording has labels; the tokens of what was hidden
+of it; and, of music without labels, chords and keys that shift along when it is played higher. For
+this last one a slow copy of the model, the mean of its weights over time, says what is to be heard.
+That copy is also the result.
+
+A run has a folder of its own:
+
+    checkpoint.pt      all that it takes to go on
+    log.jsonl          losses, a line every LOG_EVERY steps
+    model/             the result so far, with heads/: what ``musicfm analyze --model`` takes
+
+Sources: masked tokens, Chiu et al. 2022 (arXiv 2202.01855); a mean of weights as teacher, Tarvainen
+and Valpola 2017 (arXiv 1703.01780).
+"""
+
+import json
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from musicfm import audio, checkpoint
+from musicfm.config import Config, ModelConfig, PitchConfig, Positive
+from musicfm.datasets.annotations import Annotations
+from musicfm.datasets.labelled import LabelledTrack
+from musicfm.datasets.scanning import identities
+from musicfm.datasets.tracks import Track
+from musicfm.errors import AudioError, AudioWarning, ConfigError, TrainingError
+from musicfm.files import exclusive, sweep
+from musicfm.masking import MaskingConfig, hidden_tokens, hide
+from musicfm.memory import keep_freed_memory
+from musicfm.model import MusicFM
+from musicfm.pooling import num_pooled, pooled_times
+from musicfm.progress import Steps
+from musicfm.seeds import derive_seed
+from musicfm.tasks import heads
+from musicfm.tasks.augmentation import change_sound, draw_speed, play_at, transposed
+from musicfm.tasks.base import Task
+from musicfm.tasks.corpus import vocabulary_of
+from musicfm.tasks.heads import Head, HeadConfig, TaskName
+from musicfm.tasks.tagging import Tagging
+from musicfm.training import AtomicCheckpointIO, begin_loading, check_precision, ending_loaders
+
+TASKS: tuple[TaskName, ...] = ("beat", "chord", "key", "structure", "tagging")
+MODEL, CHECKPOINT, LOG = "model", "checkpoint.pt", "log.jsonl"
+LOG_EVERY = 20
+"""Steps."""
+SURE = 0.5
+"""The probability from which on what the teacher says of a frame counts."""
+TEMPO_TAGS = ("slow", "fast")
+"""Not known of a clip that is played at another speed."""
+
+
+class JointSettings(Config):
+    """How a model and its heads are trained."""
+
+    steps: Positive = 3_000
+    batch_size: Positive = 12
+    """Clips of a step."""
+    unlabelled: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
+    """Of the clips, where there is music without labels."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
+    """The last part of the steps, in which the learning rate falls to zero in a line."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    clip_norm: Annotated[float, Field(gt=0.0)] = 2.0
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.995
+    max_semitones: Annotated[int, Field(ge=0, le=6)] = 4
+    loss_weights: Mapping[str, float] = Field(
+        default_factory=lambda: {
+            "beat": 1.0,
+            "chord": 1.0,
+            "key": 0.3,
+            "structure": 0.5,
+            "tagging": 0.5,
+            "tokens": 0.2,
+            "consistency": 0.3,
+        }
+    )
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Clips of a step without labels, where there is such music."""
+        return round(self.unlabelled * self.batch_size)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Up in a line, level, and down in a line."""
+        up = (step + 1) / max(1, self.warmup_steps)
+        down = (self.steps - step) / (self.decay * self.steps)
+        return self.learning_rate * min(1.0, up, down)
+
+
+class Clip(NamedTuple):
+    """A piece of a recording, as the model is to hear it."""
+
+    samples: Tensor
+    """(samples,)."""
+    original: Tensor | None
+    """(samples,) of a recording without labels: the piece as it was recorded."""
+    semitones: int
+    """By how much it was shifted up."""
+    values: list[Tensor]
+    """Targets of each task."""
+    known: list[Tensor]
+
+
+class Batch(NamedTuple):
+    """Clips, of which those without labels come first."""
+
+    samples: Tensor
+    """(batch, samples)."""
+    originals: Tensor
+    """(unlabelled, samples) as they were recorded, with silence at their ends."""
+    lengths: Tensor
+    """(unlabelled,) samples of the originals."""
+    semitones: Tensor
+    """(batch,)."""
+    values: list[Tensor]
+    """(batch, outputs, ...) of each task."""
+    known: list[Tensor]
+
+
+class Clips(Dataset[Clip]):
+    """Random clips: clip n is a function of (seed, n) and of the recordings.
+
+    Args:
+        labelled: recordings with labels.
+        unlabelled: recordings without, each with its file.
+        tasks: whose targets.
+        config: of the model.
+        settings: of the run.
+    """
+
+    def __init__(
+        self,
+        labelled: Sequence[LabelledTrack],
+        unlabelled: Sequence[tuple[Track, Path]],
+        tasks: Sequence[Task[Any]],
+        config: ModelConfig,
+        settings: JointSettings,
+    ) -> None:
+        self._labelled, self._unlabelled = tuple(labelled), tuple(unlabelled)
+        self._tasks, self._config, self._settings = tuple(tasks), config, settings
+        self._num_unlabelled = settings.num_unlabelled if unlabelled else 0
+
+    def __getitem__(self, n: int) -> Clip:
+        rng = np.random.default_rng(derive_seed(self._settings.seed, "clip", n))
+        is_labelled = n % self._settings.batch_size >= self._num_unlabelled
+        if is_labelled:
+            item = self._labelled[rng.integers(len(self._labelled))]
+            track, path, annotations = item.track, item.audio, item.annotations
+        else:
+            track, path = self._unlabelled[rng.integers(len(self._unlabelled))]
+            annotations = Annotations()
+        speed, semitones = draw_speed(rng, self._settings.max_semitones)
+        rate, seconds = self._config.sample_rate, self._config.context_seconds * speed
+        start = rng.random() * max(0.0, track.duration - seconds)
+        try:
+            found = audio.load(path, rate, start_seconds=start, duration_seconds=seconds)
+        except AudioError as error:
+            warnings.warn(f"{error}; it is left out", AudioWarning, stacklevel=2)
+            found, annotations = np.zeros(round(rate * seconds), np.float32), Annotations()
+        samples = play_at(found, speed, self._config.context_samples)
+        num_frames = self._config.num_frames(len(samples))
+        values, known = [], []
+        for task in self._tasks:
+            times = speed * pooled_times(num_frames, self._config.frame_rate, task.output_rate)
+            value, is_known = task.targets(annotations, start + times)
+            is_known = is_known & _along(times <= len(found) / rate, is_known)
+            if task.name in ("chord", "key"):
+                tonal = value < 24  # and not "no chord"
+                value = np.where(tonal, value // 12 * 12 + (value + semitones) % 12, value)
+            if isinstance(task, Tagging) and abs(speed - 1.0) > 0.03:
+                is_known = is_known & ~np.isin(task.vocabulary, TEMPO_TAGS)
+            values.append(torch.from_numpy(value).float())
+            known.append(torch.from_numpy(is_known))
+        return Clip(
+            torch.from_numpy(change_sound(samples, rate, rng)),
+            None if is_labelled else torch.from_numpy(found),
+            semitones,
+            values,
+            known,
+        )
+
+
+def _along(flags: npt.NDArray[np.bool_], like: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """(outputs,) flags, with axes at the end for those of an array."""
+    return flags.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def join(clips: Sequence[Clip]) -> Batch:
+    """Clips to a batch."""
+    originals = [clip.original for clip in clips if clip.original is not None]
+    return Batch(
+        torch.stack([clip.samples for clip in clips]),
+        nn.utils.rnn.pad_sequence(originals, batch_first=True) if originals else torch.empty(0, 0),
+        torch.tensor([len(original) for original in originals], dtype=torch.int64),
+        torch.tensor([clip.semitones for clip in clips]),
+        [torch.stack(parts) for parts in zip(*(clip.values for clip in clips), strict=True)],
+        [torch.stack(parts) for parts in zip(*(clip.known for clip in clips), strict=True)],
+    )
+
+
+class Joint(nn.Module):
+    """A model, and a head for each task on all of its layers."""
+
+    def __init__(self, model: MusicFM, task_heads: Sequence[Head]) -> None:
+        super().__init__()
+        self.model = model
+        self.heads = nn.ModuleList(task_heads)
+
+    def forward(
+        self, waveform: Tensor, lengths: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """The logits of each head, (batch, outputs, num_logits), for clips of the model's context,
+        and the last hidden state. Clips of other lengths count as if they were stretched to it.
+        """
+        config = self.model.config
+        output = self.model(waveform, lengths)
+        states = torch.stack(output.hidden_states, dim=1).float()  # (batch, layers, time, dim)
+        num_frames = config.num_frames(config.context_samples)
+        found = []
+        for head in self.heads:
+            assert isinstance(head, Head)
+            outputs = num_pooled(num_frames, config.frame_rate, head.task.output_rate)
+            if output.num_frames is not None:
+                clips = zip(states, output.num_frames.tolist(), strict=True)
+                pooled = torch.stack([_pooled(clip[:, :count], outputs) for clip, count in clips])
+                found.append(head(pooled))
+            elif outputs % num_frames == 0:  # each frame is heard once, and said several times
+                found.append(head(states).repeat_interleave(outputs // num_frames, dim=1))
+            else:
+                found.append(head(_pooled(states, outputs)))
+        return found, output.hidden_states[-1]
+
+
+def _pooled(states: Tensor, outputs: int) -> Tensor:
+    """(..., time, dim) to (..., outputs, dim), in the bins of musicfm.pooling."""
+    flat = states.flatten(0, -3).mT
+    return F.adaptive_avg_pool1d(flat, outputs).mT.unflatten(0, states.shape[:-2])
+
+
+def build(model: MusicFM, name: str, vocabulary: tuple[str, ...], *, pitch: bool) -> Joint:
+    """What a run begins with: a model, with pitch if it is to get it, and its heads where it has
+    some, else new ones.
+    """
+    config = model.config
+    if pitch and config.pitch is None:
+        larger = MusicFM(config.replace(pitch=PitchConfig()))
+        larger.load_state_dict(model.state_dict(), strict=False)
+        model = larger
+    shipped = heads.shipped(name)
+    built = []
+    for task in TASKS:
+        words = vocabulary if task == "tagging" else ()
+        head = Head(
+            HeadConfig(
+                task=task,
+                vocabulary=words,
+                model=name,
+                fingerprint="",
+                layers=tuple(range(model.num_layers)),
+                dim=config.encoder.dim,
+            )
+        )
+        if task in shipped:
+            _begin_with(head, heads.load(shipped[task]))
+        built.append(head)
+    return Joint(model, built)
+
+
+def _begin_with(head: Head, other: Head) -> None:
+    """Gives a head what another one of its task knows; of tags, those that both know."""
+    alike = ("layers", "dim", "inputs", "relative", "hidden")
+    if any(getattr(head.config, name) != getattr(other.config, name) for name in alike):
+        return
+    new, old = head.config.vocabulary, other.config.vocabulary
+    state = other.state_dict()
+    if new:
+        rows = [(new.index(tag), old.index(tag)) for tag in new if tag in old]
+        for name in ("output.weight", "output.bias"):
+            merged = head.state_dict()[name].clone()
+            for to, source in rows:
+                merged[to] = state[name][source]
+            state[name] = merged
+    head.load_state_dict(state)
+    head.config = head.config.replace(decoding=other.config.decoding)
+
+
+def losses_of(
+    joint: Joint, teacher: Joint, batch: Batch, settings: JointSettings, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """What a model is to make smaller, by name.
+
+    Args:
+        joint: to train.
+        teacher: says of the clips without labels what is to be heard.
+        batch: of clips.
+        settings: of the run.
+        generator: draws what is hidden.
+    """
+    model, config = joint.model, joint.model.config
+    num_free = len(batch.lengths)
+    # Of most clips with labels nothing is hidden, so that the model knows music that is whole.
+    shares = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.3, 0.6])
+    drawn = torch.randint(6, (len(batch.samples),), generator=generator)
+    drawn[:num_free] = 4 + drawn[:num_free] % 2
+    masking = MaskingConfig()
+    block_tokens = masking.tokens_per_block(config)
+    block_samples = block_tokens * config.samples_per_frame
+    num_blocks = batch.samples.shape[1] // block_samples
+    chances = torch.rand(len(batch.samples), num_blocks, generator=generator)
+    blocks = chances < shares[drawn][:, None]
+    noise = masking.noise_std * torch.randn(batch.samples.shape, generator=generator)
+    device = model.device
+    samples, blocks = batch.samples.to(device), blocks.to(device)
+    logits, states = joint(hide(samples, blocks, block_samples, noise.to(device)))
+
+    found = {}
+    for head, given, values, known in zip(
+        joint.heads, logits, batch.values, batch.known, strict=True
+    ):
+        assert isinstance(head, Head)
+        loss = head.task.loss(given.float(), values.to(device), known.to(device))
+        found[head.config.task] = loss.mean
+    if len(rows := blocks.any(dim=1).nonzero()[:, 0]):
+        tokens = model.tokenize(samples[rows])
+        hidden = hidden_tokens(blocks[rows], block_tokens, tokens.shape[1])
+        named = model.head(states[rows][:, : tokens.shape[1]][hidden]).float()
+        codebook_size = config.quantizer.codebook_size
+        found["tokens"] = F.cross_entropy(named.view(-1, codebook_size), tokens[hidden].flatten())
+    if num_free:
+        with torch.no_grad():
+            taught, _ = teacher(batch.originals.to(device), batch.lengths.to(device))
+        semitones = batch.semitones[:num_free].to(device)
+        terms = []
+        for head, given, said in zip(joint.heads, logits, taught, strict=True):
+            if cast(Head, head).config.task in ("chord", "key"):
+                wanted = transposed(said.float().softmax(dim=2), semitones)
+                sure = (wanted.amax(dim=2) > SURE).float()
+                losses = -(wanted * given[:num_free].float().log_softmax(dim=2)).sum(dim=2)
+                terms.append((losses * sure).sum() / sure.sum().clamp(min=1.0))
+        found["consistency"] = torch.stack(terms).sum()
+    return found
+
+
+def train(
+    model: MusicFM,
+    model_name: str,
+    settings: JointSettings,
+    labelled: Sequence[LabelledTrack],
+    unlabelled: Sequence[tuple[Track, Path]],
+    out: Path,
+    *,
+    pitch: bool = True,
+    device: str = "cpu",
+    num_workers: int = 1,
+    checkpoint_seconds: float = 240.0,
+    progress: bool = False,
+) -> None:
+    """Trains a model and its heads, or goes on with a run that was stopped.
+
+    A run that goes on with other recordings, or another number of steps, does so from the next step
+    on; what it was trained on is noted of all.
+
+    Args:
+        model: to begin with.
+        model_name: what it is called, or its folder, whose heads are taken too.
+        settings: how.
+        labelled: recordings with labels.
+        unlabelled: recordings without, each with its file.
+        out: the folder of the run.
+        pitch: whether a model without pitch gets it.
+        device: to compute on.
+        num_workers: processes that load clips.
+        checkpoint_seconds: between two checkpoints.
+        progress: show a bar on standard error.
+
+    Raises:
+        ConfigError: the folder holds a run of other settings.
+        TrainingError: the loss came to no number.
+        OutputError: the folder cannot be written, or is in use.
+    """
+    keep_freed_memory()
+    check_precision(settings.precision, torch.device(device).type)
+    with exclusive(out, ".lock"), ending_loaders():
+        sweep(out)
+        there = (out / CHECKPOINT).is_file()
+        state = AtomicCheckpointIO().load_checkpoint(out / CHECKPOINT) if there else None
+        vocabulary = vocabulary_of(labelled) if state is None else tuple(state["vocabulary"])
+        torch.manual_seed(derive_seed(settings.seed, "weights"))
+        joint = build(model, model_name, vocabulary, pitch=pitch).to(device).train()
+        optimizer = torch.optim.AdamW(_groups(joint, settings), betas=(0.9, 0.98))
+        step, heard = 0, []
+        average = deepcopy(joint)
+        if state is not None:
+            _check_settings(JointSettings.from_dict(state["settings"]), settings, out)
+            joint.load_state_dict(state["joint"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            step, heard = state["step"], state["heard"]
+        average.requires_grad_(False).eval()
+        names = identities([*(item.track for item in labelled), *(t for t, _ in unlabelled)])
+        heard = list(dict.fromkeys([*heard, *names]))
+
+        def save() -> None:
+            content = {
+                "settings": settings.to_dict(),
+                "vocabulary": list(vocabulary),
+                "joint": joint.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+                "heard": heard,
+            }
+            AtomicCheckpointIO().save_checkpoint(content, out / CHECKPOINT)
+            write_model(average, out / MODEL, heard)
+
+        tasks = [cast(Head, head).task for head in joint.heads]
+        clips = Clips(labelled, unlabelled, tasks, joint.model.config, settings)
+        loader = DataLoader(
+            clips,
+            batch_size=settings.batch_size,
+            sampler=range(step * settings.batch_size, settings.steps * settings.batch_size),
+            collate_fn=join,
+            num_workers=num_workers,
+            worker_init_fn=begin_loading,
+        )
+        saved = began = time.monotonic()
+        sums: dict[str, float] = {}
+        with Steps("Training", settings.steps, progress) as bar:
+            bar.advance(step)
+            for batch in loader:
+                generator = torch.Generator().manual_seed(derive_seed(settings.seed, "mask", step))
+                torch.manual_seed(derive_seed(settings.seed, "dropout", step))
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate_at(step)
+                half = settings.precision == "bfloat16"
+                with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+                    losses = losses_of(joint, average, batch, settings, generator)
+                total = sum(settings.loss_weights[name] * loss for name, loss in losses.items())
+                assert isinstance(total, Tensor)
+                optimizer.zero_grad()
+                total.backward()
+                norm = nn.utils.clip_grad_norm_(joint.parameters(), settings.clip_norm)
+                if not torch.isfinite(norm):
+                    raise TrainingError(
+                        f"the gradient of step {step} is not finite; lower the learning rate, and "
+                        "begin again"
+                    )
+                optimizer.step()
+                step += 1
+                _follow(average, joint, min(settings.ema, step / (step + 10)))
+                for name, loss in [*losses.items(), ("norm", norm)]:
+                    sums[name] = sums.get(name, 0.0) + float(loss.detach())
+                bar.advance()
+                if step % LOG_EVERY == 0:
+                    _log(out, bar, step, settings, sums, time.monotonic() - began)
+                    sums, began = {}, time.monotonic()
+                if time.monotonic() - saved > checkpoint_seconds:
+                    save()
+                    saved = time.monotonic()
+        save()
+
+
+def write_model(joint: Joint, folder: Path, heard: Sequence[str]) -> None:
+    """Writes a model with its heads, and what they were trained on. Raises OutputError."""
+    checkpoint.save(joint.model, folder)
+    checkpoint.write_tracks(folder, heard)
+    fingerprint = checkpoint.fingerprint(joint.model)
+    for head in joint.heads:
+        assert isinstance(head, Head)
+        head.config = head.config.replace(fingerprint=fingerprint)
+        heads.save(head, folder / heads.HEADS / head.config.task)
+        checkpoint.write_tracks(folder / heads.HEADS / head.config.task, heard)
+
+
+@torch.no_grad()
+def _follow(average: Joint, joint: Joint, decay: float) -> None:
+    """Moves the mean of the weights, and the statistics of BatchNorm, towards the newest ones."""
+    pairs = zip(average.state_dict().values(), joint.state_dict().values(), strict=True)
+    for mean, newest in pairs:
+        if mean.is_floating_point():
+            mean.lerp_(newest, 1.0 - decay)
+        else:
+            mean.copy_(newest)
+
+
+def _groups(joint: Joint, settings: JointSettings) -> list[dict[str, Any]]:
+    """Matrices, whose weights decay, and all else, whose do not."""
+    matrices = [p for p in joint.parameters() if p.dim() > 1]
+    others = [p for p in joint.parameters() if p.dim() <= 1]
+    return [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def _check_settings(there: JointSettings, settings: JointSettings, out: Path) -> None:
+    """Raises ConfigError if a run was of other settings; the number of steps may change."""
+    found, wanted = there.to_dict(), settings.to_dict()
+    if differing := [k for k in wanted if found[k] != wanted[k] and k not in ("steps", "decay")]:
+        raise ConfigError(
+            f"{out} holds a run with another {', '.join(differing)}; go on with the same, or take "
+            "another folder"
+        )
+
+
+def _log(
+    out: Path,
+    bar: Steps,
+    step: int,
+    settings: JointSettings,
+    sums: Mapping[str, float],
+    seconds: float,
+) -> None:
+    """Appends a line of means, and shows some of them."""
+    means = {name: round(total / LOG_EVERY, 4) for name, total in sums.items()}
+    line = {"step": step, "learning_rate": settings.learning_rate_at(step - 1), **means}
+    line["seconds_per_step"] = round(seconds / LOG_EVERY, 2)
+    with (out / LOG).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    bar.say(", ".join(f"{name} {value:.3g}" for name, value in line.items()))
