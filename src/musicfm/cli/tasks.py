@@ -308,11 +308,11 @@ def train(
     goes on from its last checkpoint, also with more recordings or steps.
     """
     need("tasks", "train")
+    from musicfm.audio.processes import num_cores
     from musicfm.datasets.labelled import read_labelled
     from musicfm.datasets.scanning import collect
     from musicfm.datasets.splits import Splitting
-    from musicfm.model import MusicFM
-    from musicfm.processes import num_cores
+    from musicfm.model.musicfm import MusicFM
     from musicfm.tasks import joint
 
     settings = joint.JointSettings(

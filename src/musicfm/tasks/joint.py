@@ -32,18 +32,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from musicfm import audio, checkpoint
-from musicfm.config import Config, ModelConfig, PitchConfig, Positive
+from musicfm.audio import reading
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.datasets.scanning import identities
 from musicfm.datasets.tracks import Track
+from musicfm.embedding.pooling import num_pooled, pooled_times
 from musicfm.errors import AudioError, AudioWarning, ConfigError, TrainingError
 from musicfm.files import exclusive, sweep
-from musicfm.masking import MaskingConfig, hidden_tokens, hide
 from musicfm.memory import keep_freed_memory
-from musicfm.model import MusicFM
-from musicfm.pooling import num_pooled, pooled_times
+from musicfm.model import checkpoint
+from musicfm.model.config import (
+    Config,
+    ModelConfig,
+    PitchConfig,
+    Positive,
+)
+from musicfm.model.masking import MaskingConfig, hidden_tokens, hide
+from musicfm.model.musicfm import MusicFM
 from musicfm.progress import Steps
 from musicfm.seeds import derive_seed
 from musicfm.tasks import heads
@@ -172,7 +178,7 @@ class Clips(Dataset[Clip]):
         rate, seconds = self._config.sample_rate, self._config.context_seconds * speed
         start = rng.random() * max(0.0, track.duration - seconds)
         try:
-            found = audio.load(path, rate, start_seconds=start, duration_seconds=seconds)
+            found = reading.load(path, rate, start_seconds=start, duration_seconds=seconds)
         except AudioError as error:
             warnings.warn(f"{error}; it is left out", AudioWarning, stacklevel=2)
             found, annotations = np.zeros(round(rate * seconds), np.float32), Annotations()
@@ -251,7 +257,7 @@ class Joint(nn.Module):
 
 
 def _pooled(states: Tensor, outputs: int) -> Tensor:
-    """(..., time, dim) to (..., outputs, dim), in the bins of musicfm.pooling."""
+    """(..., time, dim) to (..., outputs, dim), in the bins of musicfm.embedding.pooling."""
     flat = states.flatten(0, -3).mT
     return F.adaptive_avg_pool1d(flat, outputs).mT.unflatten(0, states.shape[:-2])
 
@@ -332,7 +338,7 @@ def losses_of(
     samples, blocks = batch.samples.to(device), blocks.to(device)
     logits, states = joint(hide(samples, blocks, block_samples, noise.to(device)))
 
-    found = {}
+    found: dict[str, Tensor] = {}
     for head, given, values, known in zip(
         joint.heads, logits, batch.values, batch.known, strict=True
     ):
