@@ -15,7 +15,7 @@ PIP_ARGS ?=
 # By file, so that what the tests of a file share is made once.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 # The markers of tests that `make test` leaves out; pyproject.toml says what they mean.
-MARKED := pages or processes or browser or statistics or soak
+MARKED := pages or processes or compiles or browser or statistics or soak
 SOAK_ARGS ?=
 
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \

@@ -399,6 +399,7 @@ def pretrain_command(tmp_path: Path) -> list[object]:
     return ["pretrain", recipe, tmp_path / "songs", *options]
 
 
+@pytest.mark.processes
 def test_statistics_belong_to_a_mel(
     run: Run, pretrain_command: list[object], tmp_path: Path
 ) -> None:

@@ -265,6 +265,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_scan_continues(music: Path, tmp_path: Path, number: int) -> None:
     out, script = tmp_path / "m.parquet", tmp_path / "script.py"

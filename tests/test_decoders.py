@@ -344,6 +344,7 @@ def test_ctrl_c_interrupts_the_parent_alone(tmp_path: Path) -> None:
         assert shared_memory() == before
 
 
+@pytest.mark.processes
 def test_workers_that_cannot_start_end_with_an_error(tmp_path: Path) -> None:
     with running(SCRIPT + "main()\n", tmp_path) as process:
         _, message = process.communicate(timeout=60)

@@ -261,7 +261,11 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inducto
 )
 @pytest.mark.parametrize(
     "backend",
-    ["eager", "aot_eager", pytest.param("inductor", marks=[pytest.mark.processes, needs_compiler])],
+    [
+        "eager",
+        pytest.param("aot_eager", marks=pytest.mark.compiles),
+        pytest.param("inductor", marks=[pytest.mark.compiles, needs_compiler]),
+    ],
 )
 def test_the_compiled_model_is_the_model(backend: str, tiny: MusicFM, music: Tensor) -> None:
     compiled = torch.compile(tiny, fullgraph=True, backend=backend)
