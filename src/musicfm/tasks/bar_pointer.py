@@ -1,15 +1,18 @@
 """Beats and downbeats of a steady metre: the bar-pointer model.
 
 A pointer runs through the bar. While a beat lasts it only advances; where a beat ends, the next one
-may be longer or shorter. That is the state space of Krebs, Böck and Widmer, "An efficient
-state-space model for joint tempo and meter tracking" (ISMIR 2015), and activations are observed as
-in Böck, Krebs and Widmer, "Joint beat and downbeat tracking with recurrent neural networks" (ISMIR
-2016), where beats and downbeats exclude each other; here downbeats are beats, and are told apart
-first. Their numbers of outputs per beat are spaced logarithmically, 60 of them; at 50 Hz there are
-only 42 whole numbers from 55 to 215 beats per minute, and all are used.
+may be a little longer or shorter. That is the state space of Krebs, Böck and Widmer, "An efficient
+state-space model for joint tempo and meter tracking" (ISMIR 2015), with all whole numbers of
+outputs as lengths of a beat.
 
-Nothing is chosen within a beat, so it is one step here: its score is a difference of cumulative
-sums, and what has to be remembered is how long the beat before was.
+What is observed differs from theirs. A network whose loss lets peaks be some outputs off
+(:mod:`musicfm.tasks.beat`) says that there is a beat somewhere near, so that a beat is observed
+once, where its log-odds are highest within ``WINDOW`` outputs. They count as far as they exceed a
+level of the recording itself: where all is weak, beats are no rarer for it, and where all is
+strong, no more frequent.
+
+Nothing is chosen within a beat, so it is one step here. What has to be remembered is how long the
+beat before was.
 """
 
 from collections.abc import Sequence
@@ -17,20 +20,31 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from musicfm.datasets.annotations import Beats
 from musicfm.tasks.base import Array
+from musicfm.tasks.peaks import peak_time
 
 BEATS_PER_BAR = (2, 3, 4)
 """A recording has one of these metres throughout: that of the best path."""
-BEATS_PER_MINUTE = (55.0, 215.0)
-TRANSITION_LAMBDA = 100.0
+BEATS_PER_MINUTE = (40.0, 240.0)
+TRANSITION_LAMBDA = 60.0
 """How unlikely it is that the next beat has another length."""
-OBSERVATION_LAMBDA = 16
-"""The first part in so many of a beat is where it is to be heard."""
-ACTIVE = 0.05
-"""Before the first and after the last activation of this size there are no beats."""
-_FLOOR = 1e-5  # of probabilities: what is sure may still be wrong
+LARGEST_CHANGE = 0.15
+"""By which part of its length a beat may differ from the one before."""
+WINDOW = 4
+"""Outputs within which a beat is observed."""
+CLIP = 4.0
+"""Log-odds beyond which something is not surer."""
+BEAT_LEVEL, DOWNBEAT_LEVEL = 0.2, 1.0
+"""In deviations above the mean over the recording: the log-odds from which on a beat, or a
+downbeat, is rather there than not. Lower ones give twice as many beats, higher ones half as many.
+"""
+ACTIVE = -2.9
+"""Log-odds (0.05). Before the first and after the last output of this size there are no beats."""
+EVEN = 1.0
+"""Log-odds that differ by less all the time show no beats."""
 
 
 class Path(NamedTuple):
@@ -44,124 +58,124 @@ class Path(NamedTuple):
     """(beats,) from 1."""
 
 
-def bar_pointer(activations: Array, times: Array) -> Beats:
+def bar_pointer(logits: Array, times: Array) -> Beats:
     """The beats on the most likely path.
 
     Args:
-        activations: (outputs, 2) from 0 to 1, of beats, downbeats among them, and of downbeats.
+        logits: (outputs, 2) log-odds of beats, downbeats among them, and of downbeats.
         times: (outputs,) in seconds, evenly spaced.
 
     Returns:
-        The beats, each where the activation is highest within the part of the beat in which it is
-        to be heard. None if nothing is active, or if there is but one output.
+        The beats, each where its log-odds are highest around the window in which it is observed,
+        or between its neighbours if they are low there. None if nothing stands out, or if there is
+        but one output.
     """
-    strength = activations.max(axis=1)
-    active = np.flatnonzero(strength >= ACTIVE)
-    if len(times) < 2 or not len(active):
+    strength = logits.max(axis=1)
+    # A song whose beats are all weak has a pulse, too.
+    active = np.flatnonzero(strength >= min(ACTIVE, strength.max() - EVEN))
+    if len(times) < 2 or np.ptp(strength) < EVEN:
         return Beats(np.empty(0), np.empty(0, dtype=np.int64))
     inside = slice(active[0], active[-1] + 1)
-    strength, inner_times = strength[inside], times[inside]
     per_minute = 60.0 / (times[1] - times[0])
     shortest, longest = (round(per_minute / tempo) for tempo in reversed(BEATS_PER_MINUTE))
     lengths = np.arange(shortest, longest + 1)
-    path = best_path(log_densities(activations[inside]), lengths, BEATS_PER_BAR)
-    found, positions = [], []
-    for start, length, position in zip(*path, strict=True):
-        first = max(start, 0)
-        heard = strength[first : max(first, start + heard_outputs(length))]
-        if len(heard):
-            # Of a plateau, as repeated frames make it, the middle.
-            found.append(inner_times[first + np.flatnonzero(heard == heard.max())].mean())
-            positions.append(position)
-    return Beats(np.array(found), np.array(positions, dtype=np.int64))
+    found = evidence(logits[inside])
+    path = best_path(found, lengths, BEATS_PER_BAR)
+    begun = path.starts >= 0  # the first may have begun before
+    starts = path.starts[begun]
+    peaks = []
+    for start in starts + inside.start:
+        # Lengths are whole outputs: a path that is one or two of them off still finds the peak.
+        first = max(start - WINDOW // 2, inside.start)
+        near = logits[first : min(start + WINDOW + WINDOW // 2, inside.stop), 0]
+        peaks.append(peak_time(logits[:, 0], times, int(first + near.argmax())))
+    # Beats of which nothing is seen lie on the path between those that are.
+    seen = np.flatnonzero(found[starts, 1] > 0.0)
+    on_path = times[inside][starts]
+    if len(seen):
+        offsets = np.array(peaks) - on_path
+        on_path = on_path + np.interp(np.arange(len(starts)), seen, offsets[seen])
+    return Beats(on_path, path.positions[begun])
 
 
-def log_densities(activations: Array) -> Array:
-    """(outputs, 3) log-densities of a downbeat, of another beat, and of none of them.
-
-    The two activations are taken for independent, so that one that is slightly higher than the
-    other does not rule anything out. What is no beat spreads over all but the first part of a beat,
-    and is so much thinner.
-    """
-    beat, downbeat = activations.T
-    none = (1.0 - beat) * (1.0 - downbeat) / (OBSERVATION_LAMBDA - 1)
-    densities = np.stack([downbeat, beat * (1.0 - downbeat), none], axis=1)
-    return np.log(np.maximum(densities, _FLOOR))
-
-
-def heard_outputs(length: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """In how many of its outputs a beat of a length is to be heard."""
-    return -(-length // OBSERVATION_LAMBDA)
+def evidence(logits: Array) -> Array:
+    """(outputs, 2) for a downbeat, and for another beat, that begins at an output."""
+    # Where all is weak, the range in which log-odds count begins lower.
+    lowest = np.minimum(logits.max(axis=0), 0.0) - CLIP
+    clipped = np.pad(logits.clip(lowest, CLIP), ((0, WINDOW - 1), (0, 0)), mode="edge")
+    highest = sliding_window_view(clipped, WINDOW, axis=0).max(axis=-1)
+    levels = highest.mean(axis=0) + highest.std(axis=0) * (BEAT_LEVEL, DOWNBEAT_LEVEL)
+    beat, downbeat = (highest - levels).T
+    return np.stack([beat + downbeat, beat], axis=1)
 
 
 def log_transitions(lengths: npt.NDArray[np.int64]) -> Array:
     """(lengths, lengths) log-probabilities, from rows to columns."""
-    change = -TRANSITION_LAMBDA * np.abs(lengths[None, :] / lengths[:, None] - 1.0)
+    ratio = lengths[None, :] / lengths[:, None]
+    change = -TRANSITION_LAMBDA * np.abs(ratio - 1.0)
+    change[np.abs(np.log(ratio)) > np.log1p(LARGEST_CHANGE)] = -np.inf
     return change - np.log(np.exp(change).sum(axis=1, keepdims=True))
 
 
 def best_path(
-    densities: Array, lengths: npt.NDArray[np.int64], beats_per_bar: Sequence[int]
+    evidence: Array, lengths: npt.NDArray[np.int64], beats_per_bar: Sequence[int]
 ) -> Path:
     """The most likely path, which may begin and end anywhere in a bar.
 
     Args:
-        densities: (outputs, 3), see :func:`log_densities`.
+        evidence: (outputs, 2), see :func:`evidence`.
         lengths: that a beat may have, in outputs, rising by one.
         beats_per_bar: metres, which do not change within a path.
 
     No beat is shorter than ``lengths[0]``, so the beats that begin within so many outputs all
     follow beats that are known already: these are one step. It takes as many operations as there
-    are outputs, times beats of all metres, times pairs of lengths; one small integer is kept for
-    each output, beat and length.
+    are outputs, times beats of all metres, times pairs of lengths that may follow each other; one
+    byte is kept for each output, beat and length.
     """
     positions = np.concatenate([np.arange(1, n + 1) for n in beats_per_bar])
     bar_starts = np.repeat(np.cumsum([0, *beats_per_bar[:-1]]), beats_per_bar)
     bars = np.repeat(beats_per_bar, beats_per_bar)
     previous = bar_starts + (positions - 2) % bars
     kind = (positions > 1).astype(np.int64)
-    num_outputs, step, longest = len(densities), int(lengths[0]), int(lengths[-1])
-    sums = np.concatenate([np.zeros((1, 3)), densities.cumsum(axis=0)])
-    transitions = log_transitions(lengths).T.copy()
-
-    def scores(starts: npt.NDArray[np.int64]) -> Array:
-        """Of beats of all lengths, (..., lengths), from their starts, (..., lengths, all beats)."""
-        start, heard, end = (
-            np.clip(at, 0, num_outputs)
-            for at in (starts, starts + heard_outputs(lengths), starts + lengths)
-        )
-        heard_score = sums[heard, :2] - sums[start, :2]
-        unheard_score = sums[end, 2] - sums[heard, 2]
-        return (heard_score + unheard_score[..., None])[..., kind]
+    num_outputs, step, longest = len(evidence), int(lengths[0]), int(lengths[-1])
+    # Beats may begin before the first output, where nothing is observed, and after the last.
+    observed = np.pad(evidence, ((longest, longest + step), (0, 0)))[:, kind]
+    # Of a beat of each length, log-probabilities by how much longer the beat before was.
+    transitions = log_transitions(lengths)
+    rows, columns = np.nonzero(np.isfinite(transitions))
+    reach = int(np.abs(rows - columns).max())
+    band = np.full((len(lengths), 2 * reach + 1), -np.inf)
+    band[columns, rows - columns + reach] = transitions[rows, columns]
 
     # The best score before a beat that begins at an output, for each length and beat: of the last
     # ``longest`` outputs, and room for a step. All states are equally likely at first.
     before = np.full((longest + step, len(lengths), len(positions)), -np.inf)
     starts = np.arange(1 - longest, 1)
     before[step:][starts[:, None] > -lengths] = -np.log(bars * lengths.sum())
-    chosen = np.zeros(
-        (num_outputs + step, len(positions), len(lengths)), np.min_scalar_type(len(lengths))
-    )
+    chosen = np.zeros((num_outputs + step, len(positions), len(lengths)), np.int8)
+    options = np.full((step, len(positions), len(lengths) + 2 * reach), -np.inf)
+    around = sliding_window_view(options, 2 * reach + 1, axis=2)
     outputs, every = np.arange(1, 1 + step), np.arange(len(lengths))
     while outputs[0] < num_outputs:
         before[:-step] = before[step:]
         starts = outputs[:, None] - lengths
-        after = before[starts - outputs[0] + longest, every] + scores(starts)
-        options = after[..., previous].transpose(0, 2, 1)[:, :, None] + transitions
-        choice = options.argmax(axis=-1)
-        chosen[outputs] = choice
-        best = np.take_along_axis(options, choice[..., None], axis=-1)[..., 0]
+        after = before[starts - outputs[0] + longest, every] + observed[starts + longest]
+        options[..., reach : reach + len(lengths)] = after[..., previous].transpose(0, 2, 1)
+        scores = around + band
+        choice = scores.argmax(axis=-1)
+        chosen[outputs] = choice - reach
+        best = np.take_along_axis(scores, choice[..., None], axis=-1)[..., 0]
         before[-step:] = best.transpose(0, 2, 1)
         outputs = outputs + step
     # The path ends in a beat that begins before the end and does not end before it.
-    starts = np.arange(outputs[0] - longest - step, outputs[0])[:, None] + np.zeros_like(lengths)
-    total = before + scores(starts)
+    starts = np.arange(outputs[0] - longest - step, outputs[0])[:, None]
+    total = before + observed[starts + longest]
     total[(starts >= num_outputs) | (starts + lengths < num_outputs)] = -np.inf
     row, length, beat = np.unravel_index(total.argmax(), total.shape)
     start = int(starts[row, 0])
     path = [(start, lengths[length], positions[beat])]
     while start > 0:
-        length, beat = chosen[start, beat, length], previous[beat]
+        length, beat = length + chosen[start, beat, length], previous[beat]
         start -= int(lengths[length])
         path.append((start, lengths[length], positions[beat]))
     return Path(*np.array(path[::-1], dtype=np.int64).T)

@@ -101,24 +101,21 @@ class Beat(Task[BeatDecoding]):
     def decode(
         self, logits: Array, times: Array, duration: float, decoding: BeatDecoding
     ) -> Annotations:
-        activations = sigmoid(logits)
         if decoding.decoder == "bar_pointer":
-            # The weights of the loss raise the activations; the path goes by probabilities. On
-            # eight rendered songs, a head that was trained on twelve scores .81 and .63 so (beats
-            # and downbeats), .79 and .62 without this, and .69 and .49 with peaks.
-            probabilities = sigmoid(logits - np.log(self.positive_weights))
-            path = bar_pointer(probabilities, times)
-            sure = _heard(activations[:, 0], times, path.times)
+            path = bar_pointer(logits, times)
+            sure = _confidence(logits[:, 0], times, path.times)
             return Annotations(beats=replace(path, times=_from_start(path.times), confidences=sure))
-        beats = local_maxima(activations[:, 0], times, PEAK_SECONDS, decoding.beat_threshold)
-        downbeats = local_maxima(
-            activations[:, 1], times, PEAK_SECONDS, decoding.downbeat_threshold
+        beats, downbeats = (
+            local_maxima(column, times, PEAK_SECONDS, np.log(threshold / (1.0 - threshold)))
+            for column, threshold in zip(
+                logits.T, (decoding.beat_threshold, decoding.downbeat_threshold), strict=True
+            )
         )
         positions = np.zeros(len(beats), dtype=np.int64)
         if len(beats) and len(downbeats):
             positions[_nearest(beats, downbeats)] = 1
             _count(positions)
-        sure = _heard(activations[:, 0], times, beats)
+        sure = _confidence(logits[:, 0], times, beats)
         return Annotations(beats=Beats(_from_start(beats), positions, sure))
 
     def objective(self, summary: Mapping[str, float]) -> float:
@@ -143,10 +140,10 @@ def _f_measure(reference: Array, estimate: Array) -> float:
     return float(mir_eval.beat.f_measure(reference, estimate)) if len(estimate) else 0.0
 
 
-def _heard(activation: Array, times: Array, beats: Array) -> Array:
+def _confidence(logits: Array, times: Array, beats: Array) -> Array:
     """The highest activation within the tolerance of each beat."""
-    highest = maximum_filter1d(activation, 2 * TOLERANCE + 1, mode="nearest")
-    return highest[_nearest(times, beats)]
+    highest = maximum_filter1d(logits, 2 * TOLERANCE + 1, mode="nearest")
+    return sigmoid(highest[_nearest(times, beats)])
 
 
 def _from_start(times: Array) -> Array:
