@@ -21,6 +21,7 @@ from musicfm.model.encoder import (
     SelfAttention,
     inverse_frequencies,
     rotate,
+    rotation_of,
 )
 from musicfm.model.mel import Float32Buffers
 from musicfm.model.musicfm import MusicFM
@@ -31,7 +32,7 @@ CONFIGS = pytest.mark.parametrize("config", [CONFORMER, TRANSFORMER], ids=lambda
 
 
 def angles(time: int) -> tuple[Tensor, Tensor]:
-    return Encoder(CONFORMER)._rotation(torch.zeros(1, time, 32))
+    return rotation_of(torch.zeros(1, time, 32), inverse_frequencies(CONFORMER))
 
 
 def test_attention_is_the_softmax_written_out() -> None:
@@ -136,7 +137,7 @@ def test_the_final_norm_follows_the_last_block_alone() -> None:
     encoder = Encoder(CONFORMER).eval()
     x = torch.randn(1, 5, 32)
     before, last = encoder(x, None, [1, 2])
-    block_output = encoder.blocks[1](before, encoder._rotation(x), None)
+    block_output = encoder.blocks[1](before, rotation_of(x, encoder.inv_freq), None)
     assert torch.equal(last, encoder.norm(block_output))
 
 

@@ -78,6 +78,25 @@ def load(
     Raises:
         CheckpointError: nothing there, or it is damaged or not a model of this kind.
     """
+    config, tensors, path = read(source, stats, revision, allow_hash_mismatch)
+    tensors = {n: t for n, t in tensors.items() if not n.startswith(published.UNUSED)}
+    # On the meta device nothing is initialised, only to be overwritten.
+    with torch.device("meta"):
+        model = model_class(config)
+    fill(model, tensors, path)
+    return model.eval()
+
+
+def read(
+    source: str | Path,
+    stats: Stats | None = None,
+    revision: str | None = None,
+    allow_hash_mismatch: bool = False,
+) -> tuple[ModelConfig, dict[str, Tensor], Path]:
+    """The configuration and the tensors of a model, and where they were; see :func:`load`.
+
+    Of the authors' files, those that the model does not use are there, too.
+    """
     path = folder_of(source) or Path(source)
     if str(source) in hub.PUBLISHED:
         path, found = hub.fetch_published(str(source), allow_hash_mismatch)
@@ -106,11 +125,7 @@ def load(
             f"{', '.join(map(repr, aliases))}, a folder with {WEIGHTS} and {CONFIG}, a "
             ".ckpt or .pt file, or a hub id like 'name/model'"
         )
-    # On the meta device nothing is initialised, only to be overwritten.
-    with torch.device("meta"):
-        model = model_class(config)
-    fill(model, tensors, path)
-    return model.eval()
+    return config, tensors, path
 
 
 def folder_of(source: str | Path) -> Path | None:

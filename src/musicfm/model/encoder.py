@@ -120,7 +120,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ConformerConfig | TransformerConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.dropout = config.dropout
+        self.dropout = nn.Dropout(config.dropout)
         self.norm = nn.LayerNorm(config.dim)
         self.query = nn.Linear(config.dim, config.dim)
         self.key = nn.Linear(config.dim, config.dim)
@@ -128,16 +128,20 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(config.dim, config.dim)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        x = self.norm(x)
+        mask = None if mask is None else mask[:, None, None, :]
+        return self.dropout(self.attend(self.norm(x), rotation, mask))
+
+    def attend(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """Attention of normed frames; the mask broadcasts to (batch, head, query, key)."""
         rotated = rotate(x, rotation, self.num_heads)
         attended = F.scaled_dot_product_attention(
             self._heads(self.query(rotated)),
             self._heads(self.key(rotated)),
             self._heads(self.value(x)),
-            attn_mask=None if mask is None else mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
+            attn_mask=mask,
+            dropout_p=self.dropout.p if self.dropout.training else 0.0,
         )
-        return F.dropout(self.out(attended.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         """(batch, time, dim) to (batch, head, time, dim / heads)."""
@@ -236,7 +240,7 @@ class BlockStack(Float32Buffers):
         """
         wanted, deepest, depth = set(layers), max(layers), len(self.blocks)
         x = self.dropout(x)
-        rotation = self._rotation(x)
+        rotation = rotation_of(x, self.inv_freq)
         kept = {0: x}
         for index, block in enumerate(self.blocks[:deepest], start=1):
             x = run_block(block, x, rotation, mask, recompute=self.activation_checkpointing)
@@ -245,12 +249,6 @@ class BlockStack(Float32Buffers):
         if deepest == depth:
             kept[depth] = self.norm(x)
         return [kept[layer] for layer in layers]
-
-    def _rotation(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of each position's angles, (time, 1, dim / heads), in the type of x."""
-        positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
-        angles = (positions[:, None] * self.inv_freq).repeat(1, 2)[:, None]
-        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
 
 class Encoder(BlockStack):
@@ -274,6 +272,13 @@ def inverse_frequencies(config: ConformerConfig | TransformerConfig) -> Tensor:
     """Angles per frame of the rotary positions, (dim / heads / 2,), float32."""
     head_dim = config.dim // config.num_heads
     return 1.0 / ROTARY_BASE ** (torch.arange(0, head_dim, 2, device="cpu").float() / head_dim)
+
+
+def rotation_of(x: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of each position's angles, (time, 1, dim / heads), in the type of x."""
+    positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
+    angles = (positions[:, None] * inv_freq).repeat(1, 2)[:, None]
+    return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor], num_heads: int) -> Tensor:

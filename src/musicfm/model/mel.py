@@ -60,25 +60,38 @@ class LogMel(Float32Buffers):
             ``t * hop_length``. Frames from ``length // hop_length`` on belong to no clip.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            # CUDA chooses the algorithm of a transform by how many there are. Bands a hundred dB
-            # below the loudest would show its rounding, by 0.004 dB in float32, and hidden states
-            # by 1e-4: a clip would not be the same in every batch.
-            samples = waveform.double() if waveform.is_cuda else waveform.float()
-            padded = reflect_pad(samples, self.config.n_fft // 2, lengths)
-            spectrum = torch.stft(
-                padded,
-                self.config.n_fft,
-                self.config.hop_length,
-                window=self.window.to(samples.dtype),
-                center=False,
-                return_complex=True,
-            )
-            # Not abs().square(): the root costs as much as the transform itself on a CPU.
-            power = spectrum.real.square() + spectrum.imag.square()
-            mel = power.float().transpose(1, 2) @ self.filters
+            power = power_spectrum(waveform, self.window, self.config.hop_length, lengths)
             # The published model drops the last frame of the centred STFT.
             frames = waveform.shape[-1] // self.config.hop_length
-            return 10.0 * mel[:, :frames].clamp(min=1e-10).log10()
+            return decibels((power @ self.filters)[:, :frames])
+
+
+def power_spectrum(
+    waveform: Tensor, window: Tensor, hop_length: int, lengths: Tensor | None = None
+) -> Tensor:
+    """The centred STFT's squared magnitude, (batch, samples // hop_length + 1, bins), float32."""
+    # CUDA chooses the algorithm of a transform by how many there are. Bands a hundred dB below the
+    # loudest would show its rounding, by 0.004 dB in float32, and hidden states by 1e-4: a clip
+    # would not be the same in every batch.
+    samples = waveform.double() if waveform.is_cuda else waveform.float()
+    n_fft = len(window)
+    padded = reflect_pad(samples, n_fft // 2, lengths)
+    spectrum = torch.stft(
+        padded,
+        n_fft,
+        hop_length,
+        window=window.to(samples.dtype),
+        center=False,
+        return_complex=True,
+    )
+    # Not abs().square(): the root costs as much as the transform itself on a CPU.
+    power = spectrum.real.square() + spectrum.imag.square()
+    return power.float().transpose(1, 2)
+
+
+def decibels(power: Tensor) -> Tensor:
+    """Power in dB, -100 at the least."""
+    return 10.0 * power.clamp(min=1e-10).log10()
 
 
 def stream_mel(blocks: Iterable[Tensor], log_mel: LogMel) -> Iterator[Tensor]:

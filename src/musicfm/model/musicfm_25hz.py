@@ -1,8 +1,8 @@
-"""The interface of MusicFM's authors, over our model.
+"""The interface of MusicFM's authors: what was written for their repository runs unchanged.
 
-Code written for their repository runs with one line changed, ``from musicfm import MusicFM25Hz``.
-New code is better served by :class:`musicfm.MusicFM`, which also takes clips of different lengths,
-stops at the layer asked for, and loads more layouts.
+The parts of the model have their names here, in its attributes and in its ``state_dict``. New code
+is better served by :class:`musicfm.MusicFM`, which also takes clips of different lengths, stops at
+the layer asked for, and loads more layouts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from musicfm.errors import CheckpointError, ConfigError
-from musicfm.model import hub, published
+from musicfm.model import checkpoint, hub, published
 from musicfm.model.config import (
     ConformerConfig,
     FrontEndConfig,
@@ -22,8 +22,13 @@ from musicfm.model.config import (
     ModelConfig,
     RandomProjectionConfig,
 )
-from musicfm.model.masking import MaskingConfig, mask_waveform, masked_loss
+from musicfm.model.masking import MaskingConfig, mask_waveform
+from musicfm.model.mel import check_waveform
 from musicfm.model.musicfm import MusicFM
+from musicfm.modules.conformer import Conformer
+from musicfm.modules.conv import Conv2dSubsampling
+from musicfm.modules.features import MelSTFT
+from musicfm.modules.random_quantizer import RandomProjectionQuantizer
 
 FEATURES: Final = ("melspec_2048", "melspec")
 """What the authors call the mel: today, and in November 2023."""
@@ -59,6 +64,7 @@ class MusicFM25Hz(nn.Module):
             what lies beside the checkpoint.
         model_path: anything that :meth:`MusicFM.from_pretrained` takes. None: random weights of
             the given sizes, with the statistics of ``stat_path`` (None: those of MSD).
+        w2v2_config_path: makes no difference: nothing is read from there.
 
     Raises:
         CheckpointError: no such file, or an argument contradicts it.
@@ -81,6 +87,7 @@ class MusicFM25Hz(nn.Module):
         is_flash: bool = False,
         stat_path: str | Path | None = STATS_PATH,
         model_path: str | Path | None = MODEL_PATH,
+        w2v2_config_path: str | None = None,
     ) -> None:
         super().__init__()
         if num_codebooks != 1:
@@ -90,7 +97,6 @@ class MusicFM25Hz(nn.Module):
             )
         if len(features) != 1 or features[0] not in FEATURES:
             raise ConfigError(f"features are {list(features)}; the model hears ['{FEATURES[0]}']")
-        self.feature = features[0]
         sizes = {
             "codebook_dim": codebook_dim,
             "codebook_size": codebook_size,
@@ -100,29 +106,153 @@ class MusicFM25Hz(nn.Module):
             "encoder_dim": encoder_dim,
             "encoder_depth": encoder_depth,
         }
-        if model_path is None:
-            self.model = _random_model(sizes, stat_path)
+        if model_path:
+            config, tensors, path = _read(model_path, stat_path)
+            _check_sizes(sizes, config, model_path)
+            with torch.device("meta"):
+                self._build(config)
+            self._fill(tensors, path)
         else:
-            self.model = _pretrained_model(model_path, stat_path)
-            _check_sizes(sizes, self.model.config, model_path)
-        self.masking_config = MaskingConfig(block_seconds=mask_hop, probability=mask_prob)
-        self.masking_config.tokens_per_block(self.model.config)  # refuses what does not align
+            config = _config(sizes, stat_path)
+            self._build(config)
+        self._config = config
+        self.num_codebooks = num_codebooks
+        self.codebook_size = self.quantizer_melspec_2048_0.codebook.shape[0]
+        self.features = list(features)
+        self.hop_length = config.mel.hop_length
+        self.n_mels = config.mel.n_mels
+        self.mask_hop, self.mask_prob = mask_hop, mask_prob
+        self.stat = {
+            f"{self.features[0]}_mean": config.mel.mean,
+            f"{self.features[0]}_std": config.mel.std,
+        }
+        self._masking().tokens_per_block(config)  # refuses what does not align
+
+    def _build(self, config: ModelConfig) -> None:
+        mel, quantizer, encoder = config.mel, config.quantizer, config.encoder
+        assert isinstance(quantizer, RandomProjectionConfig)
+        assert isinstance(encoder, ConformerConfig)
+        self.cls_token = nn.Parameter(torch.randn(encoder.dim))
+        self.preprocessor_melspec_2048 = MelSTFT(
+            mel.sample_rate, mel.n_fft, mel.hop_length, mel.n_mels, is_db=True
+        )
+        self.quantizer_melspec_2048_0 = RandomProjectionQuantizer(
+            config.token_dim, quantizer.codebook_dim, quantizer.codebook_size, quantizer.seed
+        )
+        self.conv = Conv2dSubsampling(
+            1, config.front_end.conv_dim, encoder.dim, config.front_end.time_strides, mel.n_mels
+        )
+        self.conformer = Conformer(encoder)
+        self.linear = nn.Linear(encoder.dim, quantizer.codebook_size)
+        self.loss = nn.CrossEntropyLoss()
+
+    def _fill(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        """Gives all parts their tensors, which have our names."""
+        state = {
+            name: torch.ones(tensor.shape) if tensor.is_meta else tensor
+            for name, tensor in self.state_dict().items()
+            if name.startswith(published.UNUSED) or name in published.COMPUTED.values()
+        }
+        state |= {published.published(name): tensor for name, tensor in tensors.items()}
+        checkpoint.fill(self, state, path)
+
+    @property
+    def model(self) -> MusicFM:
+        """The same weights as a :class:`musicfm.MusicFM`, with parameters in common.
+
+        Raises ConfigError when parts have been deleted, replaced, or given other strides.
+        """
+        used = {
+            published.ours(name): tensor
+            for name, tensor in self.state_dict(keep_vars=True).items()
+            if not name.startswith((*published.UNUSED, *published.COMPUTED.values()))
+        }
+        strides = tuple(block.time_stride for block in self.conv.blocks)
+        mean, std = (self.stat[f"{self.features[0]}_{name}"] for name in ("mean", "std"))
+        config = self._config.replace(
+            mel=self._config.mel.replace(mean=mean, std=std),
+            front_end=self._config.front_end.replace(time_strides=strides),
+            encoder=self._config.encoder.replace(depth=len(self.conformer.layers)),
+        )
+        with torch.device("meta"):
+            model = MusicFM(config)
+        for name, weight in model.named_parameters():  # or loading would set theirs to these
+            weight.requires_grad_(name not in used or used[name].requires_grad)
+        try:
+            model.load_state_dict(used, assign=True)
+        except RuntimeError as error:
+            raise ConfigError(
+                "this model is no MusicFM any more: parts of it were deleted, replaced, or given "
+                "other strides"
+            ) from error
+        return model.to(self.linear.weight.device).train(self.training)
+
+    # ------------------------------------------------------------------------------ stages
+
+    def preprocessing(self, x: Tensor, features: Sequence[str]) -> dict[str, Tensor]:
+        """Mel frames in dB by feature, (batch, n_mels, samples // hop_length).
+
+        They are float32, or of the type of x where that is smaller.
+
+        Args:
+            x: (batch, samples) or (batch, 1, samples) in [-1, 1] at 24 kHz.
+            features: the names of the mel.
+        """
+        if unknown := set(features) - set(FEATURES):
+            raise ConfigError(f"no feature {sorted(unknown)}; the model hears ['{FEATURES[0]}']")
+        x = x.squeeze(1) if isinstance(x, Tensor) and x.dim() == 3 else x
+        check_waveform(x, None, self._config.mel)
+        mel = self.preprocessor_melspec_2048(x)[..., :-1]
+        return dict.fromkeys(features, mel.to(x.dtype) if x.itemsize == 2 else mel)
+
+    def normalize(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Takes the mean of ``stat`` away and divides by its deviation; x is changed, too."""
+        for key in x:
+            x[key] = (x[key] - self.stat[f"{key}_mean"]) / self.stat[f"{key}_std"]
+        return x
+
+    def rearrange(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Stacks the mel frames of each token; x is changed, too.
+
+        (batch, n_mels, time) to (batch, time // 4, 4 * n_mels); a last partial stack gives none.
+        """
+        stack = self._config.token_stack
+        for key, mel in x.items():
+            whole = mel[..., : mel.shape[-1] // stack * stack].mT
+            x[key] = whole.unflatten(1, (-1, stack)).flatten(2)
+        return x
+
+    def tokenize(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tokens of stacked frames, (batch, tokens) int64 by feature."""
+        return {key: self.quantizer_melspec_2048_0(frames) for key, frames in x.items()}
+
+    def encoder(self, x: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """Logits and all hidden states of a normalised mel, (batch, n_mels, time)."""
+        output = self.conformer(self.conv(x), output_hidden_states=True)
+        logits = self.linear(output.last_hidden_state)
+        return {self.features[0]: logits[..., : self.codebook_size]}, output.hidden_states
+
+    # ----------------------------------------------------------------------------- the whole
 
     def get_latent(self, x: Tensor, layer_ix: int = 12) -> Tensor:
         """One hidden state of (batch, samples) audio at 24 kHz, (batch, time, encoder_dim).
 
         Layer 0 is the front end's output, layer i that of block i. Blocks beyond are not run.
         """
-        return self.model(x, layers=[layer_ix]).hidden_states[0]
+        depth = len(self.conformer.layers)
+        if layer_ix not in range(-depth - 1, depth + 1):
+            raise ConfigError(f"no layer {layer_ix}; this model has layers 0 to {depth}")
+        layer = layer_ix % (depth + 1)
+        x = self.conv(self._mel(x))
+        return self.conformer(x, num_layers=None if layer == depth else layer).last_hidden_state
 
     def get_predictions(self, x: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """Logits, (batch, time, codebook_size) by feature, and all hidden states."""
-        output = self.model(x, logits=True)
-        return {self.feature: output.logits[:, :, 0]}, output.hidden_states
+        return self.encoder(self._mel(x))
 
     def get_targets(self, x: Tensor) -> dict[str, Tensor]:
         """Tokens of clean audio, (batch, tokens) int64 by feature."""
-        return {self.feature: self.model.tokenize(x)[:, :, 0]}
+        return self.tokenize(self.rearrange(self._normalized(x)))
 
     def masking(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Hides random blocks under noise, drawn from PyTorch's global generator.
@@ -130,20 +260,20 @@ class MusicFM25Hz(nn.Module):
         Returns:
             The masked audio, and the (clip, token) indices of what is hidden, (n, 2).
         """
-        masked, tokens = mask_waveform(x, self.model.config, self.masking_config)
+        masked, tokens = mask_waveform(x, self._config, self._masking())
         return masked, tokens.nonzero()
 
     def get_loss(
         self, logits: Mapping[str, Tensor], target_tokens: Mapping[str, Tensor], indices: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Cross-entropy and accuracy on the hidden tokens, by feature; zero if none is hidden."""
+        """``loss`` and accuracy on the hidden tokens, by feature; zero if none is hidden."""
         losses, accuracies = {}, {}
         for key, predicted in logits.items():
-            targets = target_tokens[key]
-            mask = torch.zeros_like(targets, dtype=torch.bool)
-            mask[tuple(indices.T)] = True
-            loss = masked_loss(predicted[:, :, None], targets[:, :, None], mask)
-            losses[key], accuracies[key] = loss.mean, loss.accuracy
+            scores, targets = (t[tuple(indices.T)] for t in (predicted, target_tokens[key]))
+            none = len(targets) == 0
+            losses[key] = 0.0 * predicted.sum() if none else self.loss(scores.float(), targets)
+            correct = (scores.argmax(dim=-1) == targets).float()
+            accuracies[key] = correct.sum() if none else correct.mean()
         return losses, accuracies
 
     def forward(
@@ -153,15 +283,30 @@ class MusicFM25Hz(nn.Module):
         targets = self.get_targets(x)
         masked, indices = self.masking(x)
         logits, hidden_states = self.get_predictions(masked)
-        return logits, hidden_states, *self.get_loss(logits, targets, indices)
+        losses, accuracies = self.get_loss(logits, targets, indices)
+        if hasattr(self, "cls_token"):  # DistributedDataParallel asks for gradients of all weights
+            losses = {key: loss + 0.0 * self.cls_token.sum() for key, loss in losses.items()}
+        return logits, hidden_states, losses, accuracies
+
+    def _normalized(self, x: Tensor) -> dict[str, Tensor]:
+        x = x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
+        return self.normalize(self.preprocessing(x, features=self.features))
+
+    def _mel(self, x: Tensor) -> Tensor:
+        """The normalised mel, in the type of the weights."""
+        return self._normalized(x)[self.features[0]].to(next(self.conv.parameters()).dtype)
+
+    def _masking(self) -> MaskingConfig:
+        return MaskingConfig(block_seconds=self.mask_hop, probability=self.mask_prob)
 
 
-def _random_model(sizes: Mapping[str, int], stat_path: str | Path | None) -> MusicFM:
+def _config(sizes: Mapping[str, int], stat_path: str | Path | None) -> ModelConfig:
+    """Of random weights."""
     mel = MelConfig(hop_length=sizes["hop_length"], n_mels=sizes["n_mels"])
     if stat_path is not None:
         mean, std = published.read_stats(stat_path)
         mel = mel.replace(mean=mean, std=std)
-    config = ModelConfig(
+    return ModelConfig(
         mel=mel,
         front_end=FrontEndConfig(conv_dim=sizes["conv_dim"]),
         encoder=ConformerConfig(dim=sizes["encoder_dim"], depth=sizes["encoder_depth"]),
@@ -169,10 +314,11 @@ def _random_model(sizes: Mapping[str, int], stat_path: str | Path | None) -> Mus
             codebook_size=sizes["codebook_size"], codebook_dim=sizes["codebook_dim"]
         ),
     )
-    return MusicFM(config)
 
 
-def _pretrained_model(model_path: str | Path, stat_path: str | Path | None) -> MusicFM:
+def _read(
+    model_path: str | Path, stat_path: str | Path | None
+) -> tuple[ModelConfig, dict[str, Tensor], Path]:
     stats = stat_path
     if model_path == MODEL_PATH and not Path(MODEL_PATH).exists():
         if not Path(LEGACY_MODEL_PATH).exists():
@@ -183,7 +329,7 @@ def _pretrained_model(model_path: str | Path, stat_path: str | Path | None) -> M
         stats = LEGACY_STATS_PATH if stat_path == STATS_PATH else stat_path
     elif model_path != MODEL_PATH and stat_path == STATS_PATH:
         stats = None  # the default belongs to the default checkpoint, not to any other
-    return MusicFM.from_pretrained(model_path, stats=stats)
+    return checkpoint.read(model_path, stats)
 
 
 def _check_sizes(asked: Mapping[str, int], config: ModelConfig, model_path: str | Path) -> None:
@@ -193,6 +339,11 @@ def _check_sizes(asked: Mapping[str, int], config: ModelConfig, model_path: str 
         raise CheckpointError(
             f"{model_path} has {quantizer.num_codebooks} codebooks of kind '{quantizer.kind}'; "
             "the authors' interface knows one random projection: use musicfm.MusicFM"
+        )
+    if not isinstance(config.encoder, ConformerConfig) or config.pitch is not None:
+        raise CheckpointError(
+            f"{model_path} has parts that the authors' interface has no names for, an encoder of "
+            "another kind or a second input: use musicfm.MusicFM"
         )
     found = {
         "codebook_dim": quantizer.codebook_dim,

@@ -100,7 +100,13 @@ COMPUTED = {
 """Constants that we compute instead of loading; a file with others is refused."""
 
 UNUSED = ("cls_token", "conformer.pos_conv_embed.")
-"""Weights that the authors' model has and never uses; dropped."""
+"""Weights that the authors' model has and never uses."""
+
+WEIGHT_NORM = (
+    ("parametrizations.weight.original0", "weight_g"),
+    ("parametrizations.weight.original1", "weight_v"),
+)
+"""What PyTorch calls a normed weight today, and what it did when the files were written."""
 
 LEGACY = (
     ("quantizer_melspec.", "quantizer_melspec_2048_0."),
@@ -108,7 +114,7 @@ LEGACY = (
 )
 """Names of November 2023 and those of today."""
 
-_POSITION_GROUPS, _POSITION_KERNEL = 16, 128  # shape of the unused convolution
+POSITION_GROUPS, POSITION_KERNEL = 16, 128  # shape of the unused convolution
 
 
 def read(path: Path, stats: Stats | None) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -119,7 +125,8 @@ def read(path: Path, stats: Stats | None) -> tuple[ModelConfig, dict[str, Tensor
         stats: where the normalisation is; None looks beside the file.
 
     Returns:
-        The configuration and the tensors, by our names.
+        The configuration, and the tensors by our names; the unused ones (:data:`UNUSED`) keep
+        those of the authors.
 
     Raises:
         CheckpointError: not a checkpoint, or not one of this model, or no statistics.
@@ -129,11 +136,7 @@ def read(path: Path, stats: Stats | None) -> tuple[ModelConfig, dict[str, Tensor
     config = infer_config(tensors, mean, std, path)
     _check_computed(tensors, config, path)
     known = {*COMPUTED.values()}
-    renamed = {
-        ours(name): tensor
-        for name, tensor in tensors.items()
-        if name not in known and not name.startswith(UNUSED)
-    }
+    renamed = {ours(name): tensor for name, tensor in tensors.items() if name not in known}
     return config, renamed
 
 
@@ -154,9 +157,9 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> Non
     unused = {
         "cls_token": torch.ones(dim),
         "conformer.pos_conv_embed.conv.bias": torch.ones(dim),
-        "conformer.pos_conv_embed.conv.weight_g": torch.ones(1, 1, _POSITION_KERNEL),
+        "conformer.pos_conv_embed.conv.weight_g": torch.ones(1, 1, POSITION_KERNEL),
         "conformer.pos_conv_embed.conv.weight_v": torch.ones(
-            dim, -(-dim // _POSITION_GROUPS), _POSITION_KERNEL
+            dim, -(-dim // POSITION_GROUPS), POSITION_KERNEL
         ),
         **_computed(config),
     }
@@ -182,6 +185,13 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> Non
             torch.save({"state_dict": state}, weights_file)
         except RuntimeError as error:  # what torch makes of a full disk
             raise OutputError(f"cannot write {path}: {error}; free space there") from error
+
+
+def old_spelling(name: str) -> str:
+    """The name of a tensor with the names of :data:`WEIGHT_NORM` that the files have."""
+    for new, old in WEIGHT_NORM:
+        name = name.replace(new, old)
+    return name
 
 
 def ours(name: str) -> str:
@@ -254,7 +264,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
         raise CheckpointError(
             f"{path} is not a MusicFM checkpoint: its keys do not all begin with '{PREFIX}'"
         )
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
+    tensors = {old_spelling(name.removeprefix(PREFIX)): t for name, t in state.items()}
     legacy = legacy or any(name.startswith(LEGACY[0][0]) for name in tensors)
     if legacy:
         warnings.warn(

@@ -89,6 +89,14 @@ class RandomCodebook(Float32Buffers):
         self.register_buffer("random_projection", projection)
         self.register_buffer("codebook", codebook)
 
+    def scores(self, frames: Tensor) -> Tensor:
+        """How near each frame lies to each code; (n, features) to (n, size)."""
+        return self.projected_scores(frames @ self.random_projection)
+
+    def projected_scores(self, projected: Tensor) -> Tensor:
+        """The same of frames after the projection, (n, dim)."""
+        return projected @ F.normalize(self.codebook, dim=1).T
+
 
 class RandomProjectionQuantizer(Quantizer):
     """BEST-RQ (Chiu et al. 2022, arXiv 2202.01855): project, normalise, take the nearest code.
@@ -117,7 +125,7 @@ class RandomProjectionQuantizer(Quantizer):
     def scores(self, frames: Tensor, codebook: int) -> Tensor:
         book = self.codebooks[codebook]
         assert isinstance(book, RandomCodebook)
-        return frames @ book.random_projection @ F.normalize(book.codebook, dim=1).T
+        return book.scores(frames)
 
 
 class KMeansQuantizer(Float32Buffers, Quantizer):

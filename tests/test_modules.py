@@ -1,0 +1,327 @@
+"""The parts by themselves: musicfm.modules."""
+
+import importlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from conftest import Golden
+from musicfm.errors import AudioError
+from musicfm.model.config import ConformerConfig
+from musicfm.model.inference import front_end as front_end_module
+from musicfm.model.musicfm import MusicFM
+from musicfm.model.quantizers import RandomCodebook
+from musicfm.modules import conv as conv_module
+from musicfm.modules.conformer import Conformer
+from musicfm.modules.conv import Conv2dSubsampling
+from musicfm.modules.features import MelSTFT
+from musicfm.modules.random_quantizer import RandomProjectionQuantizer
+
+CONFIG = ConformerConfig(dim=64, depth=3, num_heads=4, ffn_dim=128)
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+# ---------------------------------------------------------------------------- features
+
+
+def test_the_mel_is_the_published_one(music: Tensor, golden: Golden) -> None:
+    mel: Any = MelSTFT(n_fft=2048, hop_length=240, is_db=True)
+    found = mel(music)
+    assert found.shape == (2, 128, 401)
+    np.testing.assert_allclose(found[..., :-1][:, :, ::8], golden["mel_db"], rtol=0, atol=1e-3)
+    assert torch.equal(mel.amplitude_to_db(mel.mel_stft(music)), found)
+    assert torch.equal(mel.mel_stft.mel_scale(mel.mel_stft.spectrogram(music)), MelSTFT()(music))
+
+
+@pytest.mark.parametrize("shape", [(4_000,), (3, 1, 4_000)])
+def test_the_mel_takes_any_leading_axes(shape: tuple[int, ...]) -> None:
+    waveform = torch.rand(shape)
+    assert torch.equal(
+        MelSTFT()(waveform), MelSTFT()(waveform.reshape(-1, 4_000)).reshape(*shape[:-1], 128, 17)
+    )
+
+
+def test_the_mel_stays_float32() -> None:
+    mel: Any = MelSTFT(is_db=True).half()
+    assert mel(torch.rand(1, 2_400).half()).dtype == torch.float32
+    assert {buffer.dtype for buffer in mel.buffers()} == {torch.float32}
+    with pytest.raises(AudioError, match="the shortest clip has 1025 samples"):
+        mel(torch.rand(1_024))
+
+
+# ------------------------------------------------------------------------------ quantizer
+
+
+def test_the_quantizer_draws_and_finds_what_ours_does(music: Tensor, tiny: MusicFM) -> None:
+    state = torch.get_rng_state()
+    quantizer = RandomProjectionQuantizer(512, 16, 4_096, seed=145)
+    assert torch.equal(torch.get_rng_state(), state)
+    ours = RandomCodebook(512, 4_096, 16, 145)
+    assert torch.equal(quantizer.random_projection, ours.random_projection)
+    assert torch.equal(quantizer.codebook, ours.codebook)
+    frames = tiny.token_features(music)
+    tokens = quantizer(frames)
+    assert (tokens.shape, tokens.dtype) == ((2, 100), torch.int64)
+    for clip, found in zip(frames @ quantizer.random_projection, tokens, strict=True):
+        a, b = (nn.functional.normalize(x, dim=1) for x in (clip, quantizer.codebook))
+        assert torch.equal(torch.cdist(a, b).argmin(dim=1), found)
+    assert torch.equal(quantizer.codebook_lookup(frames @ quantizer.random_projection), tokens)
+
+
+def test_the_quantizer_draws_as_the_authors_did() -> None:
+    torch.manual_seed(142)
+    projection, codebook = torch.empty(512, 16), torch.empty(256, 16)
+    nn.init.xavier_normal_(projection)
+    nn.init.normal_(codebook)
+    found = RandomProjectionQuantizer(512, 16, 256)
+    assert torch.equal(found.random_projection, projection)
+    assert torch.equal(found.codebook, codebook)
+
+
+# -------------------------------------------------------------------------- front end
+
+
+def front_end(**arguments: Any) -> Any:
+    """Of 64 channels, so that Winograd's arithmetic takes part, with statistics that matter."""
+    torch.manual_seed(0)
+    conv = Conv2dSubsampling(1, 64, 32, n_bands=16, **arguments)
+    for name, statistics in conv.named_buffers():
+        if name.endswith("running_var"):
+            nn.init.uniform_(statistics, 0.5, 1.5)
+        elif name.endswith("running_mean"):
+            nn.init.normal_(statistics, std=0.1)
+    return conv.eval()
+
+
+@pytest.fixture
+def folds(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Counts how often a front end was folded."""
+    made: list[Any] = []
+    original = front_end_module.CpuFrontEnd
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        made.append(original(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(conv_module, "CpuFrontEnd", count)
+    return made
+
+
+def test_the_front_end_takes_images_and_spectrograms() -> None:
+    conv: Any = Conv2dSubsampling(2, 8, 32, strides=[2, 1], n_bands=16)
+    assert conv(torch.rand(3, 2, 16, 9)).shape == (3, 5, 32)
+    assert Conv2dSubsampling(1, 8, 32, n_bands=16)(torch.rand(3, 16, 9)).shape == (3, 3, 32)
+    assert conv.conv[0].conv1.stride == (2, 2)
+    assert [name for name, _ in conv.conv[1].named_children()] == [
+        "conv1", "bn1", "conv2", "bn2", "conv3", "bn3",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("strides", [(2, 2), (2, 1), (1, 2), (1, 1)])
+@pytest.mark.parametrize("frames", [3, 41, 602])
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_long_clip_in_pieces_is_the_clip(
+    strides: tuple[int, int],
+    frames: int,
+    fold: bool,
+    folds: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(conv_module, "PIECE", 16)
+    monkeypatch.setattr(conv_module, "WORTH_FOLDING", 0 if fold else 10**9)
+    conv = front_end(strides=strides)
+    mel = torch.randn(2, 16, frames)
+    expected = conv(mel)  # with gradients
+    assert not folds
+    with torch.no_grad():
+        found = conv(mel)
+    assert len(folds) == fold
+    assert largest_difference(found, expected) < 1e-5
+
+
+class Largest(TorchDispatchMode):
+    """Notes the elements of the largest tensor that is made within it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.elements = max(self.elements, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_does_not_grow_with_a_clip(dtype: torch.dtype) -> None:
+    conv = Conv2dSubsampling(1, 64, 2, n_bands=4).eval().to(dtype)
+    largest = []
+    for seconds in (120, 420):
+        mel = torch.zeros(1, 4, seconds * 100, dtype=dtype)
+        with torch.inference_mode(), Largest() as mode:
+            assert conv(mel).shape == (1, seconds * 25, 2)
+        largest.append(mode.elements)
+    assert largest[0] == largest[1] > mel.numel()
+
+
+def test_the_weights_of_this_moment_count(folds: list[Any]) -> None:
+    conv, mel = front_end(), torch.randn(1, 16, 600)
+    with torch.no_grad():
+        before = conv(mel)
+        conv.conv[0].conv2.weight.data.mul_(2.0)
+        conv.conv[1].bn3.running_mean.add_(1.0)
+        after = conv(mel)
+    assert len(folds) == 2
+    assert largest_difference(after, before) > 0.1
+    assert largest_difference(after, conv(mel)) < 1e-5
+
+
+def hooked(conv: Any) -> None:
+    conv.conv[0].bn1.register_forward_hook(lambda *_: None)
+
+
+def replaced(conv: Any) -> None:
+    conv.conv[0].conv1 = nn.Sequential(conv.conv[0].conv1, nn.ReLU())
+
+
+def normed_otherwise(conv: Any) -> None:
+    conv.conv[1].bn2 = nn.GroupNorm(4, 64)  # sees the whole clip
+
+
+def patched(conv: Any) -> None:
+    block = conv.conv[1]
+    block.forward = lambda x: type(block).forward(block, x) + 1.0
+
+
+def dilated(conv: Any) -> None:
+    conv.conv[1].conv2.dilation = conv.conv[1].conv2.padding = (2, 2)
+
+
+def partly_training(conv: Any) -> None:
+    conv.conv[0].bn1.train()
+
+
+def statistics_of_the_batch(conv: Any) -> None:
+    conv.conv[0].bn1.running_mean = conv.conv[0].bn1.running_var = None
+
+
+def longer(conv: Any) -> None:
+    conv.conv.append(nn.Tanh())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        hooked, replaced, normed_otherwise, patched, dilated, partly_training,
+        statistics_of_the_batch, longer,
+    ],
+)  # fmt: skip
+def test_a_changed_front_end_is_computed_as_it_stands(change: Any, folds: list[Any]) -> None:
+    conv, mel = front_end(), torch.randn(1, 16, 3_200)
+    plain = conv(mel)
+    change(conv)
+    with torch.no_grad():
+        found = conv(mel)
+    assert not folds
+    expected = conv.linear(conv.conv(mel[:, None]).permute(0, 3, 1, 2).flatten(2))
+    assert torch.equal(found, expected)
+    assert torch.equal(found, plain) == (change is hooked)
+
+
+def test_hooks_see_a_long_clip_once() -> None:
+    conv, seen = front_end(), []
+    conv.conv[0].conv1.register_forward_hook(lambda _, __, output: seen.append(output.shape))
+    with torch.no_grad():
+        conv(torch.zeros(1, 16, 4_000))
+    assert seen == [(1, 64, 8, 2_000)]
+
+
+def test_autocast_and_tracing_get_the_modules(folds: list[Any]) -> None:
+    conv, mel = front_end(), torch.randn(1, 16, 600)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert conv(mel).dtype == torch.bfloat16
+    with torch.no_grad():
+        torch.compile(conv, backend="eager", fullgraph=True)(mel)  # type: ignore[no-untyped-call]
+    torch.compiler.reset()
+    assert not folds
+
+
+# -------------------------------------------------------------------------- conformer
+
+
+def test_outputs_have_names_and_numbers() -> None:
+    conformer: Any = Conformer(CONFIG).eval()
+    x = torch.randn(2, 9, 64)
+    output: Any = conformer(x, output_hidden_states=True, output_attentions=True)
+    assert "ConformerOutput" in str(type(output))
+    assert list(output.keys()) == ["last_hidden_state", "hidden_states", "attentions"]
+    assert output["hidden_states"] is output.hidden_states is output[1]
+    assert output["last_hidden_state"] is output.last_hidden_state is output[0]
+    assert torch.equal(output.hidden_states[0], x)
+    assert output.hidden_states[-1] is output.last_hidden_state
+    assert len(output.hidden_states) == 4
+    short = conformer(x)
+    assert list(short.keys()) == ["last_hidden_state"]
+    assert "hidden_states" not in short
+    assert short.hidden_states is None
+    assert torch.equal(short[0], output[0])
+    (alone,) = conformer(x, return_dict=False)
+    assert torch.equal(alone, output[0])
+    assert conformer.config.num_hidden_layers == 3
+
+
+def test_attentions_are_those_that_are_used() -> None:
+    layer: Any = Conformer(CONFIG).eval().get_submodule("layers.0.self_attn")
+    x = torch.randn(2, 9, 64)
+    attended, weights = layer(x, output_attentions=True)
+    assert weights.shape == (2, 4, 9, 9)
+    value = layer.linear_v(x).unflatten(-1, (4, 16)).transpose(1, 2)
+    expected = layer.linear_out((weights @ value).transpose(1, 2).flatten(2))
+    assert largest_difference(attended, expected) < 1e-6
+    assert layer(x)[1] is None
+
+
+def test_frames_beyond_a_clip_change_nothing() -> None:
+    conformer: Any = Conformer(CONFIG).eval()
+    x = torch.randn(1, 9, 64)
+    padded = nn.functional.pad(x, (0, 0, 0, 5), value=3.0)
+    mask = torch.arange(14)[None] < 9
+    alone = conformer(x).last_hidden_state
+    for given in (mask, mask.long()):
+        found = conformer(padded, attention_mask=given).last_hidden_state
+        assert largest_difference(found[:, :9], alone) < 1e-5
+    layer, positions = conformer.layers[0], conformer.embed_positions(padded)
+    added = torch.zeros(1, 1, 14, 14).masked_fill(~mask[:, None, None], -torch.inf)
+    zeroed = padded.masked_fill(~mask[..., None], 0.0)
+    for given in (mask, added):
+        found, weights = layer(zeroed, given, positions, True, mask)
+        assert largest_difference(found[:, :9], layer(x)[0]) < 1e-5
+        assert weights is not None
+        assert weights[..., 9:].abs().max() == 0
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    x = torch.randn(2, 9, 64)
+    norms = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        conformer: Any = Conformer(CONFIG.replace(dropout=0.0))
+        conformer.gradient_checkpointing = recompute
+        conformer(x).last_hidden_state.sum().backward()
+        norms.append([w.grad.norm() for w in conformer.parameters() if w.grad is not None])
+        assert conformer.layers[0].conv_module.batch_norm.num_batches_tracked == 1
+    torch.testing.assert_close(*norms)
+
+
+def test_what_is_not_here_says_what_to_use() -> None:
+    with pytest.raises(ImportError, match=r"no Wav2Vec2ConformerEncoder: .* use musicfm.modules"):
+        from musicfm.modules.flash_conformer import Wav2Vec2ConformerEncoder  # noqa: F401
+    assert importlib.import_module("musicfm.modules.flash_conformer").__doc__
