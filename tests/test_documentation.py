@@ -51,7 +51,7 @@ EXPECTED: dict[str, dict[str, object]] = {
         "output.hidden_states[0].shape": (2, 250, 64),
         "output.num_frames.tolist()": [250, 175],
     },
-    "docs/models.md": {"emb.shape": (4, 125, 64)},
+    "docs/models.md": {"emb.shape": (4, 125, 64), "x.shape[2]": 64},
     "docs/export.md": {"hidden.shape": (2, 250, 192), "num_frames.tolist()": [250, 175]},
     "docs/extending.md": {"mode.summarise(scores)": {"mode": 1.0}, "len(scores) > 0": True},
     "docs/datasets.md": {"len(found.tracks)": 3},

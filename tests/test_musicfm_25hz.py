@@ -22,7 +22,7 @@ from musicfm.model.musicfm import MusicFM
 from musicfm.model.musicfm_25hz import LEGACY_MODEL_PATH, MODEL_PATH, MusicFM25Hz
 from musicfm.modules.conformer import ConformerLayer
 
-# The code of the authors' first README, but for the line that imports.
+# The code of the authors' first README; its import gets the name of the package.
 GET_EMBEDDINGS = """
 import torch
 from model.musicfm_25hz import MusicFM25Hz
@@ -59,6 +59,31 @@ musicfm = musicfm.cuda().half()
 musicfm.eval()
 emb = musicfm.get_latent(wav, layer_ix=6)
 """
+# What today's asks for: the folder above the clone on the path, other files, and pooling over time.
+FROM_A_FOLDER = """
+import os
+import sys
+
+import torch
+
+HOME = "."
+sys.path.append(HOME)
+from musicfm.model.musicfm_25hz import MusicFM25Hz
+
+wav = (torch.rand(4, 24000 * 30) - 0.5) * 2
+musicfm = MusicFM25Hz(
+    is_flash=True,
+    stat_path=os.path.join(HOME, "data", "fma_stats.json"),
+    model_path=os.path.join(HOME, "data", "pretrained_fma.pt"),
+)
+wav = wav.cuda()
+musicfm = musicfm.cuda()
+musicfm.eval()
+emb = musicfm.get_latent(wav, layer_ix=6)
+sequence = emb.mean(dim=1)
+tokens = torch.nn.AdaptiveAvgPool1d(240)(emb.transpose(1, 2)).transpose(1, 2)
+assert sequence.shape == (4, 64) and tokens.shape == (4, 240, 64)
+"""
 DEEP = recipe.TINY.replace(encoder=recipe.TINY.encoder.replace(depth=6))
 Build = Callable[..., Any]
 
@@ -81,16 +106,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("code", "dtype"), [(GET_EMBEDDINGS, torch.float32), (MIXED_PRECISION, torch.float16)]
+    ("code", "dtype"),
+    [
+        (GET_EMBEDDINGS, torch.float32),
+        (MIXED_PRECISION, torch.float16),
+        (FROM_A_FOLDER, torch.float32),
+    ],
 )
 def test_the_authors_readme_runs(
     code: str, dtype: torch.dtype, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe.write_published(here / MODEL_PATH, DEEP)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
     monkeypatch.setattr(nn.Module, "cuda", lambda self: self)
     scope: dict[str, Any] = {}
-    exec(code.replace("model.musicfm_25hz", "musicfm.model.musicfm_25hz"), scope)
+    exec(code.replace("from model", "from musicfm.model"), scope)
     emb = scope["emb"]
     assert (emb.shape, emb.dtype) == ((4, 750, 64), dtype)
     assert torch.isfinite(emb).all()
