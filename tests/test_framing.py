@@ -295,3 +295,20 @@ def test_a_disk_that_fails(
 
     with pytest.raises(AudioError, match=r"cannot be read \(Input/output error\)"):
         reading.load(Failing(data), 24000)
+
+
+@pytest.mark.parametrize(("more", "is_whole"), [(0, True), (1, True), (2, False)])
+def test_the_frame_that_declares_the_length_may_count_itself(
+    tmp_path: Path, more: int, is_whole: bool
+) -> None:
+    """Encoders disagree on that; one frame more is missing."""
+    path = mp3(tmp_path / "a.mp3", 44100, 2, xing=True)
+    expected, data = reading.load(path, 44100), bytearray(path.read_bytes())
+    at = max(data.find(b"Xing"), data.find(b"Info")) + 8
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4]) + more).to_bytes(4)
+    path.write_bytes(data)
+    if is_whole:
+        np.testing.assert_allclose(reading.load(path, 44100)[: len(expected)], expected, atol=1e-6)
+    else:
+        with pytest.raises(AudioError, match="frames it declares"):
+            reading.load(path, 44100)

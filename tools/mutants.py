@@ -282,12 +282,16 @@ def main() -> None:
 
 
 def naming(fault: Fault, tests: Path) -> list[str]:
-    """The test files that import the module of a fault, its own first."""
+    """The test files that are called after the module of a fault, and those that import it."""
     module = fault.file.removesuffix("/__init__.py").rsplit(".", 1)[0].replace("assets/", "")
     parent, _, name = f"musicfm.{module.replace('/', '.')}".rpartition(".")
     imports = re.compile(rf"\b{parent}\.{name}\b|from {parent} import .*\b{name}\b")
-    found = [path for path in tests.glob("test_*.py") if imports.search(path.read_text("utf-8"))]
-    return sorted(map(str, found), key=lambda path: (not path.endswith(f"_{name}.py"), path))
+    found = [
+        (not path.stem.endswith(f"_{name}"), str(path))
+        for path in tests.glob("test_*.py")
+        if path.stem.endswith(f"_{name}") or imports.search(path.read_text("utf-8"))
+    ]
+    return [path for _, path in sorted(found)]
 
 
 def first_failure(clone: Path, marked: str, files: Sequence[str]) -> str:
@@ -313,7 +317,7 @@ def test(clone: Path, output: str, arguments: Sequence[str]) -> None:
     os.chdir(clone)
     os.environ |= {"PYTHONPATH": str(clone / "src"), "OMP_NUM_THREADS": "1"}
     sys.path.insert(0, str(clone / "src"))
-    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments]))
+    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments]))
 
 
 if __name__ == "__main__":
