@@ -218,6 +218,7 @@ def hostile(source: Any, sample_rate: int) -> Iterator[npt.NDArray[np.float32]]:
     yield from reading.stream(source, sample_rate)
 
 
+@pytest.mark.processes
 def test_bad_tracks_are_left_out(manifest: Manifest, tmp_path: Path) -> None:
     good = [track for track in manifest if track.path in ("0.wav", "1.flac")]
     names = ["hang", "crash", "crash too", "unreadable", "gone", "damaged"]

@@ -85,7 +85,13 @@ def fitted_on(
     return fit(config, settings, *examples)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("beat", "key") else pytest.param(name, marks=pytest.mark.statistics)
+        for name in NAMES
+    ],
+)
 def test_a_head_finds_what_the_features_say(tmp_path: Path, name: TaskName) -> None:
     found = recordings(tmp_path, name)
     # Few songs do not have all keys, chords and tags: only those that were heard are asked for.
@@ -132,6 +138,7 @@ def test_an_epoch_is_no_longer_than_asked_for(
     assert len(heard) == 3 * -(-seconds * 16 // (12 * 16))
 
 
+@pytest.mark.statistics
 def test_several_layers_are_weighted(tmp_path: Path) -> None:
     found = recordings(tmp_path, "chord")
     fitted = fitted_on(config("chord", layers=(0, 1)), SETTINGS, found[:6], found[:2])
@@ -185,6 +192,7 @@ def test_what_heads_see_is_the_same_in_training_and_in_running(
     torch.testing.assert_close(part, frames[:, 20:30])
 
 
+@pytest.mark.statistics
 def test_neighbours_help_where_one_frame_does_not_say_it(tmp_path: Path) -> None:
     """Features that lie half a second off."""
     found = recordings(tmp_path, "structure")
@@ -201,6 +209,7 @@ def test_neighbours_help_where_one_frame_does_not_say_it(tmp_path: Path) -> None
     assert losses["stacked"] < 0.8 * losses["frames"]
 
 
+@pytest.mark.statistics
 def test_the_whole_recording_helps_where_levels_differ_from_one_to_the_next(tmp_path: Path) -> None:
     found = recordings(tmp_path, "structure")
     rng = np.random.default_rng(0)

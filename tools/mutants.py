@@ -305,8 +305,11 @@ def first_failure(clone: Path, marked: str, files: Sequence[str]) -> str:
         child.join()
         if child.exitcode in (0, 5):  # 5: no test is so marked
             return ""
-        failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", output.read(), re.MULTILINE)
-    return failed[1] if failed else f"pytest, status {child.exitcode}"
+        printed = output.read()
+    failed = re.search(r"^(?:FAILED|ERROR) (?:\S*tests/)?(\S+)", printed, re.MULTILINE)
+    if failed is None:
+        sys.exit(f"pytest ended with status {child.exitcode}:\n{printed[-2_000:]}")
+    return failed[1]
 
 
 def test(clone: Path, output: str, arguments: Sequence[str]) -> None:
