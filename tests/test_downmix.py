@@ -65,6 +65,11 @@ def test_a_channel_that_is_silent_for_a_while_counts(tmp_path: Path) -> None:
     assert_crops_match(path, decoded)
 
 
+def test_crops_of_what_libsndfile_reads_from_its_beginning(tmp_path: Path) -> None:
+    path = wav(tmp_path / "x.wav", list(tone(RATE, 6.0).T), "IMA_ADPCM")
+    assert_crops_match(path, reading.load(path, RATE))
+
+
 @pytest.mark.parametrize("gain", [-1.0, -0.9, -1.1])
 def test_channels_that_cancel(tmp_path: Path, gain: float) -> None:
     hiss = 1e-3 * np.random.default_rng(0).standard_normal(len(MUSIC)).astype(np.float32)

@@ -33,7 +33,7 @@ def sounding(chunks: Iterator[Array], num_channels: int) -> list[int]:
     """
     loud = np.zeros(num_channels, bool)
     for chunk in chunks:
-        if len(chunk) == num_channels:
+        if len(chunk) == num_channels and chunk.size:
             peaks = np.maximum(chunk.max(axis=1), -chunk.min(axis=1))
             loud |= ~(peaks <= _EMPTY)  # NaN is reported later, so it counts
         if loud.all():
