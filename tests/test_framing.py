@@ -262,6 +262,43 @@ def test_wav_with_more_behind_its_sound_than_it_says(tmp_path: Path) -> None:
         reading.load(path, 44100)
 
 
+@pytest.mark.parametrize("name", ["tone.aiff", "x.au", "tone.m4a"])
+def test_what_its_header_does_not_account_for_is_reported(tmp_path: Path, name: str) -> None:
+    """Of these, decoders read the first file alone."""
+    path = tmp_path / name
+    if name == "x.au":
+        soundfile.write(path, FLOATS, 44100)
+    else:
+        write(tmp_path, name, 5.0)
+    expected = reading.load(path, 44100)
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(AudioError, match=r"\(\d+ bytes follow after the sound"):
+        reading.load(path, 44100)
+    with pytest.warns(UserWarning, match="is damaged"):
+        np.testing.assert_array_equal(reading.load(path, 44100, on_damage="warn"), expected)
+
+
+@pytest.mark.parametrize(
+    "sync", ["fe7f0180", "7ffe8001", "ff1f00e8", "1fffe800", "72f81f4e"], ids=str
+)
+@pytest.mark.parametrize("num_zeros", [0, 9000])
+def test_coded_sound_is_not_taken_for_pcm(tmp_path: Path, sync: str, num_zeros: int) -> None:
+    """As of DTS CDs, and recorded from S/PDIF: as PCM it is noise."""
+    path = tmp_path / "x.wav"
+    path.write_bytes(wav(bytes(4 * num_zeros) + bytes.fromhex(sync) + RAW))
+    with pytest.raises(AudioError, match="holds DTS or Dolby Digital as if it were PCM"):
+        reading.load(path, 44100)
+
+
+def test_dolby_digital_in_wav_is_decoded(tmp_path: Path) -> None:
+    encode(tmp_path / "x.ac3", tone(48000, 2.0), 48000, "ac3", "ac3", {})
+    encode(tmp_path / "x.spdif", tone(48000, 2.0), 48000, "ac3", "spdif", {})
+    path = tmp_path / "x.wav"
+    path.write_bytes(wav((tmp_path / "x.spdif").read_bytes()))
+    expected = reading.load(tmp_path / "x.ac3", 48000)
+    np.testing.assert_allclose(reading.load(path, 48000), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("codec", ["pcm_s64le", "pcm_s32le", "pcm_f64le", "pcm_u8"])
 def test_wav_of_any_width(tmp_path: Path, codec: str) -> None:
     path = tmp_path / "x.wav"

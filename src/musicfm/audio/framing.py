@@ -210,9 +210,49 @@ def scan_wav(file: BinaryIO, start: int) -> list[Part]:
         if not is_wav(_read_at(file, start, 12)):
             break
     if size - start > _JUNK_BYTES:
-        damage = f"{size - start} bytes follow after the sound that its header declares"
-        parts[-1] = replace(parts[-1], damage=damage)
+        parts[-1] = replace(parts[-1], damage=_unaccounted(size - start))
     return parts
+
+
+def _unaccounted(num_bytes: int) -> str:
+    return f"{num_bytes} bytes follow after the sound that its header declares"
+
+
+def scan_container(file: BinaryIO, start: int) -> Part:
+    """A file of another kind, which is damaged if its header accounts for a part of it alone.
+
+    That is so of AIFF, AU and MP4 files with another one joined to them, of which decoders read the
+    first, and where the header was never updated.
+    """
+    size = file.seek(0, 2)
+    head = _read_at(file, start, 12)
+    end = size
+    if head[:4] == b"FORM":
+        end = start + 8 + int.from_bytes(head[4:8])
+    elif head[:4] == b".snd" and head[8:12] != b"\xff" * 4:
+        end = start + int.from_bytes(head[4:8]) + int.from_bytes(head[8:12])
+    elif head[4:8] == b"ftyp":
+        end = _end_of_mp4(file, start, size)
+    rest = size - _after_zeros(file, end, size)
+    is_tag = _tag_bytes(_read_at(file, end, 16))
+    damage = _unaccounted(rest) if rest > _JUNK_BYTES and not is_tag else None
+    return Part(((start, size),), damage=damage)
+
+
+def _end_of_mp4(file: BinaryIO, start: int, size: int) -> int:
+    """Where another MP4 file begins, unless they are fragments of one; else the end."""
+    offset = start
+    while offset + 8 <= size:
+        head = _read_at(file, offset, 16)
+        name, length = head[4:8], int.from_bytes(head[:4])
+        if length == 1:
+            length = int.from_bytes(head[8:16])
+        if name == b"ftyp" and offset > start:
+            return offset
+        if length < 8 or name == b"moof":
+            break
+        offset += length
+    return size
 
 
 def is_wav(head: bytes) -> bool:

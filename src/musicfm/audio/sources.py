@@ -43,6 +43,7 @@ from musicfm.audio.framing import (
     Part,
     after_tags,
     is_wav,
+    scan_container,
     scan_mpeg,
     scan_ogg,
     scan_wav,
@@ -92,6 +93,11 @@ _SHORT_RF64 = re.compile(r"does not match value from 'ds64' chunk of (\d+)")
 _UNKNOWN_BYTES = 0x7FFF0000  # from here on, sizes are what streaming writers put for "unknown"
 VALUES_AT_ONCE = 1 << 23  # of all channels: headers may claim a thousand, at millions of hertz
 _SEEKABLE_SUBTYPES = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+
+
+# Of DTS in 16 and 14 bits and of IEC 61937, in either order of bytes.
+_SYNCS = {b"\xfe\x7f\x01\x80", b"\xff\x1f\x00\xe8", b"\x72\xf8\x1f\x4e"}
+_SYNCS |= {bytes([b, a, d, c]) for a, b, c, d in _SYNCS}
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ class _Span:
 class _SndFile:
     """A recording read by libsndfile."""
 
-    format = ""
+    format = codec = ""
 
     def __init__(self, path: str, sound: soundfile.SoundFile, span: _Span, part: Part) -> None:
         self._sound, self._span = sound, span
@@ -182,6 +188,18 @@ class _SndFile:
 
     def close(self) -> None:
         self._sound.close()
+
+    def is_coded(self) -> bool:
+        """Whether the samples are a stream of DTS, or one for S/PDIF (IEC 61937), by its sync."""
+        if self._sound.subtype != "PCM_16":
+            return False
+        words = np.zeros(0, np.int16)
+        for _ in range(64):  # often after some silence
+            words = self._sound.read(4096, "int16", always_2d=True).ravel()
+            if words.any() or not len(words):
+                break
+        self._sound.seek(0)
+        return np.trim_zeros(words, "f")[:2].tobytes() in _SYNCS
 
     def chunks(self, start: int, size: int) -> Iterator[Array]:
         """Yield (channels, up to ``size``) from sample ``start`` on, as far as they are intact."""
@@ -214,7 +232,8 @@ class _AvFile:
             what = "audio" if self._stream is None else "audio in a known codec"
             raise AudioError(f"{shown(path)} has no {what}; pass a recording or video with sound.")
         self._codec = self._stream.codec_context
-        if self._codec.name in _CHECKED_CODECS:
+        self.codec: str = self._codec.name
+        if self.codec in _CHECKED_CODECS:
             self._codec.options = {"err_detect": "crccheck+explode"}
         rate = self._codec.sample_rate
         num_samples = self._declared_samples(part)
@@ -224,7 +243,7 @@ class _AvFile:
         self._damage_at_end = part.damage
         # Where timestamps tell samples apart, those before a crop need not all be decoded.
         ticks = Fraction(1, rate or 1) / self._stream.time_base
-        can_skip = ticks.denominator == 1 and self._codec.name in _FORGETFUL_CODECS
+        can_skip = ticks.denominator == 1 and self.codec in _FORGETFUL_CODECS
         self._ticks_per_sample = ticks.numerator if can_skip else None
 
     def _declared_samples(self, part: Part) -> int | None:
@@ -234,7 +253,7 @@ class _AvFile:
         if self.format in _SCANS:
             if not part.is_declared:
                 return part.num_samples
-            if self._codec.name == "opus" and seconds is not None:  # FFmpeg counts its pre-skip
+            if self.codec == "opus" and seconds is not None:  # FFmpeg counts its pre-skip
                 seconds -= Fraction(int.from_bytes(self._codec.extradata[10:12], "little"), 48000)
         elif self.format == "matroska,webm":
             # One length for all tracks, of which the sound may be the shorter one.
@@ -489,7 +508,7 @@ def _source(name: str, file: BinaryIO) -> Source:
     elif head[:4] == b"OggS":
         parts = scan_ogg(file, start)
     else:
-        source = _open_part(name, file, Part(((start, size),)))
+        source = _open_part(name, file, scan_container(file, start))
         if source.format not in _SCANS:
             return source
         with closing(source):
@@ -508,17 +527,22 @@ def _open_part(name: str, file: BinaryIO, part: Part) -> _SndFile | _AvFile:
     # On mp3, libsndfile estimates lengths, gives up on trailing tags, and prints to stderr; on
     # damaged flac and ogg, it loses what it has read or closes the gap; of voc, it knows one block.
     is_mpeg = head[:2] >= b"\xff\xe0"
-    source: _SndFile | _AvFile | None = None
+    sound: _SndFile | None = None
     if not is_mpeg and head not in (b"fLaC", b"OggS", b"Crea"):
-        source = _open_sndfile(name, span, part)
-    if source is None:
+        sound = _open_sndfile(name, span, part)
+    is_coded = sound is not None and sound.is_coded()
+    source: _SndFile | _AvFile | None = sound
+    if source is None or is_coded:
         try:
             source = _AvFile(name, span, part)
         except AudioError:
-            source = None if is_mpeg else _open_sndfile(name, span, part)
+            source = None if is_mpeg or is_coded else _open_sndfile(name, span, part)
             if source is None:
                 span.check()
                 raise
+    if is_coded and source.codec.startswith("pcm"):
+        source.close()
+        raise AudioError(f"{shown(name)} holds DTS or Dolby Digital as if it were PCM; decode it.")
     rate, channels = source.info.sample_rate, source.info.channels
     if not (_MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE and channels > 0):
         source.close()
