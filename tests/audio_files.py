@@ -70,6 +70,29 @@ def write(folder: Path, name: str, seconds: float = 3.0, channels: int = 2) -> P
     return path
 
 
+# name → what is joined, of FFMPEG_FORMATS, SNDFILE_FORMATS and bytes.
+UNUSUAL: dict[str, tuple[str | bytes, ...]] = {
+    "joined.mp3": (b"ID3\3\0\0\0\0\0\0" + bytes(99), "tone.mp3", b"TAG" + bytes(125), "bare.mp3"),
+    "chain.ogg": ("tone.ogg", "tone.opus"),
+    "joined.wav": (b"ID3\3\0\0\0\0\0\0", "tone.wav", "24.wav"),
+    "joined.aac": ("tone.aac", b"ID3\3\0\0\0\0\0\0", "tone.aac"),
+}
+
+
+def write_unusual(folder: Path, name: str, seconds: float = 3.0) -> Path:
+    """Write one of UNUSUAL into ``folder``; what follows the first part is mono."""
+    data, channels = b"", 2
+    for part in UNUSUAL[name]:
+        if isinstance(part, str):
+            written = write(folder, part, seconds, channels)
+            data, channels = data + written.read_bytes(), 1
+            written.unlink()
+        else:
+            data += part
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
 def encode(
     path: Path, samples: Samples, rate: int, codec: str, container: str, options: dict[str, str]
 ) -> None:

@@ -492,7 +492,9 @@ def _audio(name: str) -> Reader:
         if length > 24_000:
             _suppressed(lambda: reading.load(path, 24_000, start_seconds=0.5, duration_seconds=0.2))
 
-    return Reader(f"audio {name}", lambda folder: audio_files.write(folder, name, 1.2), read)
+    is_unusual = name in audio_files.UNUSUAL
+    write = audio_files.write_unusual if is_unusual else audio_files.write
+    return Reader(f"audio {name}", lambda folder: write(folder, name, 1.2), read)
 
 
 def _suppressed(action: Callable[[], object]) -> None:
@@ -753,7 +755,7 @@ def _read_progress(folder: Path) -> None:
 
 
 READERS: tuple[Reader, ...] = (
-    *map(_audio, audio_files.ALL_FORMATS),
+    *map(_audio, (*audio_files.ALL_FORMATS, *audio_files.UNUSUAL)),
     Reader("JAMS", _make_jams, _read_jams),
     Reader("FMA's tables", _make_fma, read_metadata),
     Reader("Harmonix", _make_harmonix, _pieces(collect_harmonix)),
