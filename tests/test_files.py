@@ -90,6 +90,41 @@ def test_a_full_disk_is_named(target: Path) -> None:
     assert isinstance(caught.value, OSError)
 
 
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.ENOSPC, "or free space there"),
+        (errno.EDQUOT, "or free space there"),
+        (errno.EACCES, "Permission denied; choose another folder$"),
+        (errno.EROFS, "choose another folder$"),
+        (errno.ENAMETOOLONG, "choose a shorter name; results are named after their recordings$"),
+    ],
+)
+def test_what_to_do_follows_from_what_is_wrong(number: int, cure: str, target: Path) -> None:
+    with pytest.raises(OutputError, match=f"cannot write {target}: .*{cure}"):
+        write_and_raise(target, OSError(number, os.strerror(number)))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OutputError, match="has no locks, which keep two runs apart; choose"):
+        exclusive(tmp_path, ".lock").__enter__()
+
+
+def test_a_name_that_is_too_long_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="File name too long; choose a shorter name"):
+        exclusive(tmp_path, f".{'x' * 255}.lock").__enter__()
+    target = tmp_path / ("x" * 256)
+    with pytest.raises(OutputError, match="too long; choose a shorter"), atomic_write(target):
+        pass
+
+
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 def test_a_disk_that_fails_at_the_end_loses_nothing(
     call: str, target: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
 """Writing files so that a reader finds either the whole of one or none; reading JSON."""
 
+import errno
 import json
 import os
 import re
@@ -21,6 +22,18 @@ PARTIAL = ".partial"
 _TOKEN = rf"\.[0-9a-f]{{8}}{re.escape(PARTIAL)}"
 _TEMPORARY = re.compile(rf"\..+{_TOKEN}")
 _NAME_LENGTH = 40  # names may have 255 bytes, and a character may have four
+
+_NO_SPACE = "choose another folder, or free space there"
+_NO_LOCKS = (
+    "its file system has no locks, which keep two runs apart; choose a folder on another one"
+)
+_CURES = {
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    errno.ENAMETOOLONG: "choose a shorter name; results are named after their recordings",
+    errno.ENOLCK: _NO_LOCKS,
+    errno.EOPNOTSUPP: _NO_LOCKS,
+}
 
 
 @contextmanager
@@ -58,7 +71,7 @@ def exclusive(folder: Path, lock: str) -> Iterator[None]:
     """Keeps other runs out of a folder, which is made if need be, for as long as the block lasts.
 
     The operating system lets go of the lock when a run is killed. Raises OutputError: another run
-    is there, or the folder cannot be written.
+    is there, the folder cannot be written, or its file system has no locks.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,9 +139,8 @@ def writing(target: Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or error
-        raise OutputError(
-            f"cannot write {target}: {reason}; choose another folder, or free space there"
-        ) from error
+        cure = _CURES.get(error.errno or 0, "choose another folder")
+        raise OutputError(f"cannot write {target}: {reason}; {cure}") from error
 
 
 def write_npy_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> None:

@@ -5,6 +5,7 @@ decoder processes, which import the main script, stay light.
 """
 
 import io
+import os
 import sys
 import warnings
 from typing import Annotated, Any, NoReturn
@@ -26,6 +27,8 @@ def main() -> NoReturn:
     """Runs the command line; bad input ends in one sentence on standard error and status 1."""
     warnings.showwarning = _show_warning
     keep_freed_memory()
+    if not _has_current_folder():
+        sys.exit("error: the current folder is not there any more; change to another one")
     try:
         status = app(standalone_mode=False)
     except MusicFMError as error:
@@ -45,6 +48,13 @@ def _common(
     if version:
         print(f"musicfm {musicfm.__version__}")
         raise typer.Exit
+
+
+def _has_current_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

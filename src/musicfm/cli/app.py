@@ -1,16 +1,19 @@
 """What all commands share: the application, options, and how things are said."""
 
 import contextlib
+import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from musicfm.errors import ConfigError, printable
+from musicfm.remote import is_url
 
 if TYPE_CHECKING:
     from musicfm.embedding.collection import Summary
@@ -34,7 +37,37 @@ class _Commands(TyperGroup):
         return sorted(super().list_commands(ctx), key=panel)
 
 
-app = typer.Typer(
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_HOME = re.compile(r"^(--[\w-]+=)?~(?=/|$)")
+
+
+class _Command(TyperCommand):
+    """A command that refuses values that are empty: a Path would take "" for the current folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # No shell expands ~ in --out=~/x, nor in quotes.
+        args = [_HOME.sub(lambda m: (m[1] or "") + os.path.expanduser("~"), arg) for arg in args]
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for param in self.get_params(ctx):
+            values = given.get(param.name or "")
+            values = values if isinstance(values, list | tuple) else [values]
+            name = param.opts[0] if param.opts[0].startswith("-") else param.opts[0].upper()
+            if "" in values and param.default != "":
+                raise ConfigError(f"{name} is empty; give a value (. is the current folder)")
+            if param.name in ("out", "destination") and any(v == "-" or is_url(v) for v in values):
+                raise ConfigError(f"{name} has to be a path on this machine, such as ./results")
+        return super().parse_args(ctx, args)
+
+
+class _App(typer.Typer):
+    """Whose commands are of the class above."""
+
+    def command(self, *args: Any, **options: Any) -> Callable[[Function], Function]:
+        return super().command(*args, cls=_Command, **options)
+
+
+app = _App(
     cls=_Commands,
     help="Embeddings, beats, chords, sections, keys and tags of any music.",
     no_args_is_help=True,

@@ -6,7 +6,6 @@ import re
 import sys
 from pathlib import Path
 
-from musicfm.cli.app import first_line
 from musicfm.errors import ConfigError
 from musicfm.remote import is_url
 
@@ -40,7 +39,8 @@ def read_list(listing: Path) -> list[str]:
         else:
             content = sys.stdin.buffer.read()
     except OSError as error:
-        raise ConfigError(f"cannot read the list {listing}: {first_line(error)}") from error
+        reason = error.strerror or error
+        raise ConfigError(f"cannot read the list {listing}: {reason}; check the path") from error
     content = _in_file_system_bytes(content, listing)
     if b"\0" in content:
         found = [name for name in content.split(b"\0") if name.strip()]
