@@ -40,6 +40,31 @@ def test_empty_values_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["scan", "--fma", "PATH"],
+        ["scan", "PATH/x.wav", "--out", "PATH.jsonl"],
+        ["convert", "PATH", "x"],
+        ["embed", "--list", "PATH"],
+        ["evaluate", "PATH", "--data", "PATH"],
+        ["render", "1", "--soundfont", "PATH", "--out", "x"],
+    ],
+)
+@pytest.mark.parametrize("path", ["x" * 300, "./loop/x", "folder"])
+def test_paths_that_lead_nowhere_are_one_sentence(
+    run: Run, command: list[str], path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("neither a list nor a model\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    status, _, errors = run(*(part.replace("PATH", path) for part in command))
+    assert status == 1
+    assert errors.count("\n") <= 2
+    assert "error: " in errors or "failed: " in errors
+
+
 @pytest.mark.parametrize("out", ["-", "s3://bucket/results", "file:///tmp/results"])
 @pytest.mark.parametrize("command", [("embed", "a.wav", "--out"), ("convert", "nano")])
 def test_results_are_written_to_this_machine(

@@ -110,3 +110,10 @@ def test_old_names_in_pickles_still_load() -> None:
         "    kind = pickle.loads(b'cmusicfm.model\\n' + name + b'\\n.')\n"
         "    assert kind.__name__ == name.decode()\n",
     )
+
+
+def test_files_are_asked_for_with_os_path() -> None:
+    """Path.exists and its kin raise where a name is too long, and those of os.path say no."""
+    for path in modules():
+        found = re.search(r".*(?<!path)\.(exists|is_file|is_dir)\(\).*", path.read_text())
+        assert found is None, (path, found[0])

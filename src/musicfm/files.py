@@ -207,7 +207,7 @@ def claim(path: Path, settings: Mapping[str, Any], what: str) -> None:
 
     Raises ConfigError if the folder is in use for something else.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         return

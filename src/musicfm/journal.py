@@ -132,8 +132,8 @@ class Journal:
         self._write(entry)
 
     def _holds(self, entry: Mapping[str, Any], recording: Recording) -> bool:
-        return (
-            _is_of_one_state(entry, recording) and (self._folder / str(entry["output"])).is_file()
+        return _is_of_one_state(entry, recording) and os.path.isfile(
+            self._folder / str(entry["output"])
         )
 
     def _put(self, entry: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ class Journal:
 
     def _read(self) -> None:
         """Reads the journal, or begins one."""
-        content = self._path.read_bytes() if self._path.exists() else b""
+        content = self._path.read_bytes() if os.path.exists(self._path) else b""
         # What follows the last line's end was being written when a run was killed.
         whole = content[: content.rfind(b"\n") + 1]
         try:

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import math
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -272,7 +273,7 @@ def is_trial(model: str) -> bool:
     """Whether a model's card, the README.md beside its weights, has the tag ``trial``."""
     folder = folder_of(model)
     card = None if folder is None else folder / "README.md"
-    if card is None or not card.is_file():
+    if card is None or not os.path.isfile(card):
         return False
     header = card.read_text(encoding="utf-8", errors="replace").split("\n---\n")[0]
     return header.startswith("---\n") and "\n  - trial" in header

@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def write_index(folder: Path, entries: Iterable[Mapping[str, Any]]) -> Path | No
 
 def _is_foreign(path: Path) -> bool:
     """Whether a file is there that :func:`write_index` has not written."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return False
     with path.open("rb") as file:
         return _GENERATOR.encode() not in file.read(1_000)
@@ -72,7 +73,7 @@ def _row(folder: Path, name: str) -> Iterator[str]:
     except DataError:
         return
     title = html.escape(analysis.title)
-    if (folder / f"{name}.html").is_file():
+    if os.path.isfile(folder / f"{name}.html"):
         address = html.escape(quote(f"{name}.html", errors="surrogateescape"))
         title = f'<a href="{address}">{title}</a>'
     tempo = "" if analysis.tempo is None else f"{analysis.tempo:.1f}"

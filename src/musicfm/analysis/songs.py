@@ -1,6 +1,7 @@
 """Many songs into a folder of analyses."""
 
 import json
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -129,11 +130,11 @@ def _file(stem: Path, suffix: str) -> Path:
 
 def _is_there(stem: Path, suffixes: Iterable[str]) -> bool:
     """Of label tracks, only those of some kinds are written."""
-    return any(_file(stem, suffix).is_file() for suffix in suffixes)
+    return any(os.path.isfile(_file(stem, suffix)) for suffix in suffixes)
 
 
 def first_page(out: Path) -> Path | None:
     """What to open after a run: the index of a folder of analyses, or its only page."""
-    if (out / INDEX).is_file():
+    if os.path.isfile(out / INDEX):
         return out / INDEX
     return next(iter(sorted(out.rglob(f"*{PAGE}"))), None)

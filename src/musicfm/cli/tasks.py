@@ -1,5 +1,6 @@
 """``musicfm probe``, ``finetune``, ``evaluate``, ``predict`` and ``table1``: the paper's tasks."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -105,7 +106,7 @@ def probe(
     from musicfm.tasks.rows import Row
     from musicfm.tasks.study import Study
 
-    if (out / "head").is_dir():
+    if os.path.isdir(out / "head"):
         there = heads.load(out / "head").config
         if (there.task, there.model) != (task, Row(model).lasting_name):
             raise ConfigError(

@@ -4,6 +4,7 @@ Sizes, licences and addresses are as the datasets or mirdata state them; what wa
 so. "Unknown" is what we do not know, and not that there is none.
 """
 
+import os
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def read_dataset(
         DataError: the folder is not there, lacks a table that is needed, or has no usable track.
     """
     dataset = _find(name)
-    if not home.is_dir():
+    if not os.path.isdir(home):
         raise DataError(f"{home} is no folder; {name} should be there: {dataset.layout}")
     return read_pieces(
         dataset.collect(home),

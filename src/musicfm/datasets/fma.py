@@ -197,7 +197,7 @@ def _open_csv(path: Path) -> Iterator[TextIO]:
 def _folder(root: Path, name: str) -> Path:
     """A part of the dataset. Raises DataError, which says where to get it."""
     folder = root / f"fma_{name}"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(
             f"{folder} is not there; download {URL}/fma_{name}.zip ({SIZES[name]}) and unzip it "
             f"in {root}"

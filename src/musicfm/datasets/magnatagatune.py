@@ -13,6 +13,7 @@ themselves), and either of two:
 E. Law et al., "Evaluation of algorithms using games: the case of music tagging", ISMIR 2009.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,8 @@ _VALID, _TEST = "c", "def"
 
 def collect_magnatagatune(home: Path) -> Collected:
     """The clips, with tags and split. Raises DataError if the lists cannot be read."""
-    clips = home / "mp3" if (home / "mp3").is_dir() else home
-    rows = _authors(home / "split") if (home / "split").is_dir() else _published(home)
+    clips = home / "mp3" if os.path.isdir(home / "mp3") else home
+    rows = _authors(home / "split") if os.path.isdir(home / "split") else _published(home)
     pieces, problems = [], []
     for path, split, tags in rows:
         if path in EMPTY:
@@ -92,7 +93,7 @@ def _authors(folder: Path) -> Iterator[tuple[str, Split, list[str]]]:
 def _published(home: Path) -> Iterator[tuple[str, Split, list[str]]]:
     """Path, split and tags of each clip, from the dataset's table."""
     path = home / "annotations_final.csv"
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(
             f"there is neither {home / 'split'} nor {path}; see the documentation of the datasets"
         )

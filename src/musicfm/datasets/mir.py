@@ -9,6 +9,7 @@ does not read as they are meant; GuitarSet's JAMS files; GTZAN's fault-filtered 
 
 import itertools
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -181,7 +182,7 @@ def _functions(track: Mirdata, _: float) -> Spans:
         track.sections_annotator2_uppercase_path,
     ):
         path = Path(str(letters).replace("_uppercase", "_functions"))
-        if letters is None or not path.is_file():
+        if letters is None or not os.path.isfile(path):
             continue
         data = load_sections(str(path))
         labels = [] if data is None else data.labels

@@ -71,11 +71,11 @@ def read_pieces(
     names = cache(_by_stem)
     for piece in collected.pieces:
         audio = Path(os.path.abspath(piece.audio))  # as scan names it
-        if not _is_there(audio):
+        if not os.path.isfile(audio):
             audio = names(audio.parent).get(audio.stem, audio)
         if str(audio) in found:
             problems.append(f"{audio} is listed twice; the first entry is used")
-        elif _is_there(audio):
+        elif os.path.isfile(audio):
             found[str(audio)] = piece
         else:
             problems.append(f"{audio} is not there, and neither is it in another format")
@@ -199,16 +199,9 @@ def _described(track: Track, piece: Piece, is_split: bool) -> Track:
     )
 
 
-def _is_there(audio: Path) -> bool:
-    try:
-        return audio.is_file()
-    except OSError:  # a name that is too long for a file
-        return False
-
-
 def _by_stem(folder: Path) -> dict[str, Path]:
     """The recordings in a folder, by name without suffix; the first of several formats."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return {}
     paths = sorted(folder.iterdir(), reverse=True)
     return {path.stem: path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES}

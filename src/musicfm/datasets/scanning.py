@@ -345,7 +345,7 @@ def update_manifest(
     check_suffix(out)
     with _notes(out, check) as (notes, note):
         before: dict[str, Track | Failed] = {}
-        if out.exists():
+        if os.path.exists(out):
             before = {track.path: track for track in _absolute(Manifest.load(out))}
         if splitting is not None:
             before = {path: _unsplit(item) for path, item in before.items()}
@@ -390,7 +390,7 @@ def _notes(
         for target in (path, out, _report_path(out)):
             sweep_beside(target)
         with writing(out):
-            content = path.read_bytes() if path.exists() else b""
+            content = path.read_bytes() if os.path.exists(path) else b""
             # What follows the last line's end was being written when a scan was killed.
             content = content[: content.rfind(b"\n") + 1]
             with atomic_write(path) as temporary:

@@ -156,7 +156,7 @@ def prepare(
         pending = [
             shard
             for shard, recording in zip(shards, recordings, strict=True)
-            if overwrite or not (journal.has(recording) and shard.index.exists())
+            if overwrite or not (journal.has(recording) and os.path.exists(shard.index))
         ]
         work = math.fsum(track.duration for shard in pending for track in shard.tracks)
         num_tracks = sum(len(shard.tracks) for shard in pending)

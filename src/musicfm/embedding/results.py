@@ -258,7 +258,7 @@ class TableWriter:
     def _vectors(self, done: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
         """What was appended, (rows, layers, dim), mapped. Raises OutputError if any is missing."""
         path, width = self._folder / VECTORS, len(self._layers) * self._dim
-        size = path.stat().st_size if path.exists() else 0
+        size = path.stat().st_size if os.path.exists(path) else 0
         for entry in done:
             row, duration = entry.get("row"), entry.get("duration")
             is_there = isinstance(row, int) and 0 <= row < size // (4 * width)

@@ -161,7 +161,7 @@ def push(model: Configured, repo_id: str, *, private: bool = False, message: str
 def read_tracks(folder: Path) -> list[str] | None:
     """What the model or head in a folder was trained on; None if that is not known."""
     path = folder / TRACKS
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
 
@@ -223,7 +223,7 @@ def read_pair(
     """
     folder = weights.parent
     for path in (weights, config):
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise CheckpointError(f"{folder} is not a {what}: there is no {path.name} in it")
     try:
         fields = parse_json(config.read_bytes())

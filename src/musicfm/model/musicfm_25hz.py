@@ -5,6 +5,7 @@ is better served by :class:`musicfm.MusicFM`, which also takes clips of differen
 the layer asked for, and loads more layouts.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
@@ -320,8 +321,8 @@ def _read(
     model_path: str | Path, stat_path: str | Path | None
 ) -> tuple[ModelConfig, dict[str, Tensor], Path]:
     stats = stat_path
-    if model_path == MODEL_PATH and not Path(MODEL_PATH).exists():
-        if not Path(LEGACY_MODEL_PATH).exists():
+    if model_path == MODEL_PATH and not os.path.exists(Path(MODEL_PATH)):
+        if not os.path.exists(Path(LEGACY_MODEL_PATH)):
             fma = hub.PUBLISHED["fma"]
             advice = hub.by_hand(fma.repo_id, (fma.weights, fma.stats), fma.revision)
             raise CheckpointError(f"there is no {MODEL_PATH}: {advice}, or load model_path='fma'")

@@ -8,6 +8,7 @@ in a JSON file beside the checkpoint.
 
 import json
 import math
+import os
 import pickle
 import re
 import warnings
@@ -174,7 +175,9 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> Non
     state = {PREFIX + name: tensor.contiguous() for name, tensor in {**unused, **used}.items()}
     stats = {"melspec_2048_mean": config.mel.mean, "melspec_2048_std": config.mel.std}
     for other in _with_statistics_of(path):
-        if stats_path(path).exists() and read_stats(stats_path(path)) != tuple(stats.values()):
+        if os.path.exists(stats_path(path)) and read_stats(stats_path(path)) != tuple(
+            stats.values()
+        ):
             raise OutputError(
                 f"cannot write {path}: {stats_path(path)} would be its statistics, and has those "
                 f"of {other}; choose another name, or another folder"
@@ -364,14 +367,14 @@ def _with_statistics_of(checkpoint: Path) -> list[Path]:
     return [
         path
         for path in (checkpoint.with_name(name), checkpoint.with_name(f"pretrained_{name}"))
-        if path != checkpoint and path.exists()
+        if path != checkpoint and os.path.exists(path)
     ]
 
 
 def find_stats(checkpoint: Path) -> Path:
     """The statistics of a checkpoint: those named after it, else the only ones in its folder."""
     named = stats_path(checkpoint)
-    if named.is_file():
+    if os.path.isfile(named):
         return named
     found = sorted(checkpoint.parent.glob("*stats*.json"))
     if len(found) == 1:

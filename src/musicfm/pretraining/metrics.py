@@ -1,6 +1,7 @@
 """What a run reports: a JSON line for every log line, TensorBoard beside it, and the curves."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     Raises DataError, which names the first line that is damaged.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         return []
     rows = []
     for number, line in enumerate(path.read_bytes().rpartition(b"\n")[0].splitlines(), start=1):

@@ -201,7 +201,7 @@ class _Data(LightningDataModule):
         if self._is_settled:
             return
         self._is_settled = True
-        if (self._folder / "recipe.json").exists():
+        if os.path.exists(self._folder / "recipe.json"):
             self._go_on()
             return
         train, valid = self._collect()
@@ -334,7 +334,7 @@ def hold_out(manifest: Manifest, part: float = 0.05) -> tuple[Manifest, Manifest
 def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     """Raises unless a run may begin in a folder, or go on there with this recipe."""
     path = folder / "recipe.json"
-    if not path.exists():
+    if not os.path.exists(path):
         return
     if not resume:
         raise OutputError(f"{folder} holds a run; resume it (--resume), or use another folder")

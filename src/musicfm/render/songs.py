@@ -107,7 +107,8 @@ def render_songs(
         pending = [
             number
             for number, song in songs.items()
-            if overwrite or not (journal.has(song) and _audio(folder, song, audio_format).is_file())
+            if overwrite
+            or not (journal.has(song) and os.path.isfile(_audio(folder, song, audio_format)))
         ]
         summary.skipped = count - len(pending)
         rendered = run_tasks(

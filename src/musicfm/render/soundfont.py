@@ -12,6 +12,7 @@ Modulators are not read: velocity acts on loudness as the specification's defaul
 import hashlib
 import importlib.util
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -208,7 +209,7 @@ def load_font(path: Path | None = None) -> SoundFont:
         SoundFontError: there is no such file, or it is damaged, or compressed (``.sf3``).
     """
     path = _installed_font() if path is None else path
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise SoundFontError(f"there is no sound font at {path}; give the path of an .sf2 file")
     try:
         data = path.read_bytes()

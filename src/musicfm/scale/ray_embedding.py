@@ -319,7 +319,7 @@ def _note(run: Run, job: Job, outcomes: Sequence[Outcome]) -> None:
         if isinstance(outcome, Failure):
             run.fails(outcome.key, outcome.reason)
             continue
-        if not (job.folder / outcome.found["output"]).is_file():
+        if not os.path.isfile(job.folder / outcome.found["output"]):
             raise OutputError(
                 f"{job.folder} is not shared by all machines of the cluster: what a worker wrote "
                 "is not here; choose a folder that is, or a table"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import threading
 import zipfile
 from abc import ABC, abstractmethod
@@ -270,6 +271,10 @@ def _without_paths(provenance: dict[str, Any]) -> dict[str, Any]:
 
     def public(found: dict[str, Any]) -> dict[str, Any]:
         model = Path(found["model"])
-        return {**found, "model": model.name} if model.exists() or model.is_absolute() else found
+        return (
+            {**found, "model": model.name}
+            if os.path.exists(model) or model.is_absolute()
+            else found
+        )
 
     return {**public(provenance), "heads": [public(head) for head in provenance["heads"]]}

@@ -7,6 +7,7 @@ that is there is never wrong, and a run that was interrupted goes on.
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -359,7 +360,7 @@ class FeatureWriters:
 
 
 def _are_there(paths: Iterable[Path]) -> bool:
-    return all(path.is_file() for path in paths)
+    return all(os.path.isfile(path) for path in paths)
 
 
 def _key(encoder: WindowEncoder) -> str:

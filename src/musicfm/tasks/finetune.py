@@ -17,6 +17,7 @@ After each epoch all is saved; the same call continues a run that was stopped.
 """
 
 import math
+import os
 import shutil
 import signal
 import tempfile
@@ -316,7 +317,7 @@ def finetune(
     with exclusive(out, ".lock"), quiet():
         sweep(out)
         _check_folder(out, config, settings, train, valid)
-        if (out / FIT).is_file():
+        if os.path.isfile(out / FIT):
             return
         begin = time.monotonic()
         with torch.random.fork_rng(devices=[]):
@@ -403,11 +404,15 @@ def _train(
     )
     data = _Loaders(learnt, held_out, settings, options)
     last = folder / "last.ckpt"
-    if not last.is_file() or _is_unfinished(AtomicCheckpointIO().load_checkpoint(last), settings):
+    if not os.path.isfile(last) or _is_unfinished(
+        AtomicCheckpointIO().load_checkpoint(last), settings
+    ):
         interrupt = signal.getsignal(signal.SIGINT)
         try:
             with ending_loaders():
-                trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None)
+                trainer.fit(
+                    module, datamodule=data, ckpt_path=last if os.path.isfile(last) else None
+                )
         except SystemExit as error:  # what Lightning makes of Ctrl-C, which it then ignores
             signal.signal(signal.SIGINT, interrupt)
             raise KeyboardInterrupt from error
@@ -466,6 +471,6 @@ def _check_folder(
         "train": digest(train),
         "valid": digest(valid),
     }
-    if (out / STUDY).is_file():
+    if os.path.isfile(out / STUDY):
         raise ConfigError(f"{out} holds a study of probes; choose another folder")
     claim(out / RUN, content, "a run")

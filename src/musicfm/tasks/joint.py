@@ -17,6 +17,7 @@ and Valpola 2017 (arXiv 1703.01780).
 """
 
 import json
+import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -407,7 +408,7 @@ def train(
     check_precision(settings.precision, torch.device(device).type)
     with exclusive(out, ".lock"), ending_loaders():
         sweep(out)
-        there = (out / CHECKPOINT).is_file()
+        there = os.path.isfile(out / CHECKPOINT)
         state = AtomicCheckpointIO().load_checkpoint(out / CHECKPOINT) if there else None
         vocabulary = vocabulary_of(labelled) if state is None else tuple(state["vocabulary"])
         torch.manual_seed(derive_seed(settings.seed, "weights"))

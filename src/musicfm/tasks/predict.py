@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -309,7 +310,7 @@ def _encoder(
 ) -> tuple[WindowEncoder, str]:
     """The encoder of the layers that some heads want, and what it is called."""
     layers = sorted({layer for config in configs for layer in config.layers})
-    if model is None and (folder / MODEL).is_dir():
+    if model is None and os.path.isdir(folder / MODEL):
         name = str(folder / MODEL)
         tuned = MusicFM.from_pretrained(name).to(device)
         return Embedder(tuned, layers, context_seconds=clip_seconds), name

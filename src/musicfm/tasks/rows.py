@@ -13,6 +13,7 @@ A row of the table is named by a text:
     oracle                      the labels themselves
 """
 
+import os
 import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Row:
         if self.is_from_file:
             path, _, function = self.name.rpartition(":")
             return f"{Path(path).resolve()}:{function}"
-        return str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name
+        return str(Path(self.name).resolve()) if os.path.isdir(Path(self.name)) else self.name
 
     @property
     def kind(self) -> str:
@@ -127,7 +128,7 @@ def untrained(model: MusicFM) -> MusicFM:
 
 
 def _from_file(path: Path, name: str, context_seconds: float | None) -> WindowEncoder:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"there is no file {path}")
     try:
         found: dict[str, Any] = runpy.run_path(str(path))

@@ -13,6 +13,7 @@ gets the other seeds, and is tested.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -126,7 +127,7 @@ class _Listener:
     def heard(self) -> _Heard:
         """As it was noted, or found out now."""
         fingerprint, layers = self._encoder.fingerprint(), self._encoder.layers
-        if self._path.is_file():
+        if os.path.isfile(self._path):
             cure = "delete it, and it will be written again"
             content = read_object(self._path, cure)
             try:
@@ -332,7 +333,7 @@ def _configs(
 def _other(study: Study, corpus: Corpus, row: Row, name: TaskName) -> Result:
     """A row without layers."""
     folder = study.out / row.folder / name
-    is_tested = (folder / TESTS).is_file()
+    is_tested = os.path.isfile(folder / TESTS)
     if row.kind not in ("trivial", "oracle"):
         _finetune(study, corpus, row, name, folder)  # which knows whether it is done
         if not is_tested:
@@ -391,7 +392,7 @@ def _evaluate(study: Study, corpus: Corpus, folder: Path) -> Mapping[str, Evalua
 
 def _check_folder(study: Study, corpus: Corpus) -> None:
     """Raises ConfigError if the folder holds another study; rows and tasks may be added."""
-    if (study.out / RUN).is_file():
+    if os.path.isfile(study.out / RUN):
         raise ConfigError(f"{study.out} holds a fine-tuned model; choose another folder")
     content = {
         "corpus": corpus.name,

@@ -8,6 +8,7 @@ thread, and so gives the same numbers on any number of cores.
 import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Trial:
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to do."""
-        return (self.folder / (TESTS if self.tested else FIT)).is_file()
+        return os.path.isfile(self.folder / (TESTS if self.tested else FIT))
 
 
 def run_trials(
@@ -138,7 +139,7 @@ def tests_of(folder: Path) -> dict[str, Evaluation]:
 
 def _check(trial: Trial) -> None:
     """Raises ConfigError if the head in a trial's folder is another one."""
-    if (trial.folder / FIT).is_file():
+    if os.path.isfile(trial.folder / FIT):
         there = heads.load_config(trial.folder).replace(decoding={})
         if there != trial.config:
             raise ConfigError(
@@ -152,7 +153,7 @@ def digests_of(folder: Path) -> dict[str, str]:
 
     Raises DataError.
     """
-    if not (folder / TESTS).is_file():
+    if not os.path.isfile(folder / TESTS):
         return {}
     return _read(folder / TESTS, lambda content: {k: v.get("digest") for k, v in content.items()})
 
@@ -210,7 +211,7 @@ def _run(recordings: Mapping[str, Recordings], trial: Trial) -> Iterator[None]:
     """What a process does for a trial."""
     torch.set_num_threads(1)
     mine = recordings[trial.source]
-    head = heads.load(trial.folder) if (trial.folder / FIT).is_file() else _fit(trial, mine)
+    head = heads.load(trial.folder) if os.path.isfile(trial.folder / FIT) else _fit(trial, mine)
     if trial.tested:
         tests = {name: evaluate(head, some) for name, some in mine.tests.items()}
         write_tests(trial.folder, tests)
