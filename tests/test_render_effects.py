@@ -225,3 +225,55 @@ def test_more_bits_are_nearer(codec: Codec, music: Samples) -> None:
 def test_a_rate_that_mp3_lacks_is_an_error(music: Samples) -> None:
     with pytest.raises(AudioError, match="mp3 has no sample rate of 96000 Hz"):
         effects.produce(music, music, replace(PLAIN, codec="mp3"), 96_000)
+
+
+# Mastering
+
+
+def test_the_limiter_that_looks_ahead_keeps_below_its_ceiling_and_else_does_nothing() -> None:
+    sound = np.random.default_rng(0).standard_normal((2, 5_001)).astype(np.float32) * 0.2
+    sound = sound.clip(-0.9, 0.9)
+    np.testing.assert_array_equal(effects.look_ahead(sound, RATE), sound)
+    sound[:, 2_000] = 3.0
+    limited = effects.look_ahead(sound, RATE)
+    assert np.abs(limited).max() <= 0.9801
+    np.testing.assert_array_equal(limited[:, :1_800], sound[:, :1_800])
+    assert np.abs(limited / sound)[:, 2_010].max() < 0.4  # it comes back gradually
+    np.testing.assert_allclose(limited[:, -500:], sound[:, -500:], rtol=0.01)
+
+
+def test_records_can_be_loud(music: Samples) -> None:
+    loud = replace(PLAIN, level_db=-9.0, compression_db=12.0, saturation_db=6.0, brickwall=True)
+    finished = effects.produce(music, music, loud, RATE)
+    assert rms_db(finished) == pytest.approx(-9, abs=0.5)
+    assert np.abs(finished).max() <= 1
+
+
+def test_a_compressor_brings_loud_and_soft_together() -> None:
+    times = np.arange(2 * RATE) / RATE
+    sound = np.tile(0.5 * np.sin(2 * np.pi * 300 * times), (2, 1)).astype(np.float32)
+    sound[:, RATE:] *= 0.1
+    squashed = effects.compress(sound, 10.0, RATE)
+    change = [rms_db(squashed[:, part]) - rms_db(sound[:, part])
+              for part in (slice(RATE // 2, RATE), slice(-RATE // 2, None))]  # fmt: skip
+    assert change == pytest.approx([-10, 0], abs=0.2)
+
+
+def test_a_band_is_what_remains_of_a_bad_transmission() -> None:
+    sound = np.random.default_rng(0).standard_normal((2, 4 * RATE)).astype(np.float32)
+    power = np.abs(np.fft.rfft(effects.bandpass(sound, (300.0, 3_400.0), RATE)[0])) ** 2
+    low, middle, high = (power[4 * f : 8 * f].mean() for f in (50, 800, 5_500))
+    assert low < 0.01 * middle
+    assert high < 0.3 * middle
+
+
+def test_hum_is_as_loud_as_asked() -> None:
+    assert rms_db(effects.hum(RATE, RATE, -40.0)) == pytest.approx(-40, abs=0.01)
+
+
+def test_saturation_bends_peaks_alone() -> None:
+    sound = np.full((2, 1_000), 0.01, np.float32)
+    sound[:, ::100] = 1.0
+    bent = effects.saturate(sound, 6.0)
+    assert bent.max() < 0.5
+    np.testing.assert_allclose(bent[:, 1], sound[:, 1], rtol=0.01)

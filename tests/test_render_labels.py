@@ -57,9 +57,7 @@ def test_it_says_where_it_comes_from(song: Song) -> None:
         "seed": SEEDS["heldout"].start,
         "take": 2,
         "split": "heldout",
-        "sound_font": "Test Font",
-        "sound_font_sha256": "ab" * 32,
-        "sound_font_licence": "CC0",
+        "sound_fonts": [{"name": "Test Font", "sha256": "ab" * 32, "licence": "CC0"}],
     }
 
 

@@ -58,9 +58,8 @@ def test_the_journal_names_generator_and_font(rendered: tuple[Path, RenderSummar
     assert header["settings"] == {
         "generator": "musicfm render",
         "generator_version": GENERATOR_VERSION,
-        "sound_font": font.name,
-        "sound_font_sha256": font.sha256,
-        "sound_font_licence": font.licence,
+        "sound_fonts": [font.sha256],
+        "max_seconds": None,
         "format": "flac",
         "sample_rate": SAMPLE_RATE,
     }
@@ -112,6 +111,7 @@ def test_a_second_run_at_once_is_refused(rendered: tuple[Path, RenderSummary]) -
         ({"count": 1, "num_workers": 0}, "num_workers is 0"),
         ({"count": 1, "seed": -1}, "seed -1 is not from 0"),
         ({"count": 2, "seed": 1_399_999_999}, "seed 1400000000 is not from 0"),
+        ({"count": 1, "max_seconds": 2.0}, "songs of 2 s are too short"),
         ({"count": 5, "seed": 1_099_999_998}, "from train songs into test songs"),
         ({"count": 5, "seed": 1_199_999_998}, "from test songs into heldout songs"),
     ],
@@ -124,10 +124,10 @@ def test_impossible_requests(tmp_path: Path, arguments: dict[str, Any], message:
 
 def test_a_font_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(SoundFontError, match="there is no sound font at"):
-        render_songs(1, tmp_path / "songs", soundfont=tmp_path / "none.sf2")
+        render_songs(1, tmp_path / "songs", soundfonts=[tmp_path / "none.sf2"])
     (tmp_path / "bad.sf2").write_text("no font")
     with pytest.raises(SoundFontError, match=r"bad\.sf2 cannot be used as a sound font"):
-        render_songs(1, tmp_path / "songs", soundfont=tmp_path / "bad.sf2")
+        render_songs(1, tmp_path / "songs", soundfonts=[tmp_path / "bad.sf2"])
     assert not (tmp_path / "songs").exists()
 
 

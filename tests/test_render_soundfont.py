@@ -1,11 +1,13 @@
 import contextlib
 import importlib.util
+import io
 import struct
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +46,7 @@ def test_a_plain_zone_has_the_defaults_of_the_specification(path: Path) -> None:
     (zone,) = font.presets[0, 0]
     assert (font.name, font.licence, len(font.sha256)) == ("Made", "unknown", 64)
     assert (zone.keys, zone.velocities) == ((0, 127), (0, 127))
-    assert zone.pcm.tolist() == list(range(100))
+    assert zone.sample.pcm.tolist() == list(range(100))
     assert (zone.loop, zone.sample_rate, zone.root_key, zone.correction) == ((0, 0), 32_000, 60, 0)
     assert zone[Gen.FILTER_CUTOFF] == 13_500
     assert zone[Gen.SCALE_TUNING] == 100
@@ -79,7 +81,7 @@ def test_a_preset_does_not_touch_what_is_for_instruments_only(path: Path) -> Non
     preset += [(Gen.SAMPLE_MODES, 1), (Gen.KEY, 40)]
     zone = only_zone(path, one(preset=preset))
     assert (zone.root_key, zone[Gen.EXCLUSIVE_CLASS], zone[Gen.KEY]) == (60, 0, -1)
-    assert (zone.loop, len(zone.pcm)) == ((0, 0), 100)
+    assert (zone.loop, len(zone.sample.pcm)) == ((0, 0), 100)
 
 
 def test_global_zones_hold_unless_a_zone_says_otherwise(path: Path) -> None:
@@ -125,13 +127,13 @@ def test_offsets_move_the_ends_of_a_sample_and_its_loop(path: Path) -> None:
     offsets = [(Gen.START_OFFSET, 3), (Gen.END_OFFSET, -4), (Gen.LOOP_START_OFFSET, -5)]
     offsets += [(Gen.LOOP_END_OFFSET, 6), (Gen.SAMPLE_MODES, 1)]
     zone = only_zone(path, one(offsets, Sample(start=10)))
-    assert (int(zone.pcm[0]), int(zone.pcm[-1])) == (13, 95)
+    assert (int(zone.sample.pcm[0]), int(zone.sample.pcm[-1])) == (13, 95)
     assert zone.loop == (20 - 5 - 13, 60 + 6 - 13)
     far = [(Gen.START_OFFSET_32K, 1), (Gen.LOOP_START_OFFSET_32K, 1)]
     far += [(Gen.LOOP_END_OFFSET_32K, 1), (Gen.END_OFFSET_32K, 1), (Gen.SAMPLE_MODES, 3)]
     pcm = np.arange(40_000).astype(np.int16)
     zone = only_zone(path, replace(one(far), pcm=pcm))
-    assert (len(zone.pcm), zone.loop, zone.is_loop_left) == (100, (20, 60), True)
+    assert (len(zone.sample.pcm), zone.loop, zone.is_loop_left) == (100, (20, 60), True)
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2, 3])
@@ -194,8 +196,8 @@ BAD: dict[str, tuple[bytes, str]] = {
         "larger than",
     ),
     "odd table": (Font().to_bytes({b"shdr": bytes(47)}), "shdr is missing or cut off"),
-    "sf3 by version": (Font(info=[(b"ifil", b"\3\0\1\0")]).to_bytes(), "sf3"),
-    "sf3 by type": (Font(samples=[Sample(kind=0x11)]).to_bytes(), "sf3"),
+    "not compressed": (Font(samples=[Sample(kind=0x11)]).to_bytes(), "is not Ogg Vorbis"),
+    "compressed beyond": (Font(samples=[Sample(end=401, kind=0x11)]).to_bytes(), "outside of its"),
     "rom": (Font(samples=[Sample(kind=0x8001)]).to_bytes(), "sound card"),
     "unknown instrument": (Font(presets=[(0, 0, [[(Gen.INSTRUMENT, 1)]])]).to_bytes(), "unknown"),
     "unknown sample": (Font(instruments=[[[(Gen.SAMPLE, -1)]]]).to_bytes(), "lacks sample 65535"),
@@ -248,3 +250,47 @@ def test_damaged_files_are_read_or_refused(data: st.DataObject, path: Path) -> N
     path.write_bytes(content)
     with contextlib.suppress(SoundFontError):
         load_font(path)
+
+
+def compressed() -> tuple[Font, "np.ndarray[tuple[int], np.dtype[np.int16]]"]:
+    """A font of one compressed sample, and what the sample decodes to."""
+    wave = np.round(8_000 * np.sin(np.arange(3_000) / 20)).astype(np.int16)
+    file = io.BytesIO()
+    soundfile.write(file, wave, 32_000, format="OGG", subtype="VORBIS")
+    encoded = file.getvalue()
+    decoded, _ = soundfile.read(io.BytesIO(encoded), dtype="int16")
+    font = Font(
+        instruments=[[[(Gen.SAMPLE_MODES, 1), (Gen.START_OFFSET, 100), (Gen.SAMPLE, 0)]]],
+        samples=[Sample(end=len(encoded), loop_start=1_000, loop_end=2_000, kind=0x11)],
+        pcm=np.frombuffer(encoded + bytes(len(encoded) % 2), np.int16),
+        info=[(b"ifil", b"\3\0\1\0"), (b"INAM", b"Made\0\0")],
+    )
+    return font, decoded
+
+
+def test_compressed_samples_are_decoded_and_their_loops_count_from_their_start(path: Path) -> None:
+    font, decoded = compressed()
+    zone = only_zone(path, font)
+    assert zone.loop == (900, 1_900)
+    np.testing.assert_array_equal(zone.sample.pcm, decoded[100:])
+
+
+def test_a_damaged_compressed_sample_is_named_when_it_is_played(path: Path) -> None:
+    font, _ = compressed()
+    pcm = font.pcm.copy()
+    pcm[20:60] = 0
+    zone = only_zone(path, replace(font, pcm=pcm))
+    with pytest.raises(SoundFontError, match="the sample sample of the sound font cannot be"):
+        zone.sample.pcm  # noqa: B018
+
+
+def test_a_chunk_of_odd_length_may_lack_its_last_byte(path: Path) -> None:
+    odd = Font(info=[(b"ICMT", b"odd"), (b"INAM", b"Made\0\0")]).to_bytes()
+    without = odd.replace(b"odd\0", b"odd")
+    sizes = {odd.index(b"RIFF") + 4: -1, odd.index(b"LIST") + 4: -1}
+    data = bytearray(without)
+    for position, change in sizes.items():
+        value = int.from_bytes(data[position : position + 4], "little") + change
+        data[position : position + 4] = value.to_bytes(4, "little")
+    path.write_bytes(bytes(data))
+    assert load_font(path).name == "Made"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from musicfm.errors import SoundFontError
 from musicfm.render.soundfont import Gen, SoundFont, load_font
-from musicfm.render.synthesis import mix, synthesize
+from musicfm.render.synthesis import cast, mix, synthesize
 from sound_fonts import PLAIN, Font, Sample, Zone, part, song, span
 
 RATE = 24_000
@@ -283,8 +283,66 @@ def test_what_the_font_lacks_is_an_error(tmp_path: Path) -> None:
         play(font, (0, 1, 60, 127), is_drums=True)
     with pytest.raises(SoundFontError, match="plays key 127 with a recording at"):
         play(made(tmp_path, [LOOP, (Gen.SCALE_TUNING, 1200)]), (0, 1, 127, 127))
-    with pytest.raises(ValueError, match="before 0"):
-        play(font, (-0.01, 1, 60, 127))
+
+
+def test_a_note_that_began_before_the_song_goes_on(tmp_path: Path) -> None:
+    font = made(tmp_path, [LOOP])
+    whole = play(font, (0.25, 0.75, 60, 127), (-0.5, 0.1, 64, 127), seconds=1)
+    later = play(font, (-0.25, 0.25, 60, 127), seconds=0.5)
+    alone = play(font, (0.25, 0.75, 60, 127), seconds=1)
+    np.testing.assert_allclose(later, alone[:, RATE // 2 :], atol=1e-6)
+    assert np.abs(whole[:, : RATE // 10]).max() > 0.1
+
+
+# Several fonts
+
+
+def kit(path: Path) -> SoundFont:
+    """A font of nothing but a drum kit of keys 36 and 38."""
+    return made(path, *[[(Gen.KEY_RANGE, span(key, key))] for key in (36, 38)])
+
+
+def test_fonts_are_drawn_from_those_that_have_the_sounds(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    melodic, other, drums = made(folders[0], [LOOP]), made(folders[1], []), kit(folders[2])
+    fonts = [melodic, other, drums]
+    tune = part(0, [(0, 1, 60, 90)])
+    simple = part(0, [(0, 1, 36, 90), (0, 1, 38, 90)], is_drums=True)
+    rich = part(0, [(0, 1, 36, 90), (0, 1, 42, 90)], is_drums=True)
+    drawn = set()
+    for seed in range(20):
+        one = replace(song(tune, simple, tune, duration=1), seed=seed)
+        first, kit_font, again = cast(one, fonts)
+        assert kit_font is drums
+        assert first is again  # one instrument has one sound
+        drawn.add(first.sha256)
+    assert drawn == {melodic.sha256, other.sha256}
+    with pytest.raises(SoundFontError, match="has no drum kit 0"):
+        mix(song(rich, duration=1), fonts, RATE)
+
+
+def test_levelled_parts_are_as_loud_as_asked_whatever_the_font(tmp_path: Path) -> None:
+    font = made(tmp_path, [LOOP])
+    for velocity in (20, 127):
+        one = part(0, [(0.5, 1, 60, velocity)])
+        dry, _ = mix(song(replace(one, levelled=True, gain_db=-6.0), duration=2), font, RATE)
+        sounding = dry[0, int(0.6 * RATE) : int(0.9 * RATE)]
+        assert 10 * np.log10(np.mean(sounding**2)) == pytest.approx(-26, abs=1)
+
+
+def test_an_amplifier_adds_overtones(tmp_path: Path) -> None:
+    font = made(tmp_path, [LOOP])
+    clean = part(0, [(0, 2, 60, 100)])
+    driven = replace(clean, drive_db=30.0)
+    overtones = []
+    for one in (clean, driven):
+        dry, _ = mix(song(one, duration=1), font, RATE)
+        magnitudes = np.abs(np.fft.rfft(dry[0, -RATE // 2 :] * np.hanning(RATE // 2)))
+        overtones.append(magnitudes[3 * 320 - 3 : 3 * 320 + 4].max() / magnitudes.max())
+    assert overtones[0] < 0.01
+    assert overtones[1] > 0.1
 
 
 def test_notes_at_and_beyond_the_end_are_cut(tmp_path: Path) -> None:

@@ -213,9 +213,21 @@ def render(
         ),
     ] = 0,
     format: Annotated[Literal["flac", "wav"], typer.Option(help="Of the audio.")] = "flac",
-    soundfont: Annotated[
-        Path | None,
-        typer.Option(help="A General MIDI .sf2 file.", show_default="TimGM6mb, from pretty_midi"),
+    soundfonts: Annotated[
+        str | None,
+        typer.Option(
+            "--soundfonts",
+            "--soundfont",
+            help="General MIDI .sf2 or .sf3 files, separated by commas; one is drawn for each "
+            "instrument.",
+            show_default="TimGM6mb, from pretty_midi",
+        ),
+    ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="Cut longer songs, half of them in the middle.", show_default="whole songs"
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that render.", show_default="all cores")
@@ -238,7 +250,8 @@ def render(
             out,
             seed=seed,
             audio_format=format,
-            soundfont=soundfont,
+            soundfonts=[Path(path) for path in soundfonts.split(",")] if soundfonts else (),
+            max_seconds=max_seconds,
             num_workers=workers,
             overwrite=overwrite,
             progress=True,

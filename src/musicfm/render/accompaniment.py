@@ -8,6 +8,7 @@ from musicfm.render.styles import Bassline, Comping
 from musicfm.render.theory import Chord
 
 _LOWEST_CHORD_NOTE = BASS_TOP + 2
+_LOWEST_POWER_NOTE = 40  # a guitar's lowest string; an octave above the bass
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,26 @@ def comping_pattern(dice: Dice, kind: Comping, grid: Grid) -> list[int]:
             return sorted(dice.shuffled(fine)[:count])
         case "broken":
             return grid.starts(1 if grid.step_seconds > 0.15 and dice.chance(0.5) else eighth)
+        case "power":
+            return _power_pattern(dice, grid)
         case "boom-chick":
             if beat == 6:
                 return [2, 4, 8, 10]
             return grid.starts(beat)[1::2] if bar == 16 else grid.starts(beat)[1:]
+
+
+def _power_pattern(dice: Dice, grid: Grid) -> list[int]:
+    """Steady, galloping, syncopated, or one a bar, and as fast as hands are."""
+    beat = grid.steps_per_beat
+    fast = grid.step_seconds < 0.075
+    match dice.weighted({"steady": 4.0, "gallop": 1.5, "syncopated": 2.0, "held": 1.0}):
+        case "steady":
+            return grid.starts(1 if grid.step_seconds > 0.13 else 4 if fast else 2)
+        case "gallop" if not fast:
+            return [step for step in grid.starts(1) if step % beat % 4 != 1]
+        case "held":
+            return [0]
+    return [0, *(s for s in range(2, grid.steps_per_bar, 2) if dice.chance(0.5))]
 
 
 def write_chords(
@@ -71,8 +88,12 @@ def write_chords(
     notes: list[ScoreNote] = []
     voices: list[int] = []
     for span in spans:
-        voices = voicing(span.chord, voices, centre)
-        sounding = voices if bass else [_low_bass(span.chord), *voices]
+        if kind == "power":
+            voices = _power_chord(span.chord)
+            sounding = voices
+        else:
+            voices = voicing(span.chord, voices, centre)
+            sounding = voices if bass else [_low_bass(span.chord), *voices]
         struck = _hits(pattern, span, grid.steps_per_bar)
         always = not bass or kind not in ("offbeat", "boom-chick", "stabs")
         if (always or not struck) and (not struck or struck[0] != span.start):
@@ -96,7 +117,9 @@ def _broken(voices: list[int], hits: list[int], span: ChordSpan) -> list[ScoreNo
 def _struck(
     kind: Comping, voices: list[int], hits: list[int], span: ChordSpan, grid: Grid
 ) -> list[ScoreNote]:
-    longest = {"held": 64, "strummed": 8, "stabs": 3, "offbeat": 2, "boom-chick": 3}[kind]
+    longest = {"held": 64, "strummed": 8, "stabs": 3, "offbeat": 2, "boom-chick": 3, "power": 32}[
+        kind
+    ]
     if kind == "held":
         # Struck again at the next bar, so that the beat can be heard.
         bar = grid.steps_per_bar
@@ -107,6 +130,13 @@ def _struck(
         accent = 1.0 if hit % grid.steps_per_beat == 0 else 0.85
         notes += [ScoreNote(hit, end, pitch, accent) for pitch in voices]
     return notes
+
+
+def _power_chord(chord: Chord) -> list[int]:
+    """The bass note, its fifth where the chord has it, and the octave."""
+    bass = above(chord.bass_pitch_class, _LOWEST_POWER_NOTE)
+    fifth = [bass + 7] if (bass + 7) % 12 in chord.pitch_classes else []
+    return [bass, *fifth, bass + 12]
 
 
 def voicing(chord: Chord, previous: list[int], centre: int) -> list[int]:

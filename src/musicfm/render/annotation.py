@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 from musicfm.render.arrangement import Instrument
 from musicfm.render.clock import Clock
@@ -11,7 +12,9 @@ from musicfm.render.plan import Plan
 from musicfm.render.score import ChordSpan
 from musicfm.render.scoring import Score
 from musicfm.render.song import Beat, Labels, Note, Part, Span
+from musicfm.render.theory import Chord
 
+_HEARD = 0.05  # seconds from which on a note is part of a chord
 _SILENCE = 1.0  # seconds from which on a silence at either end is a segment of its own
 
 
@@ -38,19 +41,38 @@ def label(
         for step in beat_steps
     )
     chord_spans = [
-        (clock.start(span.start), clock.end(span.end), span.chord.name)
+        (start := clock.start(span.start), end := clock.end(span.end),
+         _power_name(span.chord, start, end, parts) if plan.power else span.chord.name)
         for spans in chords
         for span in spans
-    ]
+    ]  # fmt: skip
     segment_spans = _segment_spans(plan, clock, clock.start(first_step), music_end, duration)
     labels = Labels(
         beats=beats,
         chords=_filled(chord_spans, "N", duration),
         segments=_filled(segment_spans, "silence", duration, keep_boundaries=True),
         keys=_key_spans(plan, clock, duration),
-        tags=_tags(plan, parts, cast, duration),
+        tags=tags(plan, parts, cast, duration),
     )
     return labels, duration
+
+
+def _power_name(chord: Chord, start: float, end: float, parts: Sequence[Part]) -> str:
+    """The name of a chord, or of the power chord that is left of it where nobody plays the rest."""
+    tones = chord.pitch_classes
+    fifth = (chord.root + 7) % 12
+    rest = set(tones) - {chord.root, fifth}
+    if fifth not in tones:
+        return chord.name
+    for part in parts:
+        if part.is_drums:
+            continue
+        for note in part.notes:
+            if note.start >= end:
+                break
+            if min(note.end, end) - max(note.start, start) > _HEARD and note.pitch % 12 in rest:
+                return chord.name
+    return replace(chord, quality="5", bass=0).name
 
 
 def _segment_spans(
@@ -78,6 +100,8 @@ def _key_spans(plan: Plan, clock: Clock, duration: float) -> tuple[Span, ...]:
     starts = [
         (clock.start(section.first_bar * steps), section.key.name) for section in plan.sections
     ]
+    if not plan.roles - {"drums"}:
+        return (Span(0.0, duration, "N"),)
     starts[0] = (0.0, starts[0][1])
     ends = [*(start for start, _ in starts[1:]), duration]
     spans = [(start, end, name) for (start, name), end in zip(starts, ends, strict=True)]
@@ -107,37 +131,37 @@ def _filled(
     return tuple(filled)
 
 
-def _tags(
+def tags(
     plan: Plan, parts: Sequence[Part], cast: dict[str, Instrument], duration: float
 ) -> tuple[str, ...]:
     """What can be heard: a part counts if it sounds in at least an eighth of the song."""
-    tags = {plan.style_name}
+    found = {plan.style_name}
     for part in parts:
         if _covered(part.notes) < duration / 8:
             continue
         family = cast[part.role].family
         if part.is_drums:
-            tags.add(f"{family} drums")
+            found.add(f"{family} drums")
             if any(note.pitch in PERCUSSION for note in part.notes):
-                tags.add("percussion")
+                found.add("percussion")
         else:
-            tags.add(FAMILIES[family].tag)
+            found.add(FAMILIES[family].tag)
     if "drums" not in plan.roles:
-        tags.add("no drums")
+        found.add("no drums")
     elif plan.groove == "four-on-the-floor":
-        tags.add("four on the floor")
+        found.add("four on the floor")
     beats_per_minute = plan.feel.beats_per_minute * (1.5 if plan.metre == "6/8" else 1)
     if beats_per_minute < 80:
-        tags.add("slow")
+        found.add("slow")
     elif beats_per_minute > 130:
-        tags.add("fast")
+        found.add("fast")
     if plan.feel.swing_steps:
-        tags.add("swing")
+        found.add("swing")
     if plan.metre == "3/4":
-        tags.add("waltz")
+        found.add("waltz")
     elif plan.metre == "6/8":
-        tags.add("compound metre")
-    return tuple(sorted(tags))
+        found.add("compound metre")
+    return tuple(sorted(found))
 
 
 def _covered(notes: Sequence[Note]) -> float:

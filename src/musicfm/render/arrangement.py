@@ -1,7 +1,7 @@
 """Who plays, where, how loud, and on which instruments."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from musicfm.render.dice import Dice
 from musicfm.render.form import Section
@@ -32,6 +32,13 @@ _ENERGY: dict[str, tuple[float, float]] = {
 _GAINS: dict[str, float] = {
     "drums": 0, "bass": 1, "chords": -4, "pad": -7, "arpeggio": -4, "lead": 1, "solo": 1,
 }  # fmt: skip
+# Of the second version, whose parts are levelled: relative to the band, and by how much they vary.
+_LEVELS: dict[str, tuple[float, float]] = {
+    "drums": (1, 5), "bass": (-1, 4), "chords": (-4, 4), "pad": (-9, 4), "arpeggio": (-7, 4),
+    "lead": (-2, 5), "solo": (-2, 5),
+}  # fmt: skip
+_DISTORTED = "distorted guitar"
+_CLEAN_GUITAR, _RESERVED_CLEAN_GUITAR = 27, 26  # which an amplifier distorts as well
 _FALLBACK: dict[str, tuple[str, ...]] = {
     "bass": ("acoustic bass", "electric bass", "synth bass"),
     "arpeggio": ("acoustic guitar", "electric guitar", "piano", "mallets", "synth lead",
@@ -62,6 +69,9 @@ class Instrument:
     gain_db: float
     pan: float
     reverb_db: float
+    levelled: bool = False
+    """As in a ``Part``; likewise the next one."""
+    drive_db: float = 0.0
 
 
 def choose_roles(dice: Dice, style: Style, drums: bool) -> frozenset[str]:
@@ -117,6 +127,48 @@ def choose_instruments(
     """The instruments of a take; those of later takes are not those of the first."""
     first = _cast(dice.child("take", 0), style, roles, reserved, {})
     return first if take == 0 else _cast(dice.child("take", take), style, roles, reserved, first)
+
+
+def level_instruments(
+    dice: Dice, style: Style, cast: dict[str, Instrument], reserved: bool, power: bool
+) -> dict[str, Instrument]:
+    """What the second version of the generator has besides: levels, and amplifiers.
+
+    Args:
+        dice: of the take.
+        style: says how often instruments are overdriven, and whether one plays everything.
+        cast: the instruments of the take.
+        reserved: whether they are those of held-out songs.
+        power: whether the chords are power chords, which a distorted guitar plays.
+    """
+    levelled: dict[str, Instrument] = {}
+    for role, instrument in cast.items():
+        own = dice.child(role)
+        if power and role == "chords" and own.chance(0.9):
+            program = programs_of(FAMILIES[_DISTORTED], reserved)[0]
+            instrument = replace(instrument, family=_DISTORTED, program=program)
+        elif style.alone and role != "drums":
+            played = cast["chords"]
+            instrument = replace(
+                instrument, family=played.family, program=played.program, pan=played.pan
+            )
+        drive = 0.0
+        if instrument.family == _DISTORTED:
+            drive = own.uniform(6, 36)
+            if own.chance(0.5):
+                program = _RESERVED_CLEAN_GUITAR if reserved else _CLEAN_GUITAR
+                instrument = replace(instrument, program=program)
+                drive = own.uniform(20, 42)
+        elif role != "drums" and own.chance(style.drive):
+            drive = own.uniform(3, 18)
+        middle, spread = _LEVELS[role]
+        levelled[role] = replace(
+            instrument,
+            gain_db=round(middle + own.uniform(-spread, spread), 2),
+            levelled=True,
+            drive_db=round(drive, 2),
+        )
+    return levelled
 
 
 def _cast(

@@ -83,6 +83,7 @@ def render_set(
         len(songs.seeds),
         folder,
         seed=songs.first_seed,
+        version=1,
         num_workers=num_workers,
         progress=progress,
     )

@@ -81,6 +81,12 @@ def _cymbals(dice: Dice, groove: Groove, grid: Grid) -> list[Hit]:
         ride = [(step, RIDE, 0.9) for step in sorted([*grid.starts(beat), *skips])]
         return [*ride, *((step, PEDAL, 0.7) for step in grid.starts(beat)[1::2])]
     key = dice.weighted({HAT: 5, RIDE: 1.5, TAMBOURINE: 0.5})
+    if groove == "toms":
+        return [
+            (step, TOMS[-1 - int(dice.unit() * 3)], 1.0 if step % beat == 0 else 0.7)
+            for step in grid.starts(eighth)
+            if step % beat == 0 or dice.chance(0.6)
+        ]
     if groove == "four-on-the-floor" and beat == 4:
         offbeats = [(step + 2, OPEN, 0.8) for step in grid.starts(4)]
         return [*offbeats, *((step, HAT, 0.55) for step in grid.starts(2) if step % 4 == 0)]
@@ -104,6 +110,8 @@ def _snares(dice: Dice, groove: Groove, grid: Grid) -> list[Hit]:
         steps = dice.choice([[8], [4, 8], [8]])
     else:
         steps = [8] if groove in ("half-time", "one-drop") else [4, 12]
+    if groove == "double-time" and beat == 4:
+        steps = [step + 2 for step in grid.starts(beat)]
     if groove == "swing":
         return [(step + beat // 2, SNARE, 0.45) for step in grid.starts(beat) if dice.chance(0.25)]
     if groove == "train":
@@ -115,7 +123,7 @@ def _snares(dice: Dice, groove: Groove, grid: Grid) -> list[Hit]:
     if groove == "four-on-the-floor" and dice.chance(0.5):
         key = CLAP
     ghosts = []
-    if groove == "funk":
+    if groove in ("funk", "breakbeat"):
         ghosts = [(s, SNARE, 0.35) for s in (3, 7, 9, 11, 15) if s < bar and dice.chance(0.3)]
     return [*((step, key, 1.0) for step in steps), *ghosts]
 
@@ -131,6 +139,10 @@ def _kicks(dice: Dice, groove: Groove, grid: Grid, syncopated: bool) -> list[Hit
             steps = [step for step in grid.starts(beat) if dice.chance(0.4)]
         case "latin":
             steps = [0, 6, 8, 14] if bar == 16 else [0, 4, 8] if beat == 4 else [0, 4, 6, 10]
+        case "double-time" | "toms":
+            steps = grid.starts(beat)
+        case "breakbeat":
+            steps = [0, dice.choice([10, 10, 6])]
         case "train":
             steps = [0, 8] if bar == 16 else [0] if beat == 4 else [0, 6]
         case _:

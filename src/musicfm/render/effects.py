@@ -8,13 +8,16 @@ got. Sounds are float32, shape (2, samples), left and right.
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import av
 import numpy as np
 import numpy.typing as npt
+import scipy.signal
 import soundfile
+import soxr
 
 from musicfm.errors import AudioError
 from musicfm.render.song import Production
@@ -28,6 +31,10 @@ _REVERB_CUTOFF = 4_000.0  # Hz; air and walls swallow what is higher
 _LOWEST_NOISE = 20.0  # Hz; below it, the noise no longer grows
 _KNEE = 0.8  # up to which the limiter leaves samples alone
 _MOST_LIMITING = 4.0
+_CEILING = 0.98  # that the other limiter leaves samples below
+_LIMITER_SECONDS = 0.002
+_RELEASE_DB = 100.0  # a second
+_COMPRESSOR_SECONDS = 0.01
 _LEVEL_STEPS = 8  # of the search for the gain
 
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
@@ -56,11 +63,20 @@ def produce(dry: _Samples, send: _Samples, production: Production, sample_rate: 
     tail = reverb_tail(production.reverb_seconds, sample_rate, np.random.default_rng(reverb_seed))
     sound = _equalized_with_reverb(dry, send, tail, production.equalizer, sample_rate)
     sound = widen(sound, production.width)
-    sound = level(sound, production.level_db)
+    if production.compression_db:
+        sound = compress(sound, production.compression_db, sample_rate)
+    if production.saturation_db:
+        sound = saturate(sound, production.saturation_db)
+    if production.band is not None:
+        sound = bandpass(sound, production.band, sample_rate)
+    limiter = partial(look_ahead, sample_rate=sample_rate) if production.brickwall else limit
+    sound = level(sound, production.level_db, limiter)
     if production.codec != "none":
         trip = mp3 if production.codec == "mp3" else ogg
         sound = trip(sound, sample_rate, production.codec_kbps)
-        sound = level(sound, production.level_db)  # LAME turns the sound down a little
+        sound = level(sound, production.level_db, limiter)  # LAME turns it down a little
+    if production.hum_db is not None:
+        sound += hum(sound.shape[1], sample_rate, production.hum_db)
     sound += noise(
         sound.shape[1],
         sample_rate,
@@ -68,7 +84,7 @@ def produce(dry: _Samples, send: _Samples, production: Production, sample_rate: 
         production.noise_slope_db,
         np.random.default_rng(noise_seed),
     )
-    return limit(sound)
+    return np.clip(sound, -1, 1) if production.brickwall else limit(sound)
 
 
 def equalizer_response(
@@ -129,12 +145,115 @@ def _bent(loud: _Samples) -> _Samples:
     return np.copysign(_KNEE + (1 - _KNEE) * beyond, loud)
 
 
-def level(sound: _Samples, level_db: float) -> _Samples:
+def look_ahead(sound: _Samples, sample_rate: int) -> _Samples:
+    """Turn down what is beyond ±0.98, from 2 ms before it, and up again by a dB in 10 ms."""
+    size = max(1, round(_LIMITER_SECONDS * sample_rate))
+    peaks = np.abs(_blocks(sound, size)).max(axis=(0, 2))
+    if peaks.max(initial=0.0) <= _CEILING:
+        return sound
+    # Turned up again by 100 dB a second.
+    steps = np.arange(len(peaks)) * (_RELEASE_DB * _LIMITER_SECONDS)
+    needed = 20 * np.log10(np.minimum(1.0, _CEILING / np.maximum(peaks, 1e-9)))
+    gain = np.minimum.accumulate(needed - steps) + steps
+    # As low beside a peak as at it, so that what lies in between never is above.
+    padded = np.pad(np.minimum(gain, 0.0), 1, mode="edge")
+    lowest = np.minimum(np.minimum(padded[:-2], padded[1:-1]), padded[2:])
+    return sound * _between(10 ** (lowest / 20), size, sound.shape[1])
+
+
+def compress(sound: _Samples, most_db: float, sample_rate: int) -> _Samples:
+    """Turn down what is loud, by ``most_db`` where it is loudest, and half as much 10 dB below.
+
+    The level is the RMS of 10 ms; it takes about 10 ms to turn down and 150 ms to come back.
+    """
+    size = max(1, round(_COMPRESSOR_SECONDS * sample_rate))
+    power = (_blocks(sound, size) ** 2).mean(axis=(0, 2))
+    levels = 10 * np.log10(power + 1e-12)
+    reach = 20.0  # dB below the loudest at which it begins
+    over = np.maximum(0.0, levels - (levels.max(initial=-120.0) - reach))
+    wanted = (over * (-most_db / reach)).tolist()
+    gain, now = [], 0.0
+    for target in wanted:
+        now += (target - now) * (0.6 if target < now else 0.065)
+        gain.append(now)
+    return sound * _between(10 ** (np.array(gain) / 20), size, sound.shape[1])
+
+
+def saturate(sound: _Samples, drive_db: float) -> _Samples:
+    """Overdrive an amplifier: at 0 dB, peaks of four times the RMS lose a quarter."""
+    rms = _rms(sound)
+    if rms == 0:
+        return sound
+    scale = np.float32(4 * rms / 10 ** (drive_db / 20))
+    bent: _Samples = np.tanh(sound / scale) * scale
+    return bent
+
+
+def bandpass(sound: _Samples, band: tuple[float, float], sample_rate: int) -> _Samples:
+    """Cut what is below and above, by 12 dB an octave (Butterworth)."""
+    sections = scipy.signal.butter(2, band, "bandpass", fs=sample_rate, output="sos")
+    filtered: _Samples = scipy.signal.sosfilt(sections, sound, axis=1).astype(np.float32)
+    return filtered
+
+
+def amplify(sound: _Samples, drive_db: float, sample_rate: int) -> _Samples:
+    """A guitar amplifier and its cabinet: overdriven so far beyond the sound's RMS.
+
+    Twice as many samples are distorted, so that few harmonics fold back. Shape (samples,).
+    """
+    rms = _rms(sound)
+    if rms == 0:
+        return sound
+    rate = 2 * sample_rate
+    dense = soxr.resample(sound, sample_rate, rate, quality="MQ")
+    low = scipy.signal.butter(1, 110, "highpass", fs=rate, output="sos")
+    dense = scipy.signal.sosfilt(low, dense)
+    gain = 10 ** (drive_db / 20) / (4 * rms)
+    bent = np.tanh(gain * dense + 0.15) - math.tanh(0.15)  # lopsided, as valves are
+    cabinet = scipy.signal.butter(2, (90, 4_500), "bandpass", fs=rate, output="sos")
+    bent = scipy.signal.sosfilt(cabinet, bent).astype(np.float32)
+    amplified: _Samples = soxr.resample(bent, rate, sample_rate, quality="MQ")
+    finished = np.zeros_like(sound)
+    finished[: len(amplified)] = amplified[: len(finished)]
+    return finished * np.float32(rms / max(_rms(finished), 1e-9))
+
+
+def hum(num_samples: int, sample_rate: int, hum_db: float) -> _Samples:
+    """The mains' hum: 50 Hz and some of its harmonics."""
+    times = np.arange(num_samples) / sample_rate
+    orders = np.array([1, 2, 3, 5])
+    wave = (np.sin(2 * np.pi * 50 * orders * times[:, None]) / orders).sum(axis=1)
+    wave *= 10 ** (hum_db / 20) / math.sqrt(np.mean(wave**2))
+    return np.broadcast_to(wave.astype(np.float32), (2, num_samples))
+
+
+def _blocks(sound: _Samples, size: int) -> _Samples:
+    """Cut into blocks, the last one filled up with zeros: shape (channels, blocks, size)."""
+    channels, num_samples = sound.shape
+    num_blocks = -(-num_samples // size)
+    padded = np.zeros((channels, num_blocks * size), np.float32)
+    padded[:, :num_samples] = sound
+    return padded.reshape(channels, num_blocks, size)
+
+
+def _between(gains: npt.NDArray[np.float64], size: int, num_samples: int) -> _Samples:
+    """A gain for each sample, from one for each block: straight lines from middle to middle."""
+    half = size // 2
+    ends: _Samples = np.pad(gains, 1, mode="edge").astype(np.float32)
+    ramp: _Samples = ((np.arange(size) + 0.5) / size).astype(np.float32)
+    lines = ends[:-1, None] + ramp * np.diff(ends)[:, None]
+    return lines.reshape(-1)[size - half : size - half + num_samples]
+
+
+def level(
+    sound: _Samples, level_db: float, limiter: Callable[[_Samples], _Samples] = limit
+) -> _Samples:
     """Amplify to an RMS in dB relative to full scale, after the limiter.
 
     Silence stays silent. A sound whose peaks the limiter would have to push down by more than
     12 dB stays below the level.
     """
+    tolerance = 0.001 if limiter is limit else 0.02
     target = 10 ** (level_db / 20)
     rms = _rms(sound)
     if rms == 0:
@@ -142,9 +261,9 @@ def level(sound: _Samples, level_db: float) -> _Samples:
     gain = target / rms
     highest = _MOST_LIMITING * gain
     for _ in range(_LEVEL_STEPS):
-        finished = limit(sound * np.float32(gain))
+        finished = limiter(sound * np.float32(gain))
         missing = target / _rms(finished)
-        if gain == highest or abs(missing - 1) < 0.001:
+        if gain == highest or abs(missing - 1) < tolerance:
             break
         gain = min(highest, gain * missing)
     return finished

@@ -38,6 +38,7 @@ FAMILIES: dict[str, Family] = {
     "acoustic bass": Family("acoustic bass", (32,), (43,), 28, 50, False, -1),
     "electric bass": Family("electric bass", (33, 34), (35, 36), 28, 50, False, 0),
     "synth bass": Family("synth bass", (38,), (39,), 28, 50, True, -1),
+    "low strings": Family("low strings", (42,), (45,), 28, 60, True, 0),
     "solo strings": Family("violin", (40,), (41, 110), 56, 91, True, -5),
     "strings": Family("strings", (48, 49), (50, 44), 43, 88, True, 0),
     "choir": Family("choir", (52, 53), (54, 85), 50, 83, True, -2),

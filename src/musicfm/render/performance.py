@@ -76,6 +76,8 @@ def perform(
         instrument.gain_db,
         instrument.pan,
         instrument.reverb_db,
+        instrument.levelled,
+        instrument.drive_db,
     )
 
 

@@ -1,12 +1,14 @@
 """What is decided about a song before any note is written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from musicfm.render import styles_v1
 from musicfm.render.accompaniment import Grid
 from musicfm.render.arrangement import Scene, choose_roles, set_scenes
 from musicfm.render.clock import Feel
 from musicfm.render.dice import Dice
 from musicfm.render.form import Section, plan_form
+from musicfm.render.song import Version
 from musicfm.render.splits import split_of
 from musicfm.render.styles import (
     STEPS_PER_BAR,
@@ -16,8 +18,7 @@ from musicfm.render.styles import (
     Groove,
     Metre,
     Style,
-    choose_metre_and_style,
-    choose_tempo,
+    choose_metre_style_and_tempo,
 )
 from musicfm.render.theory import Key
 
@@ -26,6 +27,7 @@ from musicfm.render.theory import Key
 class Plan:
     """What is decided before any note is written."""
 
+    version: Version
     seed: int
     reserved: bool
     """Whether it is made of the material kept for held-out songs."""
@@ -46,16 +48,18 @@ class Plan:
     """Seconds before the music; likewise after it."""
     lead_out: float
     fade_out: bool
+    power: bool = False
+    """Whether the chords are power chords."""
 
     @property
     def style(self) -> Style:
         """The style."""
-        return STYLES[self.style_name]
+        return (styles_v1.STYLES if self.version == 1 else STYLES)[self.style_name]
 
     @property
     def dice(self) -> Dice:
         """The root of all that is drawn for the notes."""
-        return Dice("song", self.seed)
+        return _dice(self.seed, self.version)
 
     @property
     def num_bars(self) -> int:
@@ -63,23 +67,32 @@ class Plan:
         return self.sections[-1].first_bar + self.sections[-1].bars
 
 
-def make_plan(seed: int) -> Plan:
+def make_plan(seed: int, version: Version = 2) -> Plan:
     """Everything about a song that is decided before its notes."""
-    dice = Dice("song", seed).child("plan")
+    dice = _dice(seed, version).child("plan")
     reserved = split_of(seed) == "heldout"
-    metre, style_name = choose_metre_and_style(dice.child("style"))
-    style = STYLES[style_name]
-    feel = _feel(dice.child("feel"), style, metre, reserved)
+    feel_dice = dice.child("feel")
+    if version == 1:
+        metre, style_name = styles_v1.choose_metre_and_style(dice.child("style"))
+        style = styles_v1.STYLES[style_name]
+        feel = _feel_v1(feel_dice, style, metre, reserved)
+    else:
+        metre, style_name, tempo = choose_metre_style_and_tempo(dice.child("style"), reserved)
+        style = STYLES[style_name]
+        feel = _feel(feel_dice, style, metre, tempo)
     grid = Grid(
         STEPS_PER_BAR[metre],
         STEPS_PER_BEAT[metre],
         60 / feel.beats_per_minute / STEPS_PER_BEAT[metre],
     )
     drums = not dice.child("drums").chance(style.drumless)
+    drums_alone = version > 1 and drums and dice.child("drums alone").chance(0.05)
     key = key_of(seed)
     bar_seconds = grid.step_seconds * grid.steps_per_bar
     sections = plan_form(dice.child("form"), key, bar_seconds, reserved, drums)
-    roles = choose_roles(dice.child("roles"), style, drums)
+    if drums_alone:
+        sections = tuple(replace(section, label="inst", drums_only=True) for section in sections)
+    roles = frozenset({"drums"}) if drums_alone else choose_roles(dice.child("roles"), style, drums)
     scenes = set_scenes(dice.child("scenes"), roles, sections)
     ends = dice.child("ends")
     lead_in = ends.uniform(0.05, 0.3) if ends.chance(0.4) else ends.uniform(0.3, 4.0)
@@ -88,6 +101,7 @@ def make_plan(seed: int) -> Plan:
     patterns = dice.child("patterns")
     bassline = patterns.weighted(style.bass)
     return Plan(
+        version=version,
         seed=seed,
         reserved=reserved,
         metre=metre,
@@ -101,12 +115,17 @@ def make_plan(seed: int) -> Plan:
         groove=patterns.weighted(style.grooves),
         comping=patterns.weighted(style.comping),
         walking=bassline == "walking",
-        final_chord=ends.chance(0.7),
+        final_chord=ends.chance(0.7) and not drums_alone,
         pickup_beats=pickup if has_melody and ends.chance(0.6) else 0,
         lead_in=round(lead_in, 3),
         lead_out=round(ends.uniform(0.3, 3.5), 3),
         fade_out=ends.chance(0.15),
+        power=dice.child("power").chance(style.power),
     )
+
+
+def _dice(seed: int, version: Version) -> Dice:
+    return Dice("song", seed) if version == 1 else Dice("song", version, seed)
 
 
 def key_of(seed: int) -> Key:
@@ -117,11 +136,22 @@ def key_of(seed: int) -> Key:
     return Key(tonic, Dice("mode", seed).weighted(modes))
 
 
-def _feel(dice: Dice, style: Style, metre: Metre, reserved: bool) -> Feel:
+def _feel_v1(dice: Dice, style: Style, metre: Metre, reserved: bool) -> Feel:
     machine = dice.chance(0.35)
     swings = metre != "6/8" and dice.chance(style.swing)
+    tempo = styles_v1.choose_tempo(dice, style, metre, reserved)
+    return _drawn(dice, style, tempo, machine, swings)
+
+
+def _feel(dice: Dice, style: Style, metre: Metre, tempo: float) -> Feel:
+    machine = dice.chance(0.35)
+    swings = metre != "6/8" and dice.chance(style.swing)
+    return _drawn(dice, style, tempo, machine, swings)
+
+
+def _drawn(dice: Dice, style: Style, tempo: float, machine: bool, swings: bool) -> Feel:
     return Feel(
-        beats_per_minute=choose_tempo(dice, style, metre, reserved),
+        beats_per_minute=tempo,
         drift=0.0 if machine else dice.uniform(0.005, 0.04),
         unevenness=0.0 if machine else dice.uniform(0.0, 0.012),
         swing=dice.uniform(0.56, 0.67) if swings else 0.5,

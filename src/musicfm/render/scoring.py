@@ -152,6 +152,8 @@ def _write_accompaniment(
         kind = "broken"  # or nothing would tell the beat
     elif kind == "boom-chick" and not bass:
         kind = "strummed"  # it would lack its boom
+    if plan.power:
+        kind = "power"
     pattern = comping_pattern(dice, kind, grid)
     centre = song.integer(58, 64)
     if "chords" in scene.roles:

@@ -7,6 +7,9 @@ seconds of the finished recording, with tempo drift, swing and the players' jitt
 from dataclasses import dataclass
 from typing import Literal
 
+Version = Literal[1, 2]
+"""Of the generator: 1 is that of rendered-v1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -37,6 +40,10 @@ class Part:
     """-1 (left) to 1 (right)."""
     reverb_db: float
     """Level of what goes to the reverb, relative to the dry sound."""
+    levelled: bool = False
+    """Whether ``gain_db`` counts from -20 dB (RMS while it sounds), not from the font's level."""
+    drive_db: float = 0.0
+    """How far a guitar amplifier is overdriven; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,16 @@ class Production:
     codec_kbps: int
     seed: int
     """Of the noise and the reverb's tail."""
+    compression_db: float = 0.0
+    """How far a compressor turns down the loudest; what follows is done before ``level_db``."""
+    saturation_db: float = 0.0
+    """How far a saturating amplifier is overdriven."""
+    band: tuple[float, float] | None = None
+    """Lowest and highest frequency of a bad transmission, in Hz."""
+    hum_db: float | None = None
+    """Level of the mains' hum, in dB relative to full scale (RMS)."""
+    brickwall: bool = False
+    """Whether a limiter looks ahead, which lets a song be loud; else peaks are bent softly."""
 
 
 @dataclass(frozen=True, slots=True)

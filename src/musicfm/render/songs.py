@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from musicfm.journal import Journal, Recording
 from musicfm.progress import AudioProgress
 from musicfm.render.composition import GENERATOR_VERSION, compose
 from musicfm.render.labels import GENERATOR, jams_text
+from musicfm.render.song import Version
 from musicfm.render.soundfont import load_font
 from musicfm.render.splits import split_of
 from musicfm.render.synthesis import synthesize
@@ -31,6 +32,8 @@ AudioFormat = Literal["flac", "wav"]
 SAMPLE_RATE = 24_000
 """Of songs, unless another is asked for: the models'."""
 
+MIN_SECONDS = 10.0
+"""Of what a song may be cut to."""
 _PATIENCE_SECONDS = 600.0  # for one song, which takes seconds
 
 
@@ -61,7 +64,9 @@ def render_songs(
     seed: int = 0,
     audio_format: AudioFormat = "flac",
     sample_rate: int = SAMPLE_RATE,
-    soundfont: Path | None = None,
+    soundfonts: Sequence[Path] = (),
+    max_seconds: float | None = None,
+    version: Version = GENERATOR_VERSION,
     num_workers: int | None = None,
     overwrite: bool = False,
     progress: bool = False,
@@ -78,7 +83,11 @@ def render_songs(
             ranges that are reserved for test songs.
         audio_format: of the audio files.
         sample_rate: of the audio files, in Hz.
-        soundfont: a General MIDI ``.sf2`` file; None takes the one that pretty_midi brings along.
+        soundfonts: General MIDI ``.sf2`` or ``.sf3`` files, of which one is drawn for each
+            instrument; one that is named twice is drawn twice as often. None: the one that
+            pretty_midi brings along.
+        max_seconds: longer songs are cut to as much, half of them from somewhere in the middle.
+        version: of the generator; 1 is that of rendered-v1.
         num_workers: processes that render; None takes all cores. One is this process itself.
         overwrite: render again what is done already.
         progress: show a bar on standard error.
@@ -91,13 +100,16 @@ def render_songs(
     begin, summary = time.monotonic(), RenderSummary()
     _check_seeds(seed, count)
     num_workers = num_cores(num_workers)
-    font = load_font(soundfont)
+    if max_seconds is not None and not max_seconds >= MIN_SECONDS:
+        raise ConfigError(
+            f"songs of {max_seconds:g} s are too short for labels; give {MIN_SECONDS:g} or more"
+        )
+    fonts = [load_font(path) for path in soundfonts or (None,)]
     settings = {
         "generator": GENERATOR,
-        "generator_version": GENERATOR_VERSION,
-        "sound_font": font.name,
-        "sound_font_sha256": font.sha256,
-        "sound_font_licence": font.licence,
+        "generator_version": version,
+        "sound_fonts": [font.sha256 for font in fonts],
+        "max_seconds": max_seconds,
         "format": audio_format,
         "sample_rate": sample_rate,
     }
@@ -112,7 +124,7 @@ def render_songs(
         ]
         summary.skipped = count - len(pending)
         rendered = run_tasks(
-            partial(_render, soundfont, audio_format, sample_rate),
+            partial(_render, tuple(soundfonts), audio_format, sample_rate, max_seconds, version),
             ((number, number) for number in pending),
             num_workers=num_workers,
             timeout_seconds=_PATIENCE_SECONDS,
@@ -166,17 +178,23 @@ def _save(rendered: _Rendered, audio: Path, labels: Path) -> None:
         temporary.write_text(rendered.labels, encoding="utf-8")
 
 
-_font = lru_cache(maxsize=1)(load_font)  # once in each process
+_font = lru_cache(maxsize=16)(load_font)  # once in each process
 
 
 def _render(
-    soundfont: Path | None, audio_format: AudioFormat, sample_rate: int, seed: int
+    soundfonts: tuple[Path, ...],
+    audio_format: AudioFormat,
+    sample_rate: int,
+    max_seconds: float | None,
+    version: Version,
+    seed: int,
 ) -> Iterator[_Rendered]:
     """What a process does for a song."""
     import soundfile
 
-    song, font = compose(seed), _font(soundfont)
-    samples = synthesize(song, font, sample_rate)
+    song = compose(seed, max_seconds=max_seconds, anywhere=True, version=version)
+    fonts = [_font(path) for path in soundfonts or (None,)]
+    samples = synthesize(song, fonts, sample_rate)
     audio = io.BytesIO()
     soundfile.write(audio, samples, sample_rate, format=audio_format.upper(), subtype="PCM_16")
-    yield _Rendered(audio.getvalue(), jams_text(song, font), song.duration)
+    yield _Rendered(audio.getvalue(), jams_text(song, fonts), song.duration)

@@ -1,5 +1,7 @@
 """Read a SoundFont 2 file: which samples a preset plays for a key and a velocity, and how.
 
+MuseScore's variant (``.sf3``), whose samples are Ogg Vorbis, is read, too.
+
 After the SoundFont Technical Specification 2.04 (Creative Technology, 2006); the numbers of its
 sections stand beside what follows from them. A preset's zones point to instruments, and those
 instruments' zones to samples; here both are combined once, into flat :class:`Zone` objects that
@@ -11,16 +13,19 @@ Modulators are not read: velocity acts on loudness as the specification's defaul
 
 import hashlib
 import importlib.util
+import io
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
 
 from musicfm.errors import SoundFontError
 
@@ -161,6 +166,37 @@ _TIMGM6MB_SHA256 = "82475b91a76de15cb28a104707d3247ba932e228bada3f47bba63c6b31aa
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PCM:
+    """A sample as it lies in the file, from where it starts to where it ends."""
+
+    pcm: npt.NDArray[np.int16] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Vorbis:
+    """A compressed sample, decoded when it is first played."""
+
+    name: str
+    encoded: memoryview = field(repr=False)
+    start: int
+    """Of what is played, in the decoded sample."""
+    end: int
+
+    @cached_property
+    def pcm(self) -> npt.NDArray[np.int16]:
+        """From where it starts to where it ends. Raises SoundFontError if it is damaged."""
+        try:
+            decoded, _ = soundfile.read(io.BytesIO(self.encoded), dtype="int16", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise SoundFontError(
+                f"the sample {self.name} of the sound font cannot be decoded ({error}); give "
+                "another sound font"
+            ) from error
+        pcm: npt.NDArray[np.int16] = np.ascontiguousarray(decoded[self.start : self.end, 0])
+        return pcm
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Zone:
     """A sample, the keys and velocities that play it, and how it is played."""
 
@@ -170,10 +206,10 @@ class Zone:
     """Lowest and highest."""
     generators: tuple[int, ...]
     """By number; preset and instrument added up and limited as in 8.1.3."""
-    pcm: npt.NDArray[np.int16] = field(repr=False)
-    """The sample, from where it starts to where it ends."""
+    sample: "PCM | Vorbis" = field(repr=False)
+    """What it plays."""
     loop: tuple[int, int]
-    """Its first sample and the one after its last, within ``pcm``; (0, 0) if there is none."""
+    """Its first sample and the one after its last, within the sample; (0, 0) if there is none."""
     is_loop_left: bool
     """Whether the rest of the sample is played when the key is let go."""
     sample_rate: int
@@ -203,14 +239,17 @@ def load_font(path: Path | None = None) -> SoundFont:
     """Read a sound font.
 
     Args:
-        path: an ``.sf2`` file, or None for TimGM6mb, which the package pretty_midi brings along.
+        path: an ``.sf2`` or ``.sf3`` file, or None for TimGM6mb, which the package pretty_midi
+            brings along.
 
     Raises:
-        SoundFontError: there is no such file, or it is damaged, or compressed (``.sf3``).
+        SoundFontError: there is no such file, or it is damaged.
     """
     path = _installed_font() if path is None else path
     if not os.path.isfile(path):
-        raise SoundFontError(f"there is no sound font at {path}; give the path of an .sf2 file")
+        raise SoundFontError(
+            f"there is no sound font at {path}; give the path of an .sf2 or .sf3 file"
+        )
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -221,7 +260,7 @@ def load_font(path: Path | None = None) -> SoundFont:
         return _parse(data, path.stem)
     except _DamageError as damage:
         raise SoundFontError(
-            f"{path} cannot be used as a sound font: {damage}; give another .sf2 file"
+            f"{path} cannot be used as a sound font: {damage}; give another file"
         ) from None
 
 
@@ -253,18 +292,14 @@ def _parse(data: bytes, stem: str) -> SoundFont:
     info = {name: _text(chunks[name]) for name in (b"INAM", b"ICOP") if name in chunks}
     sha256 = hashlib.sha256(data).hexdigest()
     licence = "GPL-2.0" if sha256 == _TIMGM6MB_SHA256 else info.get(b"ICOP") or "unknown"
-    version = bytes(chunks.get(b"ifil", b""))
-    if version[:2] == b"\x03\x00":
-        raise _DamageError("its samples are compressed (sf3), and must be converted to sf2")
     tables = {name: _table(chunks, name, record) for name, record in _RECORDS.items()}
     if b"smpl" not in chunks:
         raise _DamageError("it has no samples")
-    pcm = np.frombuffer(chunks[b"smpl"], "<i2", len(chunks[b"smpl"]) // 2)
-    return SoundFont(info.get(b"INAM") or stem, sha256, licence, _presets(tables, pcm))
+    return SoundFont(info.get(b"INAM") or stem, sha256, licence, _presets(tables, chunks[b"smpl"]))
 
 
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """The chunks of a RIFF list: four letters, the size, the content, and a byte if it is odd."""
+    """The chunks of a RIFF list: four letters, the size, the content, and 0 if that is odd."""
     position = 0
     while position + 8 <= len(data):
         name = bytes(data[position : position + 4])
@@ -273,7 +308,9 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         if position + size > len(data):
             raise _DamageError(f"its chunk {_text(name)} is larger than what holds it")
         yield name, data[position : position + size]
-        position += size + size % 2
+        position += size
+        # Some fonts (FluidR3Mono) leave out the byte after an odd chunk; no name begins with 0.
+        position += size % 2 and position < len(data) and data[position] == 0
 
 
 def _text(data: bytes | memoryview) -> str:
@@ -291,7 +328,7 @@ def _table(chunks: Mapping[bytes, memoryview], name: bytes, record: np.dtype[Any
 
 
 def _presets(
-    tables: Mapping[bytes, _Array], pcm: npt.NDArray[np.int16]
+    tables: Mapping[bytes, _Array], sound: memoryview
 ) -> dict[tuple[int, int], tuple[Zone, ...]]:
     instrument_zones = _zones_by_owner(tables, b"inst", b"ibag", b"igen", Gen.SAMPLE)
     preset_zones = _zones_by_owner(tables, b"phdr", b"pbag", b"pgen", Gen.INSTRUMENT)
@@ -312,7 +349,7 @@ def _presets(
                     _common(outer, inner, which) for which in (Gen.KEY_RANGE, Gen.VELOCITY_RANGE)
                 )
                 if keys[0] <= keys[1] and velocities[0] <= velocities[1]:
-                    zones.append(_zone(keys, velocities, _combined(outer, inner), samples, pcm))
+                    zones.append(_zone(keys, velocities, _combined(outer, inner), samples, sound))
         # Of two presets with one number, the first counts (7.2).
         presets.setdefault((int(header["bank"]), int(header["program"])), tuple(zones))
     return presets
@@ -383,32 +420,41 @@ def _zone(
     velocities: tuple[int, int],
     generators: tuple[int, ...],
     samples: _Array,
-    pcm: npt.NDArray[np.int16],
+    sound: memoryview,
 ) -> Zone:
     index = generators[Gen.SAMPLE] & 0xFFFF
     if index >= len(samples):
         raise _DamageError(f"it lacks sample {index}, which an instrument plays")
     sample = samples[index]
     name = _text(sample["name"])
-    if sample["type"] & _VORBIS:
-        raise _DamageError("its samples are compressed (sf3), and must be converted to sf2")
     if sample["type"] & _ROM:
         raise _DamageError(f"its sample {name} is in the memory of a sound card")
 
-    def address(field: str, fine: Gen, coarse: Gen) -> int:
-        return int(sample[field]) + generators[fine] + 0x8000 * generators[coarse]
+    first, last = int(sample["start"]), int(sample["end"])
+    loop_start, loop_end = int(sample["loop_start"]), int(sample["loop_end"])
+    encoded = memoryview(b"")
+    if sample["type"] & _VORBIS:
+        # Start and end are bytes here, and the loop counts from the start of the sample.
+        if not 0 <= first < last <= len(sound):
+            raise _DamageError(f"its sample {name} lies outside of its sound")
+        encoded = sound[first:last]
+        first, last = 0, _vorbis_length(encoded, name)
+    num_samples = last if encoded else len(sound) // 2
 
-    start = address("start", Gen.START_OFFSET, Gen.START_OFFSET_32K)
-    end = address("end", Gen.END_OFFSET, Gen.END_OFFSET_32K)
-    if not 0 <= start < end <= len(pcm):
+    def address(position: int, fine: Gen, coarse: Gen) -> int:
+        return position + generators[fine] + 0x8000 * generators[coarse]
+
+    start = address(first, Gen.START_OFFSET, Gen.START_OFFSET_32K)
+    end = address(last, Gen.END_OFFSET, Gen.END_OFFSET_32K)
+    if not 0 <= start < end <= num_samples:
         raise _DamageError(f"its sample {name} lies outside of its sound")
     rate = int(sample["rate"])
     if not 0 < rate <= _MAX_SAMPLE_RATE:
         raise _DamageError(f"its sample {name} has a rate of {rate} Hz")
     mode = generators[Gen.SAMPLE_MODES] & 3
     loop = (
-        address("loop_start", Gen.LOOP_START_OFFSET, Gen.LOOP_START_OFFSET_32K) - start,
-        address("loop_end", Gen.LOOP_END_OFFSET, Gen.LOOP_END_OFFSET_32K) - start,
+        address(loop_start, Gen.LOOP_START_OFFSET, Gen.LOOP_START_OFFSET_32K) - start,
+        address(loop_end, Gen.LOOP_END_OFFSET, Gen.LOOP_END_OFFSET_32K) - start,
     )
     # Common in good fonts, and what synthesizers do with them: a loop that is not in the sample.
     if mode not in (1, 3) or not 0 <= loop[0] < loop[1] <= end - start:
@@ -420,10 +466,23 @@ def _zone(
         keys=keys,
         velocities=velocities,
         generators=generators,
-        pcm=pcm[start:end],
+        sample=(
+            Vorbis(name, encoded, start, end)
+            if encoded
+            else PCM(np.frombuffer(sound, "<i2", end - start, 2 * start))
+        ),
         loop=loop,
         is_loop_left=mode == 3,
         sample_rate=rate,
         root_key=root_key,
         correction=int(sample["correction"]),
     )
+
+
+def _vorbis_length(encoded: memoryview, name: str) -> int:
+    """Samples of an Ogg Vorbis stream: where its last page ends (RFC 3533, section 6)."""
+    data = bytes(encoded)
+    last = data.rfind(b"OggS")
+    if not data.startswith(b"OggS") or last + 14 > len(data):
+        raise _DamageError(f"its sample {name} is not Ogg Vorbis, as it says")
+    return int.from_bytes(data[last + 6 : last + 14], "little", signed=True)

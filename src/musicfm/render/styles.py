@@ -7,17 +7,19 @@ from musicfm.render.dice import Dice
 from musicfm.render.splits import is_reserved_tempo
 
 Metre = Literal["4/4", "3/4", "6/8"]
-Comping = Literal["held", "strummed", "offbeat", "stabs", "broken", "boom-chick"]
+Comping = Literal["held", "strummed", "offbeat", "stabs", "broken", "boom-chick", "power"]
 Bassline = Literal["held", "root-fifth", "eighths", "walking", "syncopated", "octaves"]
 Groove = Literal["backbeat", "half-time", "four-on-the-floor", "swing", "funk", "latin", "train",
-                 "one-drop"]  # fmt: skip
+                 "one-drop", "double-time", "breakbeat", "toms"]  # fmt: skip
 Range = tuple[float, float]
 
 STEPS_PER_BAR: dict[Metre, int] = {"4/4": 16, "3/4": 12, "6/8": 12}
 """A step is a sixteenth note."""
 STEPS_PER_BEAT: dict[Metre, int] = {"4/4": 4, "3/4": 4, "6/8": 6}
 
-METRE_WEIGHTS: dict[Metre, float] = {"4/4": 0.64, "3/4": 0.18, "6/8": 0.18}
+METRE_WEIGHTS: dict[Metre, float] = {"4/4": 0.82, "3/4": 0.09, "6/8": 0.09}
+TEMPI: dict[Metre, Range] = {"4/4": (54, 220), "3/4": (66, 210), "6/8": (40, 112)}
+"""Beats per minute, drawn evenly over their logarithm; in 6/8 a beat is a dotted quarter."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Style:
     metres: dict[Metre, float]
     """How likely a song in this metre is in this style, relative to other styles."""
     tempi: dict[Metre, Range]
-    """Beats per minute; in 6/8 a beat is a dotted quarter."""
+    """Beats per minute that the style bears."""
     comping: dict[Comping, float]
     bass: dict[Bassline, float]
     chords_on: dict[str, float]
@@ -49,12 +51,18 @@ class Style:
     swings: Literal["eighths", "sixteenths"] = "eighths"
     density: Range = (0.35, 0.6)
     """Of melody notes, in onsets an eighth."""
+    power: float = 0.0
+    """Probability of power chords on a distorted guitar; likewise the next ones."""
+    drive: float = 0.0
+    """Of an amplifier's distortion on other instruments than distorted guitars."""
+    alone: bool = False
+    """Whether one instrument plays everything."""
 
 
 STYLES: dict[str, Style] = {
     "pop": Style(
         metres={"4/4": 9, "3/4": 2, "6/8": 2},
-        tempi={"4/4": (84, 130), "3/4": (84, 130), "6/8": (48, 76)},
+        tempi={"4/4": (70, 160), "3/4": (70, 170), "6/8": (44, 90)},
         comping={"strummed": 3, "stabs": 2, "held": 1, "broken": 2},
         bass={"eighths": 3, "syncopated": 3, "root-fifth": 1},
         chords_on={"piano": 3, "electric guitar": 3, "acoustic guitar": 2, "synth pad": 1},
@@ -67,21 +75,23 @@ STYLES: dict[str, Style] = {
     ),
     "rock": Style(
         metres={"4/4": 9, "3/4": 2, "6/8": 3.5},
-        tempi={"4/4": (92, 164), "3/4": (96, 160), "6/8": (48, 82)},
+        tempi={"4/4": (70, 208), "3/4": (80, 200), "6/8": (44, 104)},
         comping={"strummed": 5, "stabs": 2},
         bass={"eighths": 5, "syncopated": 2},
         chords_on={"distorted guitar": 5, "electric guitar": 3, "organ": 1},
         bass_on={"electric bass": 1},
         lead_on={"distorted guitar": 3, "choir": 3, "electric guitar": 2, "organ": 1},
         pad_on={"organ": 3, "choir": 1, "strings": 1},
-        grooves={"backbeat": 4, "half-time": 1},
+        grooves={"backbeat": 4, "half-time": 0.5, "double-time": 0.5},
         pad=0.3,
         sevenths=0.07,
         inversions=0.08,
+        power=0.4,
+        drive=0.2,
     ),
     "ballad": Style(
         metres={"4/4": 4, "3/4": 3, "6/8": 4},
-        tempi={"4/4": (58, 84), "3/4": (64, 96), "6/8": (44, 60)},
+        tempi={"4/4": (54, 92), "3/4": (66, 104), "6/8": (40, 66)},
         comping={"broken": 5, "held": 2, "strummed": 1},
         bass={"held": 3, "root-fifth": 2},
         chords_on={"piano": 5, "electric piano": 3, "acoustic guitar": 2},
@@ -97,7 +107,7 @@ STYLES: dict[str, Style] = {
     ),
     "folk": Style(
         metres={"4/4": 4, "3/4": 5, "6/8": 5},
-        tempi={"4/4": (80, 130), "3/4": (92, 150), "6/8": (48, 84)},
+        tempi={"4/4": (66, 190), "3/4": (76, 190), "6/8": (44, 112)},
         comping={"broken": 3, "strummed": 3, "boom-chick": 3},
         bass={"root-fifth": 4, "held": 2},
         chords_on={"acoustic guitar": 5, "accordion": 2, "plucked folk": 2},
@@ -112,8 +122,8 @@ STYLES: dict[str, Style] = {
         density=(0.4, 0.7),
     ),
     "jazz": Style(
-        metres={"4/4": 7, "3/4": 5, "6/8": 0},
-        tempi={"4/4": (92, 200), "3/4": (100, 190), "6/8": (48, 84)},
+        metres={"4/4": 7, "3/4": 5},
+        tempi={"4/4": (66, 220), "3/4": (76, 210)},
         comping={"stabs": 4, "held": 1, "offbeat": 1},
         bass={"walking": 5, "root-fifth": 1},
         chords_on={"piano": 4, "electric guitar": 2, "mallets": 2, "electric piano": 1},
@@ -132,8 +142,8 @@ STYLES: dict[str, Style] = {
         density=(0.4, 0.75),
     ),
     "funk": Style(
-        metres={"4/4": 8, "3/4": 0, "6/8": 0},
-        tempi={"4/4": (86, 120), "3/4": (90, 120), "6/8": (48, 84)},
+        metres={"4/4": 8},
+        tempi={"4/4": (78, 130)},
         comping={"stabs": 4, "offbeat": 2},
         bass={"syncopated": 5, "octaves": 2},
         chords_on={"clavinet": 5, "electric guitar": 3, "electric piano": 3, "organ": 1},
@@ -150,7 +160,7 @@ STYLES: dict[str, Style] = {
     ),
     "electronic": Style(
         metres={"4/4": 9, "3/4": 0.7, "6/8": 0.5},
-        tempi={"4/4": (108, 146), "3/4": (108, 146), "6/8": (60, 84)},
+        tempi={"4/4": (96, 184), "3/4": (100, 180), "6/8": (60, 104)},
         comping={"stabs": 3, "held": 2, "offbeat": 3, "broken": 1},
         bass={"eighths": 3, "octaves": 3, "syncopated": 3},
         chords_on={"synth pad": 4, "synth lead": 3, "piano": 1, "electric piano": 1},
@@ -165,8 +175,8 @@ STYLES: dict[str, Style] = {
         density=(0.35, 0.7),
     ),
     "latin": Style(
-        metres={"4/4": 8, "3/4": 0, "6/8": 4},
-        tempi={"4/4": (88, 136), "3/4": (90, 120), "6/8": (56, 84)},
+        metres={"4/4": 8, "6/8": 4},
+        tempi={"4/4": (80, 200), "6/8": (54, 104)},
         comping={"stabs": 4, "broken": 2, "offbeat": 2},
         bass={"syncopated": 3, "root-fifth": 4},
         chords_on={"piano": 4, "acoustic guitar": 4, "electric piano": 1},
@@ -181,7 +191,7 @@ STYLES: dict[str, Style] = {
     ),
     "classical": Style(
         metres={"4/4": 4, "3/4": 6, "6/8": 5},
-        tempi={"4/4": (60, 132), "3/4": (66, 150), "6/8": (44, 80)},
+        tempi={"4/4": (54, 190), "3/4": (66, 210), "6/8": (40, 112)},
         comping={"broken": 5, "boom-chick": 2, "held": 2},
         bass={"held": 3, "root-fifth": 2, "octaves": 1},
         chords_on={"piano": 4, "strings": 4, "plucked folk": 1, "organ": 1},
@@ -197,7 +207,7 @@ STYLES: dict[str, Style] = {
     ),
     "ambient": Style(
         metres={"4/4": 5, "3/4": 3, "6/8": 3},
-        tempi={"4/4": (56, 96), "3/4": (60, 96), "6/8": (44, 62)},
+        tempi={"4/4": (54, 110), "3/4": (66, 110), "6/8": (40, 70)},
         comping={"broken": 5, "held": 2},
         bass={"held": 4, "octaves": 1},
         chords_on={"synth pad": 4, "piano": 2, "mallets": 2, "electric piano": 2},
@@ -215,7 +225,7 @@ STYLES: dict[str, Style] = {
     ),
     "soul": Style(
         metres={"4/4": 5, "3/4": 2, "6/8": 4},
-        tempi={"4/4": (66, 112), "3/4": (72, 110), "6/8": (44, 68)},
+        tempi={"4/4": (56, 120), "3/4": (66, 120), "6/8": (40, 76)},
         comping={"held": 2, "stabs": 3, "strummed": 1, "offbeat": 1},
         bass={"syncopated": 4, "root-fifth": 2},
         chords_on={
@@ -237,7 +247,7 @@ STYLES: dict[str, Style] = {
     ),
     "country": Style(
         metres={"4/4": 6, "3/4": 4, "6/8": 0.5},
-        tempi={"4/4": (90, 150), "3/4": (84, 144), "6/8": (48, 76)},
+        tempi={"4/4": (76, 210), "3/4": (80, 190), "6/8": (48, 96)},
         comping={"boom-chick": 5, "strummed": 2},
         bass={"root-fifth": 5, "walking": 1},
         chords_on={"acoustic guitar": 5, "electric guitar": 2, "piano": 1},
@@ -252,8 +262,8 @@ STYLES: dict[str, Style] = {
         density=(0.4, 0.65),
     ),
     "reggae": Style(
-        metres={"4/4": 8, "3/4": 0, "6/8": 0},
-        tempi={"4/4": (66, 98), "3/4": (66, 98), "6/8": (48, 84)},
+        metres={"4/4": 8},
+        tempi={"4/4": (58, 108)},
         comping={"offbeat": 1},
         bass={"syncopated": 4, "root-fifth": 1},
         chords_on={"electric guitar": 3, "organ": 3, "piano": 2, "clavinet": 3},
@@ -268,18 +278,207 @@ STYLES: dict[str, Style] = {
         swing=0.3,
         swings="sixteenths",
     ),
+    "metal": Style(
+        metres={"4/4": 7, "3/4": 1.5, "6/8": 2},
+        tempi={"4/4": (80, 220), "3/4": (90, 210), "6/8": (50, 112)},
+        comping={"strummed": 3, "stabs": 2},
+        bass={"eighths": 5, "syncopated": 1},
+        chords_on={"distorted guitar": 1},
+        bass_on={"electric bass": 1},
+        lead_on={"distorted guitar": 5, "choir": 2, "strings": 1, "synth lead": 1},
+        pad_on={"strings": 2, "choir": 2, "organ": 1},
+        grooves={"backbeat": 4, "double-time": 3},
+        drumless=0.02,
+        pad=0.25,
+        arpeggio=0.1,
+        sevenths=0.03,
+        inversions=0.03,
+        power=0.85,
+        drive=0.3,
+        density=(0.35, 0.7),
+    ),
+    "punk": Style(
+        metres={"4/4": 6, "3/4": 0.3},
+        tempi={"4/4": (140, 220), "3/4": (150, 210)},
+        comping={"strummed": 1},
+        bass={"eighths": 5},
+        chords_on={"distorted guitar": 6, "electric guitar": 1},
+        bass_on={"electric bass": 1},
+        lead_on={"choir": 4, "distorted guitar": 3, "saxophone": 0.5},
+        pad_on={"organ": 1},
+        grooves={"backbeat": 3, "double-time": 2},
+        drumless=0.01,
+        pad=0.1,
+        arpeggio=0.05,
+        sevenths=0.03,
+        inversions=0.03,
+        power=0.7,
+        drive=0.5,
+    ),
+    "drum and bass": Style(
+        metres={"4/4": 8},
+        tempi={"4/4": (156, 184)},
+        comping={"held": 4, "stabs": 2, "offbeat": 1},
+        bass={"syncopated": 4, "held": 2, "eighths": 1},
+        chords_on={"synth pad": 4, "electric piano": 2, "piano": 2},
+        bass_on={"synth bass": 1},
+        lead_on={"synth lead": 4, "choir": 2, "mallets": 1},
+        pad_on={"synth pad": 3, "strings": 2, "choir": 1},
+        grooves={"breakbeat": 1},
+        kits={"electronic": 1, "acoustic": 1},
+        drumless=0.0,
+        pad=0.7,
+        sevenths=0.5,
+        drive=0.3,
+    ),
+    "house": Style(
+        metres={"4/4": 6},
+        tempi={"4/4": (112, 152)},
+        comping={"offbeat": 4, "stabs": 4, "held": 1},
+        bass={"octaves": 3, "syncopated": 3, "eighths": 2},
+        chords_on={"piano": 3, "organ": 2, "synth pad": 3, "synth lead": 1},
+        bass_on={"synth bass": 1},
+        lead_on={"synth lead": 4, "choir": 2, "saxophone": 1},
+        pad_on={"synth pad": 3, "strings": 2},
+        grooves={"four-on-the-floor": 1},
+        kits={"electronic": 1},
+        drumless=0.0,
+        pad=0.6,
+        arpeggio=0.5,
+        sevenths=0.5,
+        drive=0.2,
+    ),
+    "trap": Style(
+        metres={"4/4": 5},
+        tempi={"4/4": (60, 92)},
+        comping={"held": 3, "broken": 2, "stabs": 1},
+        bass={"syncopated": 3, "held": 2},
+        chords_on={"synth pad": 3, "piano": 2, "mallets": 2, "electric piano": 1},
+        bass_on={"synth bass": 1},
+        lead_on={"synth lead": 3, "choir": 2, "woodwind": 1, "mallets": 2},
+        pad_on={"synth pad": 3, "strings": 2, "choir": 1},
+        grooves={"backbeat": 1, "funk": 1},
+        kits={"electronic": 1},
+        drumless=0.0,
+        sevenths=0.3,
+        drive=0.4,
+    ),
+    "ska": Style(
+        metres={"4/4": 4},
+        tempi={"4/4": (108, 210)},
+        comping={"offbeat": 1},
+        bass={"walking": 3, "eighths": 1, "root-fifth": 1},
+        chords_on={"electric guitar": 3, "organ": 2, "piano": 1},
+        bass_on={"electric bass": 1},
+        lead_on={"brass": 4, "saxophone": 3, "choir": 2},
+        pad_on={"organ": 2, "brass": 1},
+        grooves={"backbeat": 2, "one-drop": 1},
+        drumless=0.02,
+        pad=0.2,
+        sevenths=0.2,
+    ),
+    "chiptune": Style(
+        metres={"4/4": 7, "3/4": 1, "6/8": 1},
+        tempi={"4/4": (84, 220), "3/4": (90, 210), "6/8": (50, 112)},
+        comping={"broken": 5, "stabs": 2, "offbeat": 1},
+        bass={"eighths": 3, "octaves": 4, "root-fifth": 2},
+        chords_on={"synth lead": 1},
+        bass_on={"synth bass": 2},
+        lead_on={"synth lead": 1},
+        pad_on={"synth lead": 1, "synth pad": 1},
+        grooves={"backbeat": 2, "four-on-the-floor": 1, "train": 1},
+        kits={"electronic": 1},
+        drumless=0.15,
+        pad=0.1,
+        arpeggio=0.7,
+        density=(0.4, 0.75),
+    ),
+    "orchestral": Style(
+        metres={"4/4": 7, "3/4": 5, "6/8": 4},
+        tempi={"4/4": (54, 190), "3/4": (66, 200), "6/8": (40, 112)},
+        comping={"held": 3, "strummed": 2, "broken": 2, "stabs": 2},
+        bass={"held": 3, "root-fifth": 1, "eighths": 3, "octaves": 1},
+        chords_on={"strings": 5, "brass": 2, "choir": 1},
+        bass_on={"low strings": 1},
+        lead_on={"brass": 4, "woodwind": 3, "strings": 3, "choir": 1, "solo strings": 1},
+        pad_on={"choir": 3, "strings": 2, "brass": 2},
+        grooves={"toms": 3, "train": 2},
+        drumless=0.4,
+        pad=0.7,
+        arpeggio=0.2,
+        sevenths=0.1,
+        inversions=0.25,
+        pushes=0.05,
+    ),
+    "quartet": Style(
+        metres={"4/4": 2, "3/4": 2, "6/8": 1},
+        tempi={"4/4": (54, 180), "3/4": (66, 190), "6/8": (40, 104)},
+        comping={"held": 2, "broken": 3, "offbeat": 1, "strummed": 1},
+        bass={"held": 3, "root-fifth": 2, "walking": 1},
+        chords_on={"solo strings": 1},
+        bass_on={"low strings": 1},
+        lead_on={"solo strings": 1},
+        pad_on={"solo strings": 1},
+        drumless=1.0,
+        pad=0.1,
+        arpeggio=0.0,
+        inversions=0.35,
+        pushes=0.0,
+        density=(0.35, 0.7),
+    ),
+    "solo piano": Style(
+        metres={"4/4": 4, "3/4": 3, "6/8": 2},
+        tempi={"4/4": (54, 200), "3/4": (66, 200), "6/8": (40, 104)},
+        comping={"broken": 4, "boom-chick": 2, "strummed": 2, "stabs": 1},
+        bass={"held": 2, "root-fifth": 3, "octaves": 3, "walking": 1},
+        chords_on={"piano": 1},
+        bass_on={"piano": 1},
+        lead_on={"piano": 1},
+        pad_on={"piano": 1},
+        drumless=1.0,
+        pad=0.0,
+        arpeggio=0.0,
+        sevenths=0.3,
+        inversions=0.25,
+        swing=0.15,
+        density=(0.35, 0.7),
+        alone=True,
+    ),
+    "vocal": Style(
+        metres={"4/4": 2, "3/4": 1, "6/8": 0.5},
+        tempi={"4/4": (54, 120), "3/4": (66, 120), "6/8": (40, 70)},
+        comping={"held": 2, "strummed": 2, "broken": 1},
+        bass={"held": 2, "root-fifth": 1},
+        chords_on={"choir": 1},
+        bass_on={"choir": 1},
+        lead_on={"choir": 1},
+        pad_on={"choir": 1},
+        drumless=0.9,
+        pad=0.0,
+        arpeggio=0.0,
+        inversions=0.3,
+        pushes=0.0,
+    ),
 }
 
 
-def choose_metre_and_style(dice: Dice) -> tuple[Metre, str]:
-    """The metre first, so that its share does not depend on the styles'."""
+def choose_metre_style_and_tempo(dice: Dice, reserved: bool) -> tuple[Metre, str, float]:
+    """Draws metre and tempo, then one of the styles that go with both.
+
+    Args:
+        dice: of the style.
+        reserved: whether the tempo is one of those for held-out songs.
+    """
     metre = dice.weighted(METRE_WEIGHTS)
-    return metre, dice.weighted({name: style.metres[metre] for name, style in STYLES.items()})
-
-
-def choose_tempo(dice: Dice, style: Style, metre: Metre, reserved: bool) -> float:
-    """Beats per minute, within or outside the reserved bands."""
+    low, high = TEMPI[metre]
     while True:
-        tempo = dice.uniform(*style.tempi[metre])
-        if is_reserved_tempo(tempo) == reserved:
-            return tempo
+        tempo = dice.uniform(low, high)
+        # So that tempi are even over their logarithm.
+        if dice.chance(low / tempo) and is_reserved_tempo(tempo) == reserved:
+            break
+    weights = {
+        name: style.metres[metre]
+        for name, style in STYLES.items()
+        if metre in style.metres and style.tempi[metre][0] <= tempo <= style.tempi[metre][1]
+    }
+    return metre, dice.weighted(weights), tempo

@@ -25,7 +25,8 @@ import numpy.typing as npt
 import soxr
 
 from musicfm.errors import SoundFontError
-from musicfm.render.effects import produce
+from musicfm.render.dice import Dice
+from musicfm.render.effects import amplify, produce
 from musicfm.render.song import Part, Song
 from musicfm.render.soundfont import Gen, SoundFont, Zone
 
@@ -36,6 +37,7 @@ _Cents = TypeVar("_Cents", float, _Doubles)
 _DRUM_BANK = 128
 _CHOKE_SECONDS = 0.01  # how fast a hi-hat that closes ends the open one
 _SILENCE_DB = 80.0  # by so much below its peak a sound has ended
+_LEVEL = 0.1  # RMS of a levelled part: -20 dB
 _SILENCE = 10 ** (-_SILENCE_DB / 20)
 _DECAY_DB = 100.0  # what the times of decay and release are for (8.1.3)
 _ATTENUATION = 0.4  # decibels for a decibel written, as the hardware had it that fonts were made on
@@ -69,28 +71,68 @@ class _Tone:
     """Their product."""
 
 
-def synthesize(song: Song, font: SoundFont, sample_rate: int) -> _Samples:
+def synthesize(song: Song, fonts: SoundFont | Sequence[SoundFont], sample_rate: int) -> _Samples:
     """Play a song.
 
     Args:
-        song: no note may start before 0.
-        font: has to have the programs and drums of the song's parts.
+        song: a note that started before 0 is heard from 0 on.
+        fonts: see `cast`.
         sample_rate: of the result, in Hz.
 
     Returns:
         Float32, shape (``round(song.duration * sample_rate)``, 2): left and right.
 
     Raises:
-        SoundFontError: the font lacks a program or a drum, or has to stretch one of its
+        SoundFontError: no font has a program or a drum, or one has to stretch one of its
             recordings beyond measure.
         AudioError: the song's codec does not have the sample rate.
-        ValueError: a note starts before 0.
     """
-    dry, send = mix(song, font, sample_rate)
+    dry, send = mix(song, fonts, sample_rate)
     return np.ascontiguousarray(produce(dry, send, song.production, sample_rate).T)
 
 
-def mix(song: Song, font: SoundFont, sample_rate: int) -> tuple[_Samples, _Samples]:
+def cast(song: Song, fonts: SoundFont | Sequence[SoundFont]) -> list[SoundFont]:
+    """The sound font of each part of a song: drawn from those that have all of its sounds.
+
+    One that is named more often is drawn more often; the same instrument has the same font in all
+    parts. Drums are in bank 128, or the font is nothing but a drum kit. If none has them all, the
+    first font is taken.
+    """
+    fonts = [fonts] if isinstance(fonts, SoundFont) else fonts
+    chosen = []
+    for part in song.parts:
+        able = [font for font in fonts if _has(font, part)] if len(fonts) > 1 else []
+        dice = Dice("font", song.seed, song.take, int(part.is_drums), part.program)
+        chosen.append(dice.choice(able) if able else fonts[0])
+    return chosen
+
+
+def _has(font: SoundFont, part: Part) -> bool:
+    zones = font.presets.get(_address(font, part), ())
+    if not part.is_drums:
+        return bool(zones)
+    keys = {note.pitch for note in part.notes}
+    return all(any(zone.keys[0] <= key <= zone.keys[1] for zone in zones) for key in keys)
+
+
+def _address(font: SoundFont, part: Part) -> tuple[int, int]:
+    """Bank and program of a part's preset."""
+    is_kit = _is_kit(font)
+    if is_kit and part.is_drums:
+        return next(iter(font.presets))
+    return (_DRUM_BANK if part.is_drums or is_kit else 0), part.program
+
+
+def _is_kit(font: SoundFont) -> bool:
+    """Whether a font is one drum kit: a preset whose sounds have a key each."""
+    if len(font.presets) > 1:
+        return False
+    return all(zone.keys[0] == zone.keys[1] for zones in font.presets.values() for zone in zones)
+
+
+def mix(
+    song: Song, fonts: SoundFont | Sequence[SoundFont], sample_rate: int
+) -> tuple[_Samples, _Samples]:
     """Play the parts of a song, before its production; as `synthesize`.
 
     Returns:
@@ -99,13 +141,26 @@ def mix(song: Song, font: SoundFont, sample_rate: int) -> tuple[_Samples, _Sampl
     num_samples = round(song.duration * sample_rate)
     dry = np.zeros((2, num_samples), np.float32)
     send = np.zeros((2, num_samples), np.float32)
-    for part in song.parts:
+    for part, font in zip(song.parts, cast(song, fonts), strict=True):
         sound = _play(part, font, song.production.cents, sample_rate, num_samples)
+        if part.drive_db:
+            sound[:] = amplify(sound.mean(axis=0), part.drive_db, sample_rate)
+            sound *= np.array(_pan_amplitudes(part.pan), np.float32)[:, None]
+        if part.levelled:
+            sound *= np.float32(_LEVEL / max(_loudness(sound, sample_rate), _SILENCE))
         sound *= np.float32(_amplitude(part.gain_db))
         dry += sound
         sound *= np.float32(_amplitude(part.reverb_db))
         send += sound
     return dry, send
+
+
+def _loudness(sound: _Samples, sample_rate: int) -> float:
+    """RMS of the tenths of a second that are not 30 dB and more below the loudest."""
+    size = sample_rate // 10
+    whole = sound[:, : max(1, sound.shape[1] // size) * size]
+    power = (whole.mean(axis=0).reshape(-1, min(size, whole.shape[1])) ** 2).mean(axis=1)
+    return math.sqrt(power[power >= power.max() / 1000].mean())
 
 
 def _play(
@@ -140,9 +195,10 @@ def _add(
     amplitudes = np.array(pan, np.float32)[:, None] * np.float32(strike.gain)
     available = min(len(tone.wave), sound.shape[1] - strike.start)
     held = min(strike.held, strike.choked, available)
-    if held <= 0:
+    before = max(0, -strike.start)  # samples of it are over when the sound begins
+    if held <= before:
         return
-    sound[:, strike.start : strike.start + held] += amplitudes * tone.held[:held]
+    sound[:, strike.start + before : strike.start + held] += amplitudes * tone.held[before:held]
     if held == available or tone.level[held] <= _SILENCE:
         return
     falling = choke if strike.choked <= strike.held else release
@@ -178,8 +234,6 @@ def _strikes(
     strikes: defaultdict[tuple[Zone, int, int | None], list[_Strike]] = defaultdict(list)
     for note, zones in played:
         start = round(note.start * sample_rate)
-        if start < 0:
-            raise ValueError(f"a note of the part {part.role} starts at {note.start} s, before 0")
         held = max(1, round(note.end * sample_rate) - start)
         for zone in zones:
             of_class = ascending.get(zone[Gen.EXCLUSIVE_CLASS], [])
@@ -194,14 +248,14 @@ def _strikes(
 
 
 def _preset(part: Part, font: SoundFont) -> Sequence[Zone]:
-    bank = _DRUM_BANK if part.is_drums else 0
-    if (bank, part.program) not in font.presets:
+    bank, program = _address(font, part)
+    if (bank, program) not in font.presets:
         what = "drum kit" if part.is_drums else "program"
         has = ", ".join(str(program) for of, program in sorted(font.presets) if of == bank)
         raise SoundFontError(
             f"{font.name} has no {what} {part.program}; choose another font, or one of: {has}"
         )
-    return font.presets[bank, part.program]
+    return font.presets[bank, program]
 
 
 def _sounding(
@@ -299,7 +353,7 @@ def _pitched(
     if reach == 0:
         return _stretched(_unrolled(zone, key, step, num_samples, held), step)[:num_samples]
     if zone.loop == (0, 0):  # no time is spent on what lies beyond its end
-        num_samples = min(num_samples, math.ceil(len(zone.pcm) / step * 2 ** (reach / 1200)))
+        num_samples = min(num_samples, math.ceil(len(zone.sample.pcm) / step * 2 ** (reach / 1200)))
     speed = 2 ** (modulation.cents(np.arange(num_samples) / modulation.sample_rate) / 1200)
     fastest = speed.max()
     # Limited to what the fastest moment can hold, then read between samples four times as dense.
@@ -316,7 +370,7 @@ def _unrolled(zone: Zone, key: int, step: float, num_samples: int, held: int | N
             "choose another font, or keys nearer to the middle"
         )
     count = math.ceil(num_samples * step + _MARGIN * max(1, step))
-    pcm = zone.pcm
+    pcm = zone.sample.pcm
     start, end = zone.loop
     if end:
         reach, rest = count, pcm[end:end]

@@ -29,6 +29,7 @@ QUALITIES: dict[str, tuple[int, ...]] = {
     "minmaj7": (0, 3, 7, 11),
     "dim7": (0, 3, 6, 9),
     "hdim7": (0, 3, 6, 10),
+    "5": (0, 7),
 }
 """Semitones above the root, by Harte's shorthand."""
 
