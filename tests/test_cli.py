@@ -533,7 +533,7 @@ def test_songs_are_rendered(run: Run, tmp_path: Path) -> None:
     arguments = ["render", 1, "--seed", 101, "--format", "wav", "--out", out, "--workers", 1]
     status, _, errors = run(*arguments)
     assert status == 0, errors
-    assert "1 rendered (0.02 h" in errors
+    assert "1 rendered (0.03 h" in errors
     assert {path.suffix for path in out.glob("song_101.*")} == {".wav", ".jams"}
     assert "0 rendered" in (errors := run(*arguments)[2])
     assert "1 done before" in errors

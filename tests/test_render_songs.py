@@ -59,6 +59,7 @@ def test_the_journal_names_generator_and_font(rendered: tuple[Path, RenderSummar
         "generator": "musicfm render",
         "generator_version": GENERATOR_VERSION,
         "sound_fonts": [font.sha256],
+        "lead_sheets": None,
         "max_seconds": None,
         "format": "flac",
         "sample_rate": SAMPLE_RATE,

@@ -223,6 +223,13 @@ def render(
             show_default="TimGM6mb, from pretty_midi",
         ),
     ] = None,
+    lead_sheets: Annotated[
+        Path | None,
+        typer.Option(
+            help="Arrange the compositions of this folder: POP909's structure, or OpenEWLD.",
+            show_default="composed songs",
+        ),
+    ] = None,
     max_seconds: Annotated[
         float | None,
         typer.Option(
@@ -251,6 +258,7 @@ def render(
             seed=seed,
             audio_format=format,
             soundfonts=[Path(path) for path in soundfonts.split(",")] if soundfonts else (),
+            lead_sheets=lead_sheets,
             max_seconds=max_seconds,
             num_workers=workers,
             overwrite=overwrite,

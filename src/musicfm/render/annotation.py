@@ -50,7 +50,11 @@ def label(
     labels = Labels(
         beats=beats,
         chords=_filled(chord_spans, "N", duration),
-        segments=_filled(segment_spans, "silence", duration, keep_boundaries=True),
+        segments=(
+            ()
+            if plan.sheet is not None and not plan.sheet.sections
+            else _filled(segment_spans, "silence", duration, keep_boundaries=True)
+        ),
         keys=_key_spans(plan, clock, duration),
         tags=tags(plan, parts, cast, duration),
     )

@@ -37,6 +37,7 @@ _LEVELS: dict[str, tuple[float, float]] = {
     "drums": (1, 5), "bass": (-1, 4), "chords": (-4, 4), "pad": (-9, 4), "arpeggio": (-7, 4),
     "lead": (-2, 5), "solo": (-2, 5),
 }  # fmt: skip
+_LIKE = {"A": "verse", "B": "chorus"}  # how sections are arranged that have letters
 _DISTORTED = "distorted guitar"
 _CLEAN_GUITAR, _RESERVED_CLEAN_GUITAR = 27, 26  # which an amplifier distorts as well
 _FALLBACK: dict[str, tuple[str, ...]] = {
@@ -102,6 +103,9 @@ def set_scenes(dice: Dice, roles: frozenset[str], sections: Sequence[Section]) -
     for section in sections:
         own = dice.child(section.label, section.occurrence if shifting else 0)
         here = dice.child(section.first_bar)
+        function = section.label
+        if function not in _ENERGY:
+            function = _LIKE.get(function, "bridge")
         if section.drums_only:
             scenes.append(Scene(frozenset({"drums"}), level, not plain and here.chance(0.5), False))
             continue
@@ -113,9 +117,9 @@ def set_scenes(dice: Dice, roles: frozenset[str], sections: Sequence[Section]) -
         playing = {
             role
             for role in ROLES  # in that order, which a set of names has not
-            if role in roles and (role == "chords" or own.chance(_PRESENCE[role][section.label]))
+            if role in roles and (role == "chords" or own.chance(_PRESENCE[role][function]))
         }
-        low, high = _ENERGY[section.label]
+        low, high = _ENERGY[function]
         fill, crash = here.chance(0.5), here.chance(0.5)
         scenes.append(Scene(frozenset(playing), own.uniform(low, high), fill, crash))
     return tuple(scenes)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from musicfm.render.annotation import label, tags
 from musicfm.render.arrangement import ROLES, choose_instruments, level_instruments
+from musicfm.render.lead_sheets import LeadSheet
 from musicfm.render.performance import make_clock, perform
 from musicfm.render.plan import make_plan
 from musicfm.render.production import choose_production
@@ -22,6 +23,7 @@ def compose(
     *,
     anywhere: bool = False,
     version: Version = GENERATOR_VERSION,
+    sheet: LeadSheet | None = None,
 ) -> Song:
     """Composes a song.
 
@@ -32,10 +34,11 @@ def compose(
         max_seconds: return only so much of the song.
         anywhere: not always from its beginning: half of the songs begin in the middle then.
         version: of the generator; 1 is that of rendered-v1.
+        sheet: a melody with its chords to arrange, in the key that the seed's song has.
 
     Raises ConfigError if the seed is out of range.
     """
-    plan = make_plan(seed, version)
+    plan = make_plan(seed, version, sheet)
     phrases = Phrases(plan)
     chords = write_harmony(plan, phrases)
     score = write_score(plan, phrases, chords)
@@ -56,7 +59,8 @@ def compose(
     labels, duration = label(plan, chords, score, parts, cast, clock)
     degraded = split_of(seed) == "degraded"
     production = choose_production(dice.child("production"), degraded=degraded, version=version)
-    song = Song(seed, take, duration, parts, production, labels)
+    name = "" if sheet is None else sheet.name
+    song = Song(seed, take, duration, parts, production, labels, name)
     if max_seconds is None or max_seconds >= duration:
         return song
     where = plan.dice.child("excerpt")

@@ -6,6 +6,7 @@ Sections of the same material have the same harmony and, but for variations, the
 from dataclasses import dataclass, replace
 
 from musicfm.render.dice import Dice
+from musicfm.render.lead_sheets import LeadSheet
 from musicfm.render.splits import is_reserved
 from musicfm.render.theory import Key
 
@@ -87,6 +88,20 @@ def plan_form(
         sections = _sections(dice, labels, key, bar_seconds, drums)
         if MIN_SECONDS <= _total(sections) * bar_seconds <= MAX_SECONDS:
             return _with_silences(dice, _with_modulation(dice, sections))
+
+
+def sections_of(sheet: LeadSheet, key: Key) -> tuple[Section, ...]:
+    """The sections of a lead sheet; eight bars each where they are not known."""
+    lengths = sheet.sections
+    if not lengths:
+        whole, rest = divmod(sheet.num_bars, 8)
+        lengths = tuple(("A", 8) for _ in range(whole)) + ((("A", rest),) if rest else ())
+    sections: list[Section] = []
+    for label, bars in lengths:
+        occurrence = sum(section.label == label for section in sections)
+        phrases = (Phrase("a", bars),)
+        sections.append(Section(label, label, phrases, key, _total(sections), occurrence))
+    return tuple(sections)
 
 
 def _labels(dice: Dice, length: int) -> list[str]:

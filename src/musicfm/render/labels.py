@@ -27,7 +27,7 @@ def to_jams(song: Song, fonts: SoundFont | Sequence[SoundFont]) -> dict[str, Any
         its parts. A beat of 6/8 is a dotted quarter, of which a bar has two.
     """
     labels = song.labels
-    annotations = {
+    annotations: dict[str, list[dict[str, Any]]] = {
         "beat": [observation(beat.time, 0.0, beat.position) for beat in labels.beats],
         "beat_position": _positions(labels.beats),
         "chord": _observations(labels.chords),
@@ -35,6 +35,9 @@ def to_jams(song: Song, fonts: SoundFont | Sequence[SoundFont]) -> dict[str, Any
         "key_mode": _observations(labels.keys),
         "tag_open": [observation(0.0, song.duration, tag) for tag in labels.tags],
     }
+    if not labels.segments:
+        del annotations["segment_open"]
+    composition = {"composition": song.composition} if song.composition else {}
     return document(
         annotations,
         song.duration,
@@ -48,6 +51,7 @@ def to_jams(song: Song, fonts: SoundFont | Sequence[SoundFont]) -> dict[str, Any
             "take": song.take,
             "split": split_of(song.seed),
             "sound_fonts": describe(cast(song, fonts)),
+            **composition,
         },
     )
 

@@ -7,7 +7,8 @@ from musicfm.render.accompaniment import Grid
 from musicfm.render.arrangement import Scene, choose_roles, set_scenes
 from musicfm.render.clock import Feel
 from musicfm.render.dice import Dice
-from musicfm.render.form import Section, plan_form
+from musicfm.render.form import MIN_SECONDS, Section, plan_form, sections_of
+from musicfm.render.lead_sheets import LeadSheet
 from musicfm.render.song import Version
 from musicfm.render.splits import split_of
 from musicfm.render.styles import (
@@ -50,6 +51,8 @@ class Plan:
     fade_out: bool
     power: bool = False
     """Whether the chords are power chords."""
+    sheet: LeadSheet | None = None
+    """The composition that is arranged, in its own key; None: the generator's own."""
 
     @property
     def style(self) -> Style:
@@ -67,8 +70,14 @@ class Plan:
         return self.sections[-1].first_bar + self.sections[-1].bars
 
 
-def make_plan(seed: int, version: Version = 2) -> Plan:
-    """Everything about a song that is decided before its notes."""
+def make_plan(seed: int, version: Version = 2, sheet: LeadSheet | None = None) -> Plan:
+    """Everything about a song that is decided before its notes.
+
+    Args:
+        seed: of the song.
+        version: of the generator.
+        sheet: a composition to arrange.
+    """
     dice = _dice(seed, version).child("plan")
     reserved = split_of(seed) == "heldout"
     feel_dice = dice.child("feel")
@@ -77,7 +86,9 @@ def make_plan(seed: int, version: Version = 2) -> Plan:
         style = styles_v1.STYLES[style_name]
         feel = _feel_v1(feel_dice, style, metre, reserved)
     else:
-        metre, style_name, tempo = choose_metre_style_and_tempo(dice.child("style"), reserved)
+        metre, style_name, tempo = choose_metre_style_and_tempo(
+            dice.child("style"), reserved, None if sheet is None else sheet.metre
+        )
         style = STYLES[style_name]
         feel = _feel(feel_dice, style, metre, tempo)
     grid = Grid(
@@ -89,11 +100,22 @@ def make_plan(seed: int, version: Version = 2) -> Plan:
     drums_alone = version > 1 and drums and dice.child("drums alone").chance(0.05)
     key = key_of(seed)
     bar_seconds = grid.step_seconds * grid.steps_per_bar
-    sections = plan_form(dice.child("form"), key, bar_seconds, reserved, drums)
+    if sheet is None:
+        sections = plan_form(dice.child("form"), key, bar_seconds, reserved, drums)
+    else:
+        drums_alone = False
+        key = replace(key, mode=sheet.mode)
+        if not sheet.sections:  # a tune, which is played more than once
+            sheet = sheet.repeated(max(1, round(MIN_SECONDS / (sheet.num_bars * bar_seconds))))
+        sections = sections_of(sheet, key)
     if drums_alone:
         sections = tuple(replace(section, label="inst", drums_only=True) for section in sections)
     roles = frozenset({"drums"}) if drums_alone else choose_roles(dice.child("roles"), style, drums)
+    if sheet is not None:
+        roles = (roles | {"lead"}) - {"solo"}
     scenes = set_scenes(dice.child("scenes"), roles, sections)
+    if sheet is not None:
+        scenes = tuple(replace(scene, roles=scene.roles | {"lead"}) for scene in scenes)
     ends = dice.child("ends")
     lead_in = ends.uniform(0.05, 0.3) if ends.chance(0.4) else ends.uniform(0.3, 4.0)
     pickup = ends.integer(1, grid.steps_per_bar // grid.steps_per_beat - 1)
@@ -115,12 +137,19 @@ def make_plan(seed: int, version: Version = 2) -> Plan:
         groove=patterns.weighted(style.grooves),
         comping=patterns.weighted(style.comping),
         walking=bassline == "walking",
-        final_chord=ends.chance(0.7) and not drums_alone,
-        pickup_beats=pickup if has_melody and ends.chance(0.6) else 0,
+        final_chord=ends.chance(0.7) and not drums_alone and sheet is None,
+        pickup_beats=(
+            -(min(0, sheet.melody[0].start) // grid.steps_per_beat)
+            if sheet is not None
+            else pickup
+            if has_melody and ends.chance(0.6)
+            else 0
+        ),
         lead_in=round(lead_in, 3),
         lead_out=round(ends.uniform(0.3, 3.5), 3),
         fade_out=ends.chance(0.15),
         power=dice.child("power").chance(style.power),
+        sheet=sheet,
     )
 
 

@@ -15,6 +15,7 @@ from musicfm.render.arrangement import ROLES, Scene
 from musicfm.render.drums import KICK, crash, drum_pattern, with_fill, write_drums
 from musicfm.render.form import Section
 from musicfm.render.harmony import Slot, write_phrase
+from musicfm.render.lead_sheets import LeadSheet
 from musicfm.render.melody import Melodist, MelodyStyle, vary
 from musicfm.render.plan import Plan
 from musicfm.render.score import ChordSpan, ScoreNote, nearest
@@ -28,6 +29,8 @@ _SHORTEST_CHORD = 3  # steps that are left of a phrase when it is cut short
 
 def write_harmony(plan: Plan, phrases: "Phrases") -> list[list[ChordSpan]]:
     """The chords of each section, in steps of the song; the last list is the final chord's."""
+    if plan.sheet is not None:
+        return _sheet_harmony(plan, plan.sheet)
     starts: list[tuple[int, Chord | None, int]] = []
     for i, section in enumerate(plan.sections):
         step = section.first_bar * plan.grid.steps_per_bar
@@ -60,6 +63,25 @@ def write_harmony(plan: Plan, phrases: "Phrases") -> list[list[ChordSpan]]:
         if previous is not None and end > start:
             chords[i].append(ChordSpan(start, end, previous))
     return chords
+
+
+def _sheet_harmony(plan: Plan, sheet: LeadSheet) -> list[list[ChordSpan]]:
+    chords: list[list[ChordSpan]] = []
+    for section in plan.sections:
+        first = section.first_bar * plan.grid.steps_per_bar
+        last = first + section.bars * plan.grid.steps_per_bar
+        chords.append(
+            [
+                ChordSpan(
+                    max(start, first),
+                    min(end, last),
+                    Chord(plan.key, (root - sheet.tonic) % 12, quality, bass),
+                )
+                for start, end, root, quality, bass in sheet.chords
+                if start < last and end > first
+            ]
+        )
+    return [*chords, []]
 
 
 def _turned(chord: Chord) -> Chord:
@@ -132,7 +154,12 @@ def write_score(plan: Plan, phrases: "Phrases", chords: list[list[ChordSpan]]) -
         if "drums" in scene.roles:
             score["drums"] += _write_drums(plan, section, scene)
         for role in sorted(scene.roles & {"lead", "solo"}):
-            score[role] += melodies.write(role, section, spans)
+            if plan.sheet is None:
+                score[role] += melodies.write(role, section, spans)
+    if plan.sheet is not None:
+        # To the nearest octave; the instrument's range may ask for another.
+        shift = (plan.key.tonic - plan.sheet.tonic + 5) % 12 - 5
+        score["lead"] = [note._replace(pitch=note.pitch + shift) for note in plan.sheet.melody]
     if plan.final_chord:
         _write_final_chord(plan, chords[-1][0], score)
     return score

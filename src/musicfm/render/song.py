@@ -106,7 +106,8 @@ class Labels:
     chords: tuple[Span, ...]
     """In Harte's notation (ISMIR 2005), N for none."""
     segments: tuple[Span, ...]
-    """intro, verse, chorus, bridge, inst, outro or silence."""
+    """intro, verse, chorus, bridge, inst, outro or silence; of a lead sheet also letters, or none
+    at all where they are not known."""
     keys: tuple[Span, ...]
     """Tonic and mode, such as "Eb:minor", in JAMS's spelling of key_mode."""
     tags: tuple[str, ...]
@@ -124,3 +125,5 @@ class Song:
     parts: tuple[Part, ...]
     production: Production
     labels: Labels
+    composition: str = ""
+    """The name of the lead sheet that it arranges; empty: it is the generator's own."""

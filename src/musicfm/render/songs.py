@@ -22,6 +22,7 @@ from musicfm.journal import Journal, Recording
 from musicfm.progress import AudioProgress
 from musicfm.render.composition import GENERATOR_VERSION, compose
 from musicfm.render.labels import GENERATOR, jams_text
+from musicfm.render.lead_sheets import choose, digest, read_lead_sheets
 from musicfm.render.song import Version
 from musicfm.render.soundfont import load_font
 from musicfm.render.splits import split_of
@@ -65,6 +66,7 @@ def render_songs(
     audio_format: AudioFormat = "flac",
     sample_rate: int = SAMPLE_RATE,
     soundfonts: Sequence[Path] = (),
+    lead_sheets: Path | None = None,
     max_seconds: float | None = None,
     version: Version = GENERATOR_VERSION,
     num_workers: int | None = None,
@@ -86,6 +88,8 @@ def render_songs(
         soundfonts: General MIDI ``.sf2`` or ``.sf3`` files, of which one is drawn for each
             instrument; one that is named twice is drawn twice as often. None: the one that
             pretty_midi brings along.
+        lead_sheets: a folder of compositions to arrange; see :mod:`musicfm.render.lead_sheets`.
+            None: the songs are the generator's own.
         max_seconds: longer songs are cut to as much, half of them from somewhere in the middle.
         version: of the generator; 1 is that of rendered-v1.
         num_workers: processes that render; None takes all cores. One is this process itself.
@@ -94,6 +98,7 @@ def render_songs(
 
     Raises:
         ConfigError: a count, seed or number of workers that cannot be.
+        DataError: there are no lead sheets.
         SoundFontError: there is no sound font, or it is damaged or lacks an instrument.
         OutputError: the folder cannot be written, or holds songs of other settings.
     """
@@ -104,11 +109,12 @@ def render_songs(
         raise ConfigError(
             f"songs of {max_seconds:g} s are too short for labels; give {MIN_SECONDS:g} or more"
         )
-    fonts = [load_font(path) for path in soundfonts or (None,)]
+    fonts = [_font(path) for path in soundfonts or (None,)]
     settings = {
         "generator": GENERATOR,
         "generator_version": version,
         "sound_fonts": [font.sha256 for font in fonts],
+        "lead_sheets": None if lead_sheets is None else digest(_sheets(lead_sheets)),
         "max_seconds": max_seconds,
         "format": audio_format,
         "sample_rate": sample_rate,
@@ -124,7 +130,15 @@ def render_songs(
         ]
         summary.skipped = count - len(pending)
         rendered = run_tasks(
-            partial(_render, tuple(soundfonts), audio_format, sample_rate, max_seconds, version),
+            partial(
+                _render,
+                tuple(soundfonts),
+                audio_format,
+                sample_rate,
+                lead_sheets,
+                max_seconds,
+                version,
+            ),
             ((number, number) for number in pending),
             num_workers=num_workers,
             timeout_seconds=_PATIENCE_SECONDS,
@@ -179,12 +193,14 @@ def _save(rendered: _Rendered, audio: Path, labels: Path) -> None:
 
 
 _font = lru_cache(maxsize=16)(load_font)  # once in each process
+_sheets = lru_cache(maxsize=1)(read_lead_sheets)
 
 
 def _render(
     soundfonts: tuple[Path, ...],
     audio_format: AudioFormat,
     sample_rate: int,
+    lead_sheets: Path | None,
     max_seconds: float | None,
     version: Version,
     seed: int,
@@ -192,7 +208,8 @@ def _render(
     """What a process does for a song."""
     import soundfile
 
-    song = compose(seed, max_seconds=max_seconds, anywhere=True, version=version)
+    sheet = None if lead_sheets is None else choose(_sheets(lead_sheets), seed)
+    song = compose(seed, max_seconds=max_seconds, anywhere=True, version=version, sheet=sheet)
     fonts = [_font(path) for path in soundfonts or (None,)]
     samples = synthesize(song, fonts, sample_rate)
     audio = io.BytesIO()

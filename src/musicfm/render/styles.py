@@ -462,23 +462,26 @@ STYLES: dict[str, Style] = {
 }
 
 
-def choose_metre_style_and_tempo(dice: Dice, reserved: bool) -> tuple[Metre, str, float]:
+def choose_metre_style_and_tempo(
+    dice: Dice, reserved: bool, metre: Metre | None = None
+) -> tuple[Metre, str, float]:
     """Draws metre and tempo, then one of the styles that go with both.
 
     Args:
         dice: of the style.
         reserved: whether the tempo is one of those for held-out songs.
+        metre: this one; None: any.
     """
-    metre = dice.weighted(METRE_WEIGHTS)
-    low, high = TEMPI[metre]
+    drawn: Metre = dice.weighted(METRE_WEIGHTS) if metre is None else metre
+    low, high = TEMPI[drawn]
     while True:
         tempo = dice.uniform(low, high)
         # So that tempi are even over their logarithm.
         if dice.chance(low / tempo) and is_reserved_tempo(tempo) == reserved:
             break
     weights = {
-        name: style.metres[metre]
+        name: style.metres[drawn]
         for name, style in STYLES.items()
-        if metre in style.metres and style.tempi[metre][0] <= tempo <= style.tempi[metre][1]
+        if drawn in style.metres and style.tempi[drawn][0] <= tempo <= style.tempi[drawn][1]
     }
-    return metre, dice.weighted(weights), tempo
+    return drawn, dice.weighted(weights), tempo
