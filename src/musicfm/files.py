@@ -160,7 +160,7 @@ def write_npy_header(file: IO[bytes], dtype: str, shape: tuple[int, ...]) -> Non
 
 def sync(path: Path) -> None:
     """Waits until a file's content is on the disk, so that a rename never outruns it."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR)  # Windows syncs only what may be written
     try:
         os.fsync(handle)
     finally:

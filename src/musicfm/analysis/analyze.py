@@ -65,7 +65,8 @@ def analyze(
     recording = io.BytesIO(source) if isinstance(source, bytes) else source
     name = str(recording) if isinstance(recording, str | os.PathLike) else ""
     with (
-        tempfile.TemporaryDirectory(prefix="musicfm-") as folder,
+        # Windows removes no file that is mapped into memory.
+        tempfile.TemporaryDirectory(prefix="musicfm-", ignore_cleanup_errors=True) as folder,
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always", AudioWarning)

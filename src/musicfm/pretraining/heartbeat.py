@@ -1,7 +1,6 @@
 """What happens around the steps of a run: watching, validating, saving, stopping, in this order."""
 
 import math
-import resource
 import signal
 import sys
 import time
@@ -284,8 +283,14 @@ def _finite_mean(values: list[float]) -> float | None:
 
 
 def _memory(device: torch.device) -> int:
-    """The most that was in use so far, in bytes: on a GPU its memory, else the process's."""
+    """The most that was in use so far, in bytes: on a GPU its memory, else the process's; 0 where
+    the system does not tell, as Windows does not.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
