@@ -20,9 +20,11 @@ import json
 import os
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -450,7 +452,7 @@ def train(
             worker_init_fn=begin_loading,
         )
         saved = began = time.monotonic()
-        sums: dict[str, float] = {}
+        recent: dict[str, list[float]] = defaultdict(list)
         with Steps("Training", settings.steps, progress) as bar:
             bar.advance(step)
             for batch in loader:
@@ -475,11 +477,13 @@ def train(
                 step += 1
                 _follow(average, joint, min(settings.ema, step / (step + 10)))
                 for name, loss in [*losses.items(), ("norm", norm)]:
-                    sums[name] = sums.get(name, 0.0) + float(loss.detach())
+                    recent[name].append(float(loss.detach()))
+                recent["seconds"].append(time.monotonic() - began)
+                began = time.monotonic()
                 bar.advance()
                 if step % LOG_EVERY == 0:
-                    _log(out, bar, step, settings, sums, time.monotonic() - began)
-                    sums, began = {}, time.monotonic()
+                    _log(out, bar, step, settings.learning_rate_at(step - 1), recent)
+                    recent.clear()
                 if time.monotonic() - saved > checkpoint_seconds:
                     save()
                     saved = time.monotonic()
@@ -530,17 +534,11 @@ def _check_settings(there: JointSettings, settings: JointSettings, out: Path) ->
 
 
 def _log(
-    out: Path,
-    bar: Steps,
-    step: int,
-    settings: JointSettings,
-    sums: Mapping[str, float],
-    seconds: float,
+    out: Path, bar: Steps, step: int, rate: float, recent: Mapping[str, Sequence[float]]
 ) -> None:
-    """Appends a line of means, and shows some of them."""
-    means = {name: round(total / LOG_EVERY, 4) for name, total in sums.items()}
-    line = {"step": step, "learning_rate": settings.learning_rate_at(step - 1), **means}
-    line["seconds_per_step"] = round(seconds / LOG_EVERY, 2)
+    """Appends a line of means over the last steps, and shows it."""
+    means = {name: round(fmean(values), 4) for name, values in recent.items()}
+    line = {"step": step, "learning_rate": rate, **means}
     with (out / LOG).open("a") as file:
         file.write(json.dumps(line) + "\n")
     bar.say(", ".join(f"{name} {value:.3g}" for name, value in line.items()))
