@@ -285,7 +285,7 @@ def test_an_early_exit_is_the_hidden_state(build: Build) -> None:
         assert torch.equal(found, model.get_latent(wav, layer_ix=7))
 
 
-@pytest.mark.processes
+@pytest.mark.compiles
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")
 def test_parts_are_exported_as_onnx(build: Build, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -244,10 +244,16 @@ def test_hooks_see_a_long_clip_once() -> None:
     assert seen == [(1, 64, 8, 2_000)]
 
 
-def test_autocast_and_tracing_get_the_modules(folds: list[Any]) -> None:
+def test_autocast_gets_the_modules(folds: list[Any]) -> None:
     conv, mel = front_end(), torch.randn(1, 16, 600)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert conv(mel).dtype == torch.bfloat16
+    assert not folds
+
+
+@pytest.mark.compiles
+def test_a_compiler_gets_the_modules(folds: list[Any]) -> None:
+    conv, mel = front_end(), torch.randn(1, 16, 600)
     with torch.no_grad():
         torch.compile(conv, backend="eager", fullgraph=True)(mel)  # type: ignore[no-untyped-call]
     torch.compiler.reset()

@@ -475,6 +475,12 @@ def test_weights_have_the_names_of_the_published_ones(build: Build) -> None:
     assert isinstance(modules["conv.conv.1.conv3"], nn.Conv2d)
 
 
+def test_the_published_size_has_as_many_weights() -> None:
+    with torch.device("meta"):
+        musicfm = MusicFM25Hz(model_path=None, stat_path=None)
+    assert sum(weight.numel() for weight in musicfm.parameters()) == 328_932_480
+
+
 @pytest.mark.parametrize("normed", ["weight_", "parametrizations.weight.original"])
 def test_weights_load_strictly(normed: str, build: Build, music: Tensor) -> None:
     state = {name: tensor + 1.0 for name, tensor in recipe.published_state().items()}
@@ -644,6 +650,7 @@ def test_other_features_are_refused(build: Build, music: Tensor) -> None:
         build().preprocessing(music, ["melspec_2048", "chromagram"])
 
 
+@pytest.mark.compiles
 @torch.no_grad()
 def test_the_compiled_model_is_the_model(build: Build, music: Tensor) -> None:
     musicfm = build()
@@ -657,6 +664,9 @@ def test_the_compiled_model_is_the_model(build: Build, music: Tensor) -> None:
     near(conformer(x, output_hidden_states=True).hidden_states[3], expected[3])
     latent = compiled(musicfm.get_latent, fullgraph=True)
     near(latent(music, 2), expected[2])
+    replaced = copy.deepcopy(musicfm)
+    replaced.conformer = compiled(replaced.conformer)
+    near(replaced.get_latent(music, 2), expected[2])
     losses = []
     for step in (musicfm, compiled(musicfm)):
         torch.manual_seed(0)

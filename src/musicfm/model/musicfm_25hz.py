@@ -240,6 +240,8 @@ class MusicFM25Hz(nn.Module):
 
         Layer 0 is the front end's output, layer i that of block i. Blocks beyond are not run.
         """
+        if not isinstance(self.conformer, Conformer):  # compiled, or somebody's own
+            return self.get_predictions(x)[1][layer_ix]
         depth = len(self.conformer.layers)
         if layer_ix not in range(-depth - 1, depth + 1):
             raise ConfigError(f"no layer {layer_ix}; this model has layers 0 to {depth}")
