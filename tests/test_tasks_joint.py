@@ -15,7 +15,7 @@ from musicfm.datasets.splits import Splitting
 from musicfm.datasets.tracks import Track
 from musicfm.errors import ConfigError
 from musicfm.model.checkpoint import fingerprint, read_tracks
-from musicfm.model.config import PitchConfig, preset
+from musicfm.model.config import ModelConfig, PitchConfig, preset
 from musicfm.model.musicfm import MusicFM
 from musicfm.tasks import heads
 from musicfm.tasks.augmentation import change_sound, draw_speed, play_at, transposed
@@ -259,6 +259,9 @@ def test_the_result_is_a_model_with_heads(
     for folder in found.values():
         check_model(heads.load(folder), fingerprint(model), "it")
         assert read_tracks(folder) == read_tracks(tmp_path / MODEL)
+    facts = json.loads((tmp_path / MODEL / "training.json").read_text())
+    assert facts["step"] == facts["recipe"]["steps"] == 20
+    assert ModelConfig.from_dict(facts["recipe"]["model"]) == model.config
     (line,) = (tmp_path / LOG).read_text().splitlines()
     assert json.loads(line)["step"] == 20
     with pytest.raises(ConfigError, match="another batch_size; go on with the same"):

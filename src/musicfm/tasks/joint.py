@@ -10,7 +10,8 @@ A run has a folder of its own:
 
     checkpoint.pt      all that it takes to go on
     log.jsonl          losses, a line every LOG_EVERY steps
-    model/             the result so far, with heads/: what ``musicfm analyze --model`` takes
+    model/             the result so far, with heads/: what ``musicfm analyze --model`` takes;
+                       training.json and training_tracks.txt say what it was made of
 
 Sources: masked tokens, Chiu et al. 2022 (arXiv 2202.01855); a mean of weights as teacher, Tarvainen
 and Valpola 2017 (arXiv 1703.01780).
@@ -35,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+import musicfm
 from musicfm.audio import reading
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
@@ -42,7 +44,7 @@ from musicfm.datasets.scanning import identities
 from musicfm.datasets.tracks import Track
 from musicfm.embedding.pooling import num_pooled, pooled_times
 from musicfm.errors import AudioError, AudioWarning, ConfigError, TrainingError
-from musicfm.files import exclusive, sweep
+from musicfm.files import atomic_write, exclusive, sweep
 from musicfm.memory import keep_freed_memory
 from musicfm.model import checkpoint
 from musicfm.model.config import (
@@ -65,6 +67,7 @@ from musicfm.training import AtomicCheckpointIO, begin_loading, check_precision,
 
 TASKS: tuple[TaskName, ...] = ("beat", "chord", "key", "structure", "tagging")
 MODEL, CHECKPOINT, LOG = "model", "checkpoint.pt", "log.jsonl"
+TRAINING = "training.json"
 LOG_EVERY = 20
 """Steps."""
 SURE = 0.5
@@ -425,8 +428,10 @@ def train(
             optimizer.load_state_dict(state["optimizer"])
             step, heard = state["step"], state["heard"]
         average.requires_grad_(False).eval()
-        names = identities([*(item.track for item in labelled), *(t for t, _ in unlabelled)])
-        heard = list(dict.fromkeys([*heard, *names]))
+        tracks = [*(item.track for item in labelled), *(track for track, _ in unlabelled)]
+        folder = checkpoint.folder_of(model_name)
+        before = None if folder is None else checkpoint.read_tracks(folder)
+        heard = list(dict.fromkeys([*(before or ()), *heard, *identities(tracks)]))
 
         def save() -> None:
             content = {
@@ -440,6 +445,20 @@ def train(
             }
             AtomicCheckpointIO().save_checkpoint(content, out / CHECKPOINT)
             write_model(average, out / MODEL, heard)
+            facts = {
+                "musicfm": musicfm.__version__,
+                "begins_with": model_name,
+                "recipe": {"model": joint.model.config.to_dict(), **settings.to_dict()},
+                "step": step,
+                "data": {
+                    "labelled": len(labelled),
+                    "unlabelled": len(unlabelled),
+                    "hours": sum(track.duration for track in tracks) / 3600,
+                    "before_is_known": before is not None,
+                },
+            }
+            with atomic_write(out / MODEL / TRAINING) as temporary:
+                temporary.write_text(json.dumps(facts, indent=2) + "\n")
 
         tasks = [cast(Head, head).task for head in joint.heads]
         clips = Clips(labelled, unlabelled, tasks, joint.model.config, settings)
