@@ -56,8 +56,8 @@ FAULTS = (
     ),
     Fault(
         "model/checkpoint.py",
-        "    if not path.is_file():\n        return None\n    return path.read_text(",
-        "    if not path.is_file():\n        return []\n    return path.read_text(",
+        "    if not os.path.isfile(path):\n        return None\n    return path.read_text(",
+        "    if not os.path.isfile(path):\n        return []\n    return path.read_text(",
     ),
     Fault(
         "cli/__init__.py",
@@ -131,8 +131,8 @@ FAULTS = (
     ),
     Fault(
         "model/mel.py",
-        "reflect_pad(samples, self.config.n_fft // 2, lengths)",
-        "reflect_pad(samples, self.config.n_fft // 2 - 1, lengths)",
+        "reflect_pad(samples, n_fft // 2, lengths)",
+        "reflect_pad(samples, n_fft // 2 - 1, lengths)",
     ),
     Fault(
         "model/musicfm.py",
@@ -221,8 +221,8 @@ FAULTS = (
     ),
     Fault(
         "tasks/study.py",
-        "if (study.out / RUN).is_file()",
-        "if (study.out / RUN).is_dir()",
+        "if os.path.isfile(study.out / RUN)",
+        "if os.path.isdir(study.out / RUN)",
     ),
     Fault(
         "tasks/tagging.py",
