@@ -148,7 +148,7 @@ def test_an_arrangement_has_the_melody_the_chords_and_the_form(tmp_path: Path) -
         root = named[0].split(":")[0]
         assert root == tonic.split(":")[0]
         names = [s.value for s in song.labels.segments if s.value != "silence"]
-        assert names == ["intro", "A", "inst", "outro"]
+        assert names == ["intro", "no_function", "inst", "outro"]
         beats = len(song.labels.beats)
         assert beats == 4 * sheet.num_bars
 

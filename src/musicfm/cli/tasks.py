@@ -36,14 +36,15 @@ Task = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="rendered-v1; a folder of recordings with a .jams beside each; a manifest of such; or "
-        "a published dataset, such as gtzan=/data/gtzan."
+        help="rendered-v1, rendered-v2-quick, or rendered-v2=FOLDER with its fonts; a folder of "
+        "recordings with a .jams beside each; a manifest of such; or a published dataset, such as "
+        "gtzan=/data/gtzan."
     ),
 ]
 Songs = Annotated[
-    Path, typer.Option(help="Where rendered-v1 is, or is rendered to when it is asked for.")
+    Path, typer.Option(help="Where rendered songs are, or are rendered to when asked for.")
 ]
-Part = Annotated[float, typer.Option(help="Of rendered-v1: take this part of the songs.")]
+Part = Annotated[float, typer.Option(help="Of rendered songs: take this part of them.")]
 Labels = Annotated[float, typer.Option(help="Learn from this part of the training songs.")]
 Cache = Annotated[Path, typer.Option(help="Folder for hidden states; may be shared and removed.")]
 Context = Annotated[

@@ -88,7 +88,7 @@ def _segment_spans(
         (
             clock.start(section.first_bar * steps),
             clock.end((section.first_bar + section.bars) * steps),
-            section.label,
+            section.label if len(section.label) > 1 else "no_function",  # of a letter
         )
         for section in plan.sections
     ]

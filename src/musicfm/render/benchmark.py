@@ -1,31 +1,48 @@
-"""rendered-v1: a frozen benchmark of rendered songs, which needs no download.
+"""rendered-v1 and rendered-v2: frozen benchmarks of rendered songs.
 
-Five sets of songs: for training and validation; for testing in the domain; for testing on held-out
-material (instruments, progressions, forms and tempi that no training song has), which is the
-headline; and for testing on bad recordings (codecs, noise, detuning). ``rendered_v1.json`` names
-the seeds, and for each song a fingerprint of its labels, so that a generator that has changed is
-noticed. It never changes: another choice of songs is rendered-v2.
+rendered-v1 needs no download. Five sets of songs: for training and validation; for testing in the
+domain; for testing on held-out material (instruments, progressions, forms and tempi that no
+training song has), which is the headline; and for testing on bad recordings (codecs, noise,
+detuning).
 
-Scores on it rank checkpoints on synthetic music. They do not predict those on recordings.
+rendered-v2 is of version 2 of the generator, with several sound fonts and POP909's compositions,
+which lie in a folder of the user's. Its test sets differ from the training songs in one thing
+each, or in all: sound fonts, compositions, material as above, and bad recordings. Fonts and
+compositions are known by their SHA-256, and others are refused. rendered-v2-quick is the same
+songs, but for those of POP909, with the sound font that pretty_midi brings along.
+
+``rendered_v1.json`` and ``rendered_v2.json`` name the seeds, and for each song a fingerprint of its
+labels, so that a generator that has changed is noticed. They never change: another choice of songs
+is another benchmark.
+
+Scores on them rank checkpoints on synthetic music. They do not predict those on recordings.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from musicfm.errors import ConfigError, DataError
 from musicfm.files import read_object
+from musicfm.render.lead_sheets import digest, read_lead_sheets
+from musicfm.render.song import Version
 from musicfm.render.songs import render_songs
 
 NAME = "rendered-v1"
 
-SetName = Literal["train", "valid", "test", "heldout", "degraded"]
+SetName = Literal["train", "valid", "test", "heldout", "degraded", "all", "fonts", "compositions"]
 TEST_SETS: tuple[SetName, ...] = ("heldout", "test", "degraded")
-"""The headline first."""
+"""Of rendered-v1, the headline first."""
+
+NAME_V2, QUICK = "rendered-v2", "rendered-v2-quick"
+COMPOSITIONS = "POP909"
+"""The folder of POP909's structure within that of rendered-v2's sources."""
+_V2 = "rendered_v2.json"
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,13 @@ class SongSet:
     first_seed: int
     fingerprints: tuple[str, ...]
     """Of the songs' labels, in the order of their seeds."""
+    version: Version = 1
+    """Of the generator."""
+    max_seconds: float | None = None
+    fonts: tuple[str, ...] = ()
+    """SHA-256 of the sound fonts; none: the one that pretty_midi brings along."""
+    compositions: str = ""
+    """SHA-256 of the lead sheets that are arranged, as they are read; none: the generator's own."""
 
     @property
     def seeds(self) -> range:
@@ -47,12 +71,12 @@ class SongSet:
         if not 0.0 < part <= 1.0:
             raise ConfigError(f"a part of {part:g} of the songs is impossible; give 0 to 1")
         count = max(1, round(part * len(self.fingerprints)))
-        return SongSet(self.name, self.first_seed, self.fingerprints[:count])
+        return replace(self, fingerprints=self.fingerprints[:count])
 
 
 @cache
 def song_sets() -> Mapping[SetName, SongSet]:
-    """All songs of the benchmark."""
+    """All songs of rendered-v1."""
     content = json.loads(Path(__file__).with_name("rendered_v1.json").read_text(encoding="utf-8"))
     return {
         name: SongSet(name, entry["first_seed"], tuple(entry["fingerprints"]))
@@ -60,14 +84,93 @@ def song_sets() -> Mapping[SetName, SongSet]:
     }
 
 
+@cache
+def song_sets_v2(quick: bool = False) -> Mapping[SetName, SongSet]:
+    """All songs of rendered-v2, for training and validation first, then the headline.
+
+    Args:
+        quick: those of rendered-v2-quick.
+    """
+    content = _content_v2()
+    fonts = {
+        name: tuple(font["sha256"] for font in some) for name, some in content["fonts"].items()
+    }
+    return {
+        name: SongSet(
+            name,
+            entry["first_seed"],
+            tuple(entry["fingerprints"]),
+            content["generator_version"],
+            content["max_seconds"],
+            () if quick else fonts[entry["fonts"]],
+            content["compositions"] if entry["arranged"] else "",
+        )
+        for name, entry in content["sets"].items()
+        if not (quick and (entry["arranged"] or name == "fonts"))
+    }
+
+
+def name_v2(quick: bool = False) -> str:
+    """The benchmark's name with a hash of all that it consists of: songs, fonts, compositions."""
+    text = json.dumps(_content_v2(), sort_keys=True)
+    name = QUICK if quick else NAME_V2
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _content_v2() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path(__file__).with_name(_V2).read_text(encoding="utf-8"))
+    return content
+
+
+def find_fonts(sources: Path) -> dict[str, Path]:
+    """Sound fonts in a folder, by SHA-256. Raises DataError if one of rendered-v2's is missing."""
+    there: dict[str, Path] = {}
+    for path in sorted(sources.rglob("*.sf[23]")):
+        if not os.path.isfile(path):  # a link of a package that leads outside of it
+            continue
+        with path.open("rb") as file:
+            there.setdefault(hashlib.file_digest(file, "sha256").hexdigest(), path)
+    wanted = [font for some in _content_v2()["fonts"].values() for font in some]
+    for font in wanted:
+        if font["sha256"] not in there:
+            raise DataError(
+                f"{NAME_V2} needs the sound font {font['name']} of Debian's package "
+                f"{font['package']} (SHA-256 {font['sha256']}), which is not in {sources}; put it "
+                f"there, or take {QUICK}, which needs none"
+            )
+    return there
+
+
+def find_compositions(sources: Path) -> Path:
+    """The folder of POP909's structure. Raises DataError if it is another or missing."""
+    folder = sources / COMPOSITIONS
+    expected = _content_v2()["compositions"]
+    if not os.path.isdir(folder) or digest(read_lead_sheets(folder)) != expected:
+        raise DataError(
+            f"{NAME_V2} needs the folder POP909 of "
+            "https://github.com/Dsqvival/hierarchical-structure-analysis (3a8d0d0) as it is, and "
+            f"{folder} is missing or something else; put it there, or take {QUICK}, which needs "
+            "none"
+        )
+    return folder
+
+
 def render_set(
-    songs: SongSet, folder: Path, *, num_workers: int | None = None, progress: bool = False
+    songs: SongSet,
+    folder: Path,
+    *,
+    fonts: Mapping[str, Path] | None = None,
+    compositions: Path | None = None,
+    num_workers: int | None = None,
+    progress: bool = False,
 ) -> list[Path]:
     """Renders the songs of a set that are not there yet, and checks the labels of all.
 
     Args:
         songs: which.
         folder: for the songs; one for each set.
+        fonts: sound fonts by SHA-256, where the set has some; see `find_fonts`.
+        compositions: lead sheets, where the set has some; see `find_compositions`.
         num_workers: processes; None takes all cores.
         progress: show a bar on standard error.
 
@@ -83,7 +186,10 @@ def render_set(
         len(songs.seeds),
         folder,
         seed=songs.first_seed,
-        version=1,
+        soundfonts=[fonts[sha256] for sha256 in songs.fonts] if fonts else (),
+        lead_sheets=compositions if songs.compositions else None,
+        max_seconds=songs.max_seconds,
+        version=songs.version,
         num_workers=num_workers,
         progress=progress,
     )
@@ -96,7 +202,7 @@ def render_set(
             raise DataError(f"{path} is damaged; {cure}") from error
         if found != expected:
             raise DataError(
-                f"{path} has other labels than the song of {NAME}; remove {folder} if it was "
+                f"{path} has other labels than the frozen song; remove {folder} if it was "
                 "changed, else this version composes other songs, and its scores belong to no "
                 "benchmark"
             )

@@ -106,8 +106,8 @@ class Labels:
     chords: tuple[Span, ...]
     """In Harte's notation (ISMIR 2005), N for none."""
     segments: tuple[Span, ...]
-    """intro, verse, chorus, bridge, inst, outro or silence; of a lead sheet also letters, or none
-    at all where they are not known."""
+    """intro, verse, chorus, bridge, inst, outro or silence; of a lead sheet also no_function, or
+    none at all where they are not known."""
     keys: tuple[Span, ...]
     """Tonic and mode, such as "Eb:minor", in JAMS's spelling of key_mode."""
     tags: tuple[str, ...]

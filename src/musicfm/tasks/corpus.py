@@ -1,7 +1,7 @@
 """What heads are trained, chosen and tested on: one labelled collection with its splits."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ SPLITTING = Splitting(valid=0.1, test=0.2)
 """Of collections that are in no splits."""
 
 RENDERED_NOTE = (
-    "Scores on rendered-v1 rank checkpoints on synthetic music. They do not predict those on "
+    "Scores on rendered songs rank checkpoints on synthetic music. They do not predict those on "
     "GTZAN, Harmonix or any other recordings."
 )
 
@@ -74,10 +74,12 @@ def open_corpus(
     """Reads a labelled collection.
 
     Args:
-        source: "rendered-v1"; a published dataset and its folder, such as "gtzan=/data/gtzan"; a
-            folder of recordings with a .jams file beside each; or a manifest of such.
-        songs: the folder to render rendered-v1 into.
-        part: of the songs of each set of rendered-v1 that are used.
+        source: "rendered-v1"; "rendered-v2-quick"; "rendered-v2" and the folder of its sound fonts
+            and compositions, such as "rendered-v2=sources"; a published dataset and its folder,
+            such as "gtzan=/data/gtzan"; a folder of recordings with a .jams file beside each; or a
+            manifest of such.
+        songs: the folder to render the songs of these into.
+        part: of the songs of each of their sets that are used.
         num_workers: processes; None takes all cores.
         progress: show bars on standard error.
 
@@ -87,17 +89,24 @@ def open_corpus(
     """
     if source == benchmark.NAME:
         return _rendered(songs, part, num_workers, progress)
-    if part != 1.0:
-        raise ConfigError(f"a part of the songs is for {benchmark.NAME}; give all of {source}")
     name, is_dataset, home = source.partition("=")
+    if name == benchmark.NAME_V2 and is_dataset:
+        return _rendered_v2(Path(home), songs, part, num_workers, progress)
+    if source == benchmark.QUICK:
+        return _rendered_v2(None, songs, part, num_workers, progress)
+    if part != 1.0:
+        raise ConfigError(
+            f"a part of the songs is for {benchmark.NAME} and {benchmark.NAME_V2}; give all of "
+            f"{source}"
+        )
     if is_dataset and name in DATASETS:
         found = read_dataset(name, Path(home), num_workers=num_workers, progress=progress)
         return _of_splits(name, found)
     if not os.path.exists(source):
         known = ", ".join(DATASETS)
         raise ConfigError(
-            f"there is no collection '{source}': give {benchmark.NAME}, a folder, a manifest, or "
-            f"NAME=FOLDER with one of {known}"
+            f"there is no collection '{source}': give {benchmark.NAME}, {benchmark.QUICK}, a "
+            f"folder, a manifest, or NAME=FOLDER with one of {benchmark.NAME_V2}, {known}"
         )
     found = read_labelled([source], SPLITTING, num_workers=num_workers, progress=progress)
     return _of_splits(printable(Path(source).name), found)
@@ -185,21 +194,51 @@ def _unreadable(labels: Iterable[str], class_of: Callable[[str], int]) -> dict[s
 
 
 def _rendered(songs: Path, part: float, num_workers: int | None, progress: bool) -> Corpus:
-    sets: dict[str, tuple[LabelledTrack, ...]] = {}
+    def render(found: benchmark.SongSet) -> list[Path]:
+        folder = songs / found.name
+        return benchmark.render_set(found, folder, num_workers=num_workers, progress=progress)
+
+    sets = {name: found.part(part) for name, found in benchmark.song_sets().items()}
+    return _read_sets(benchmark.NAME, sets, benchmark.TEST_SETS, render, num_workers)
+
+
+def _rendered_v2(
+    sources: Path | None, songs: Path, part: float, num_workers: int | None, progress: bool
+) -> Corpus:
+    quick = sources is None
+    fonts = None if sources is None else benchmark.find_fonts(sources)
+    compositions = None if sources is None else benchmark.find_compositions(sources)
+    name = benchmark.name_v2(quick)
+
+    def render(found: benchmark.SongSet) -> list[Path]:
+        return benchmark.render_set(
+            found, songs / name / found.name, fonts=fonts, compositions=compositions,
+            num_workers=num_workers, progress=progress,
+        )  # fmt: skip
+
+    sets = {key: found.part(part) for key, found in benchmark.song_sets_v2(quick).items()}
+    tests = [key for key in sets if key not in ("train", "valid")]
+    return _read_sets(name, sets, tests, render, num_workers)
+
+
+def _read_sets(
+    name: str,
+    sets: Mapping[benchmark.SetName, benchmark.SongSet],
+    test_sets: Sequence[benchmark.SetName],
+    render: Callable[[benchmark.SongSet], list[Path]],
+    num_workers: int | None,
+) -> Corpus:
+    tracks: dict[str, tuple[LabelledTrack, ...]] = {}
     problems: tuple[str, ...] = ()
-    for name, all_songs in benchmark.song_sets().items():
-        paths = benchmark.render_set(
-            all_songs.part(part), songs / name, num_workers=num_workers, progress=progress
-        )
-        found = read_labelled(paths, Splitting(0.0, 0.0), num_workers=num_workers)
-        sets[name], problems = found.tracks, problems + found.problems
-    tests: dict[str, tuple[LabelledTrack, ...]] = {name: sets[name] for name in benchmark.TEST_SETS}
+    for key, songs in sets.items():
+        found = read_labelled(render(songs), Splitting(0.0, 0.0), num_workers=num_workers)
+        tracks[key], problems = found.tracks, problems + found.problems
     return Corpus(
-        benchmark.NAME,
-        sets["train"],
-        sets["valid"],
-        tests,
-        vocabulary_of(sets["train"]),
+        name,
+        tracks["train"],
+        tracks["valid"],
+        {key: tracks[key] for key in test_sets},
+        vocabulary_of(tracks["train"]),
         problems,
         note=RENDERED_NOTE,
     )
