@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -33,6 +34,7 @@ import sound_fonts
 import tones
 import trees
 from musicfm.audio import reading
+from musicfm.cli.lists import read_list
 from musicfm.datasets import scanning
 from musicfm.datasets.annotations import digest, fit, read_jams
 from musicfm.datasets.crops import Crops
@@ -45,7 +47,7 @@ from musicfm.datasets.pieces import Collected
 from musicfm.datasets.shards import prepare
 from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import INDEX, Manifest, Track, to_json
-from musicfm.embedding.collection import Summary, _pending
+from musicfm.embedding.collection import Summary, _pending, find_recordings
 from musicfm.embedding.embedder import Embedder
 from musicfm.embedding.results import VECTORS, TableWriter
 from musicfm.errors import AudioError, MusicFMError
@@ -64,6 +66,7 @@ from musicfm.pretraining import run as pretraining
 from musicfm.pretraining.checkpoints import checkpoint_path, latest_valid
 from musicfm.pretraining.metrics import METRICS, read_metrics
 from musicfm.pretraining.recipe import RECIPES, load_recipe
+from musicfm.remote import is_url
 from musicfm.render.soundfont import load_font
 from musicfm.render.synthesis import synthesize
 from musicfm.tasks import heads, trials
@@ -521,6 +524,50 @@ def _read_jams(folder: Path) -> None:
             task.targets(read.annotations, np.arange(0.0, 15.0, 0.5))
 
 
+def _make_jams_of_others(folder: Path) -> None:
+    """With what other programs write: all forms, numbers as texts, columns, strange values."""
+    spans = [{"time": str(t), "duration": "1.5", "value": v} for t, v in enumerate("ABCNX")]
+    beats = [{"time": 0.5 * n, "duration": 0, "value": f"{1 + n % 4}.0"} for n in range(9)]
+    places = [{**beat, "value": {"position": 1 + n % 3}} for n, beat in enumerate(beats)]
+    levels = [{**span, "value": {"label": "A", "level": n % 2}} for n, span in enumerate(spans)]
+    columns = {key: [span[key] for span in spans] for key in ("time", "duration", "value")}
+    odd = [{"time": "1,5", "duration": -1, "value": v} for v in ("\x1b[2J\u202e", "Cafe\u0301")]
+    content = {
+        "annotations": [
+            {"namespace": namespace, "data": data}
+            for namespace, data in (
+                *(("beat", beats), ("beat_position", places), ("beats", beats), ("chord", columns)),
+                *(("chord_roman", levels), ("multi_segment", levels), ("segment_open", spans)),
+                *(("key_mode", spans + odd), ("tag_open", spans + odd), ("tempo", spans)),
+            )
+        ],
+        "file_metadata": {"duration": "15.5"},
+    }
+    (folder / "tone_0.jams").write_text(json.dumps(content))
+
+
+def _make_lists(folder: Path) -> None:
+    names = ["a.wav", "Zoë/歌.mp3", "s3://bucket/b.ogg", "# c.flac"]
+    lines = "\r\n".join(names)
+    for name, content in {
+        "lines.txt": lines.encode(),
+        "zeros": "\0".join(names).encode(),
+        "marked": lines.encode("utf-16"),
+        "unmarked": lines.encode("utf-16-be"),
+        "list.m3u": f"#EXTM3U\r\n#EXTINF:1,x\r\n{lines}".encode(),
+        "list.pls": b"[playlist]\nFile1=a.wav\nTitle1=x\nNumberOfEntries=1\n",
+    }.items():
+        (folder / name).write_bytes(content)
+
+
+def _read_lists(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        for name in read_list(path):
+            os.fsencode(name)
+            if not is_url(name) and not os.path.isdir(name):  # which may be the whole disk
+                find_recordings([name], [])
+
+
 def _make_fma(folder: Path) -> None:
     from test_datasets_fma import GENRES, HEAD, ROWS
 
@@ -757,6 +804,8 @@ def _read_progress(folder: Path) -> None:
 READERS: tuple[Reader, ...] = (
     *map(_audio, (*audio_files.ALL_FORMATS, *audio_files.UNUSUAL)),
     Reader("JAMS", _make_jams, _read_jams),
+    Reader("JAMS of other programs", _make_jams_of_others, _read_jams),
+    Reader("lists and playlists", _make_lists, _read_lists),
     Reader("FMA's tables", _make_fma, read_metadata),
     Reader("Harmonix", _make_harmonix, _pieces(collect_harmonix)),
     Reader(
