@@ -279,6 +279,19 @@ def test_what_its_header_does_not_account_for_is_reported(tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize(
+    ("name", "at", "length"),
+    [("x.aiff", 4, bytes(4)), ("x.aiff", 4, b"\xff" * 4), ("x.au", 8, b"\xff" * 4)],
+)
+def test_lengths_that_were_left_open(tmp_path: Path, name: str, at: int, length: bytes) -> None:
+    path = tmp_path / name
+    soundfile.write(path, FLOATS, 44100)
+    data = bytearray(path.read_bytes())
+    data[at : at + 4] = length
+    path.write_bytes(data)
+    np.testing.assert_allclose(reading.load(path, 44100), MONO, atol=2**-15)
+
+
+@pytest.mark.parametrize(
     "sync", ["fe7f0180", "7ffe8001", "ff1f00e8", "1fffe800", "72f81f4e"], ids=str
 )
 @pytest.mark.parametrize("num_zeros", [0, 9000])

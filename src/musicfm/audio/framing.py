@@ -227,9 +227,10 @@ def scan_container(file: BinaryIO, start: int) -> Part:
     size = file.seek(0, 2)
     head = _read_at(file, start, 12)
     end = size
-    if head[:4] == b"FORM":
+    # Writers that cannot go back leave 0 or the largest number.
+    if head[:4] == b"FORM" and head[4:8] > bytes(4):
         end = start + 8 + int.from_bytes(head[4:8])
-    elif head[:4] == b".snd" and head[8:12] != b"\xff" * 4:
+    elif head[:4] == b".snd" and head[8:12] > bytes(4):
         end = start + int.from_bytes(head[4:8]) + int.from_bytes(head[8:12])
     elif head[4:8] == b"ftyp":
         end = _end_of_mp4(file, start, size)

@@ -59,6 +59,7 @@ MAX_SAMPLE_RATE = 4_000_000  # Hz; headers that say more are garbage
 # Of files; telephones had 8 kHz. A header that says 1 Hz makes hours of a second.
 _MIN_SAMPLE_RATE = 1_000
 
+_MOST_PARTS = 1000  # of a joined file that are opened to tell its length
 _MOST_CHANNELS = 8  # that a stream may change to: in broadcasts some speech is mono
 
 # Decoders reach the state they would have had from the start well within this many samples.
@@ -367,7 +368,7 @@ class _Joined:
         self.damage: str | None = None
         infos = []
         with suppress(AudioError):  # of a later part: met when it is decoded
-            for part in parts:
+            for part in parts[:_MOST_PARTS]:
                 with closing(_open_part(path, file, part)) as source:
                     infos.append(source.info)
         if not infos:
