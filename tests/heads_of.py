@@ -8,7 +8,7 @@ from musicfm.model import checkpoint
 from musicfm.model.musicfm import MusicFM
 from musicfm.tasks import heads
 from musicfm.tasks.heads import Head, HeadConfig
-from musicfm.tasks.rows import TASKS
+from musicfm.tasks.names import TASKS
 
 TAGS = ("guitar", "piano", "drums", "slow")
 

@@ -18,8 +18,8 @@ from musicfm.analysis.analyzer import (
 from musicfm.datasets.annotations import Beats
 from musicfm.errors import CheckpointError
 from musicfm.model.musicfm import MusicFM
+from musicfm.tasks.names import TASKS
 from musicfm.tasks.predict import Predictor
-from musicfm.tasks.rows import TASKS
 
 
 @pytest.fixture(scope="module")

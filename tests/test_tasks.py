@@ -6,13 +6,14 @@ import torch
 
 import labelled
 from musicfm.datasets.annotations import Annotations
+from musicfm.tasks import names
 from musicfm.tasks.base import Array, Decoding, Task, sigmoid, softmax
 from musicfm.tasks.beat import Beat
 from musicfm.tasks.chord import Chord
+from musicfm.tasks.heads import task_class
 from musicfm.tasks.key import Key
 from musicfm.tasks.structure import Structure
 from musicfm.tasks.tagging import Tagging
-from musicfm.tasks.trivial import sure_logits
 
 VOCABULARY = tuple(
     sorted({tag for seed in labelled.SEEDS for tag in labelled.song(seed)[0].tags or ()})
@@ -34,7 +35,7 @@ def test_targets_to_events_to_metrics_loses_nothing(task: Task[Decoding]) -> Non
         annotations, duration = labelled.song(seed)
         assert task.is_labelled(annotations)
         times = times_of(task, duration)
-        logits = sure_logits(task, task.targets(annotations, times))
+        logits = task.oracle_logits(task.targets(annotations, times))
         assert logits.shape == (len(times), task.num_logits)
         estimate = task.decode(logits, times, duration, task.decodings[0])
         scores.append(task.score(annotations, estimate))
@@ -71,7 +72,7 @@ def test_the_loss_prefers_what_is_right(task: Task[Decoding]) -> None:
     times = times_of(task, duration)
     targets = task.targets(annotations, times)
     values, known = torch.tensor(targets.values)[None].float(), torch.tensor(targets.known)[None]
-    right = torch.tensor(sure_logits(task, targets))[None].float()
+    right = torch.tensor(task.oracle_logits(targets))[None].float()
     wrong = task.loss(-right, values, known).mean
     flat = task.loss(torch.zeros_like(right), values, known).mean
     assert task.loss(right, values, known).mean < 0.01 * flat < flat < wrong
@@ -114,3 +115,7 @@ def test_probabilities_do_not_overflow() -> None:
     huge = np.array([[-1e4, 0.0, 1e4]])
     np.testing.assert_array_equal(sigmoid(huge), [[0.0, 0.5, 1.0]])
     np.testing.assert_array_equal(softmax(huge), [[0.0, 0.0, 1.0]])
+
+
+def test_a_task_is_found_by_its_name() -> None:
+    assert [task_class(name).name for name in names.TASKS] == [task.name for task in TASKS]

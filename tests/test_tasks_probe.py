@@ -14,7 +14,8 @@ from musicfm.datasets.labelled import LabelledTrack
 from musicfm.datasets.tracks import Track
 from musicfm.errors import DataError
 from musicfm.tasks.features import Features, Inputs
-from musicfm.tasks.heads import HeadConfig, TaskName, build_task
+from musicfm.tasks.heads import HeadConfig, build_task
+from musicfm.tasks.names import TASKS, TaskName
 from musicfm.tasks.probe import (
     Examples,
     Fitted,
@@ -29,12 +30,11 @@ SETTINGS = ProbeSettings(max_epochs=40, batch_size=16, patience=10, learning_rat
 VOCABULARY = tuple(
     sorted({t for seed in labelled.SEEDS for t in labelled.song(seed)[0].tags or ()})
 )
-NAMES: tuple[TaskName, ...] = ("beat", "chord", "structure", "key", "tagging")
 
 
 def recordings(folder: Path, name: TaskName, noise: float = 0.1) -> list[Recording]:
     """Composed songs, with features that are their targets at 25 Hz, mixed, and noise."""
-    task = build_task(name, VOCABULARY if name == "tagging" else ())
+    task = build_task(name, VOCABULARY)
     rng = np.random.default_rng(0)
     found = []
     for seed in labelled.SEEDS:
@@ -89,7 +89,7 @@ def fitted_on(
     "name",
     [
         name if name in ("beat", "key") else pytest.param(name, marks=pytest.mark.statistics)
-        for name in NAMES
+        for name in TASKS
     ],
 )
 def test_a_head_finds_what_the_features_say(tmp_path: Path, name: TaskName) -> None:

@@ -23,9 +23,10 @@ from musicfm.model.musicfm import MusicFM
 from musicfm.tasks import pictures
 from musicfm.tasks.corpus import Corpus, _of_splits, open_corpus, vocabulary_of
 from musicfm.tasks.heads import HeadConfig, load
+from musicfm.tasks.names import TASKS
 from musicfm.tasks.probe import ProbeSettings
 from musicfm.tasks.report import COLUMNS, PAPER, make_report, to_csv, to_json, to_markdown
-from musicfm.tasks.rows import TASKS, Row
+from musicfm.tasks.rows import Row
 from musicfm.tasks.study import Study, run_study
 
 ENCODER = '''

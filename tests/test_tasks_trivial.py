@@ -9,10 +9,9 @@ from musicfm.datasets.labelled import LabelledTrack
 from musicfm.datasets.tracks import Track
 from musicfm.errors import DataError
 from musicfm.tasks.base import Task
-from musicfm.tasks.heads import TaskName, build_task
+from musicfm.tasks.heads import build_task
+from musicfm.tasks.names import TASKS, TaskName
 from musicfm.tasks.trivial import Predictor, oracle, trivial
-
-NAMES: tuple[TaskName, ...] = ("beat", "chord", "structure", "key", "tagging")
 
 
 def songs() -> list[LabelledTrack]:
@@ -26,14 +25,14 @@ def songs() -> list[LabelledTrack]:
 
 def task_of(name: TaskName) -> Task[Any]:
     tags = {tag for item in songs() for tag in item.annotations.tags or ()}
-    return build_task(name, tuple(sorted(tags)) if name == "tagging" else ())
+    return build_task(name, tuple(sorted(tags)))
 
 
 def summary(task: Task[Any], predictor: Predictor, items: list[LabelledTrack]) -> dict[str, float]:
     return task.summarise([task.score(item.annotations, predictor(item)) for item in items])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TASKS)
 def test_the_oracle_is_the_ceiling_and_what_does_not_listen_is_far_below(name: TaskName) -> None:
     task, items = task_of(name), songs()
     best = summary(task, oracle(task), items)

@@ -24,14 +24,14 @@ from musicfm.cli.app import (
     show,
 )
 from musicfm.errors import ConfigError
+from musicfm.tasks.names import TASKS, TaskName
 
 if TYPE_CHECKING:
     from musicfm.tasks.corpus import Corpus
     from musicfm.tasks.study import Layers, Result, Study
 
 Task = Annotated[
-    Literal["beat", "chord", "structure", "key", "tagging"],
-    typer.Argument(help="beat (with downbeats), chord, structure, key or tagging."),
+    TaskName, typer.Argument(help="What to find; beat has downbeats too, structure is sections.")
 ]
 Data = Annotated[
     str,
@@ -172,7 +172,6 @@ def table1(
     report.json, with 95 % intervals and paired comparisons.
     """
     need("tasks")
-    from musicfm.tasks.rows import TASKS
     from musicfm.tasks.study import Study
 
     if unknown := set(tasks.split(",")) - set(TASKS):
@@ -249,7 +248,7 @@ def finetune(
         settings = settings.replace(max_epochs=epochs)
     with interruptible(f"what is done is in {out}, and the same command continues"):
         corpus = _corpus(data, songs, part, labels, workers)
-        vocabulary = corpus.vocabulary if task == "tagging" else ()
+        vocabulary = corpus.vocabulary_for(task)
         built = build_task(task, vocabulary)
         for name, items in corpus.tests.items():  # before hours of training, rather than after
             labelled(built, items, f"the test set '{name}'")

@@ -8,8 +8,8 @@ gets.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, Generic, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,11 @@ from musicfm.model.config import Config
 Array = npt.NDArray[np.float64]
 Scores = dict[str, float]
 """Of one recording, by name; NaN where it has nothing to measure something on."""
+Constant: TypeAlias = Callable[[float], Annotations]
+"""The same annotations for all recordings, given their duration in seconds."""
+
+ORACLE_LOGIT = 20.0
+"""One that leaves no doubt."""
 
 
 class Targets(NamedTuple):
@@ -61,6 +66,18 @@ class Task(ABC, Generic[D]):
     """Outputs per second; None: one per clip."""
     metrics: ClassVar[tuple[str, ...]]
     """Of a collection, the most telling ones first; see :meth:`summarise`."""
+    has_vocabulary: ClassVar[bool] = False
+    """Whether :meth:`build` takes the tags of the training songs."""
+    is_relative: ClassVar[bool] = False
+    """Whether heads also see how frames differ from the mean of their recording."""
+    describes_spans: ClassVar[bool] = False
+    """Whether an output is of seconds rather than of a moment, so that heads on mel and chroma see
+    means and standard deviations."""
+
+    @classmethod
+    def build(cls, vocabulary: tuple[str, ...]) -> Self:
+        """The task; a vocabulary is for those that have one."""
+        return cls()
 
     @property
     def output_rate(self) -> float:
@@ -133,6 +150,24 @@ class Task(ABC, Generic[D]):
     def score(self, reference: Annotations, estimate: Annotations) -> Scores:
         """What is measured on one recording: all that :meth:`summarise` needs to know of it."""
 
+    @abstractmethod
+    def constants(self, train: Sequence[Annotations]) -> Iterator[Constant]:
+        """What may be said of every recording without listening, such as the commonest label.
+
+        Args:
+            train: of labelled recordings, at least one.
+        """
+
+    def oracle_logits(self, targets: Targets) -> Array:
+        """Logits that say just what the targets say, and nothing where nothing is known.
+
+        As they are here, for targets that are classes.
+
+        Returns:
+            (outputs, num_logits).
+        """
+        return one_hot_logits(targets.values, targets.known, self.num_logits)
+
     def objective(self, summary: Mapping[str, float]) -> float:
         """What layer, head and decoding are chosen by on validation, from a summary there."""
         return summary[self.metrics[0]]
@@ -166,6 +201,16 @@ class Task(ABC, Generic[D]):
         counts = known.sum(axis=1)
         totals = np.where(known, values, 0.0).sum(axis=1)
         return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+
+
+def one_hot_logits(classes: Array, known: npt.NDArray[np.bool_], count: int) -> Array:
+    """(outputs, count) logits of (outputs,) classes; zeros where none is known."""
+    return ORACLE_LOGIT * np.eye(count)[classes.astype(int)] * known[:, None]
+
+
+def binary_logits(values: Array, known: npt.NDArray[np.bool_]) -> Array:
+    """Logits of values of 0 and 1; those that are not known count as 0."""
+    return np.where(known, ORACLE_LOGIT * (values - 0.5), -ORACLE_LOGIT / 2)
 
 
 def nan_mean(values: Sequence[float]) -> float:

@@ -11,8 +11,9 @@ Metrics: mir_eval's F-measure within 70 ms, after the first 5 s. MusicFM's own l
 were not published.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -23,7 +24,18 @@ from torch.nn import functional as F
 
 from musicfm.datasets.annotations import Annotations, Beats
 from musicfm.tasks.bar_pointer import bar_pointer
-from musicfm.tasks.base import Array, Decoding, Loss, Scores, Targets, Task, nan_mean, sigmoid
+from musicfm.tasks.base import (
+    Array,
+    Constant,
+    Decoding,
+    Loss,
+    Scores,
+    Targets,
+    Task,
+    binary_logits,
+    nan_mean,
+    sigmoid,
+)
 from musicfm.tasks.peaks import local_maxima
 
 TOLERANCE = 3
@@ -129,6 +141,25 @@ class Beat(Task[BeatDecoding]):
             "beat": _f_measure(reference.beats.times, estimate.beats.times),
             "downbeat": _f_measure(reference.beats.downbeats, estimate.beats.downbeats),
         }
+
+    def constants(self, train: Sequence[Annotations]) -> Iterator[Constant]:
+        """Constant tempi, from common ones, with 2, 3 or 4 beats to a bar."""
+        periods = np.concatenate([np.diff(a.beats.times) for a in train if a.beats is not None])
+        if not len(periods):
+            periods = np.array([0.5])
+        for percentile in (10, 25, 40, 50, 60, 75, 90):
+            period = float(np.percentile(periods, percentile))
+            for bar in (2, 3, 4):
+                yield partial(_grid, period, bar)
+
+    def oracle_logits(self, targets: Targets) -> Array:
+        """See :meth:`musicfm.tasks.base.Task.oracle_logits`."""
+        return binary_logits(targets.values, targets.known)
+
+
+def _grid(period: float, bar: int, duration: float) -> Annotations:
+    times = np.arange(0.0, duration, period)
+    return Annotations(beats=Beats(times, 1 + np.arange(len(times)) % bar))
 
 
 def _f_measure(reference: Array, estimate: Array) -> float:

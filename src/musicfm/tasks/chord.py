@@ -8,7 +8,7 @@ metrics. The seconds ignored are reported.
 Metrics: frame accuracy at 16 Hz, and mir_eval's weighted majmin accuracy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated
 
@@ -18,8 +18,27 @@ from torch import Tensor
 
 from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.errors import DataError
-from musicfm.tasks.base import Array, Decoding, Loss, Scores, Targets, Task, edges, softmax
-from musicfm.tasks.spans import UNKNOWN, class_loss, class_targets, classes_at, runs, viterbi
+from musicfm.tasks.base import (
+    Array,
+    Constant,
+    Decoding,
+    Loss,
+    Scores,
+    Targets,
+    Task,
+    edges,
+    softmax,
+)
+from musicfm.tasks.spans import (
+    UNKNOWN,
+    class_loss,
+    class_targets,
+    classes_at,
+    commonest,
+    runs,
+    throughout,
+    viterbi,
+)
 
 NO_CHORD, NUM_CLASSES = 24, 25
 _ROOTS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
@@ -67,6 +86,11 @@ class Chord(Task[ChordDecoding]):
         probabilities = softmax(logits)
         path = viterbi(np.log(probabilities + 1e-12), decoding.change_cost)
         return Annotations(chords=runs(path, probabilities, NAMES, edges(times, duration)))
+
+    def constants(self, train: Sequence[Annotations]) -> Iterator[Constant]:
+        """The commonest chord."""
+        name = NAMES[commonest((annotations.chords for annotations in train), chord_class)]
+        yield lambda duration: Annotations(chords=throughout(name, duration))
 
     def score(self, reference: Annotations, estimate: Annotations) -> Scores:
         """NaN where the reference has nothing but X."""

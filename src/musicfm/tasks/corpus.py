@@ -13,7 +13,9 @@ from musicfm.errors import ConfigError, DataError, printable
 from musicfm.render import benchmark
 from musicfm.seeds import derive_seed
 from musicfm.tasks.chord import chord_class
+from musicfm.tasks.heads import task_class
 from musicfm.tasks.key import key_class
+from musicfm.tasks.names import TaskName
 from musicfm.tasks.tagging import applying
 
 SPLITTING = Splitting(valid=0.1, test=0.2)
@@ -49,6 +51,10 @@ class Corpus:
     def tracks(self) -> tuple[LabelledTrack, ...]:
         """All that are in a split."""
         return (*self.train, *self.valid, *(item for test in self.tests.values() for item in test))
+
+    def vocabulary_for(self, task: TaskName) -> tuple[str, ...]:
+        """What :func:`musicfm.tasks.heads.build_task` takes: nothing for most tasks."""
+        return self.vocabulary if task_class(task).has_vocabulary else ()
 
     def as_one_test(self) -> "Corpus":
         """With all tracks in one test set."""

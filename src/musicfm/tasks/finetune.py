@@ -54,7 +54,8 @@ from musicfm.seeds import derive_seed
 from musicfm.tasks import heads
 from musicfm.tasks.base import Task
 from musicfm.tasks.evaluation import listen
-from musicfm.tasks.heads import MODEL, Head, HeadConfig, TaskName, build_task
+from musicfm.tasks.heads import MODEL, Head, HeadConfig, build_task
+from musicfm.tasks.names import TaskName
 from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import choose_decoding, labelled
 from musicfm.tasks.trials import FIT, RUN, STUDY, write_fit

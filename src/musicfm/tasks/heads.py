@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -22,12 +23,8 @@ from musicfm.model import checkpoint
 from musicfm.model.checkpoint import SHIPPED
 from musicfm.model.config import Config, Probability, Width
 from musicfm.tasks.base import Decoding, Task
-from musicfm.tasks.beat import Beat
-from musicfm.tasks.chord import Chord
 from musicfm.tasks.features import Inputs, stack_offsets
-from musicfm.tasks.key import Key
-from musicfm.tasks.structure import Structure
-from musicfm.tasks.tagging import Tagging
+from musicfm.tasks.names import TASKS, TaskName
 
 WEIGHTS, CONFIG = "head.safetensors", "head.json"
 MODEL = "model"
@@ -36,20 +33,15 @@ MODEL = "model"
 HEADS = "heads"
 """The folder of a model that holds heads for it, each under its task's name."""
 
-TaskName = Literal["beat", "chord", "structure", "key", "tagging"]
+
+def task_class(name: TaskName) -> type[Task[Any]]:
+    """The task of that name, from the module of that name."""
+    return getattr(import_module(f"musicfm.tasks.{name}"), name.title())
 
 
 def build_task(name: TaskName, vocabulary: tuple[str, ...] = ()) -> Task[Any]:
-    """The task of that name; a vocabulary is tagging's."""
-    if name == "tagging":
-        return Tagging(vocabulary)
-    tasks: Mapping[str, type[Task[Any]]] = {
-        "beat": Beat,
-        "chord": Chord,
-        "structure": Structure,
-        "key": Key,
-    }
-    return tasks[name]()
+    """The task of that name; a vocabulary is for those that have one."""
+    return task_class(name).build(vocabulary)
 
 
 class HeadConfig(Config):
@@ -132,7 +124,7 @@ def _parts(config: HeadConfig, task: Task[Any]) -> int:
 def shipped(model: str | Path) -> dict[str, Path]:
     """The folders of the heads that come with a model, by task."""
     folder = checkpoint.folder_of(model)
-    found = {} if folder is None else {task: folder / HEADS / task for task in get_args(TaskName)}
+    found = {} if folder is None else {task: folder / HEADS / task for task in TASKS}
     return {task: path for task, path in found.items() if os.path.isdir(path)}
 
 

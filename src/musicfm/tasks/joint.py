@@ -61,7 +61,8 @@ from musicfm.tasks import heads
 from musicfm.tasks.augmentation import change_sound, draw_speed, play_at, transposed
 from musicfm.tasks.base import Task
 from musicfm.tasks.corpus import vocabulary_of
-from musicfm.tasks.heads import Head, HeadConfig, TaskName
+from musicfm.tasks.heads import Head, HeadConfig, task_class
+from musicfm.tasks.names import TaskName
 from musicfm.tasks.tagging import Tagging
 from musicfm.training import AtomicCheckpointIO, begin_loading, check_precision, ending_loaders
 
@@ -280,7 +281,7 @@ def build(model: MusicFM, name: str, vocabulary: tuple[str, ...], *, pitch: bool
     shipped = heads.shipped(name)
     built = []
     for task in TASKS:
-        words = vocabulary if task == "tagging" else ()
+        words = vocabulary if task_class(task).has_vocabulary else ()
         head = Head(
             HeadConfig(
                 task=task,

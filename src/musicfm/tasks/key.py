@@ -9,15 +9,15 @@ Metrics: accuracy, and mir_eval's weighted score (a fifth .5, the relative key .
 .2). Which of them the paper reports is not certain.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
 
 from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.errors import DataError
-from musicfm.tasks.base import Array, Decoding, Loss, Scores, Targets, Task, softmax
-from musicfm.tasks.spans import UNKNOWN, class_loss, class_targets, classes_at
+from musicfm.tasks.base import Array, Constant, Decoding, Loss, Scores, Targets, Task, softmax
+from musicfm.tasks.spans import UNKNOWN, class_loss, class_targets, classes_at, throughout
 
 _TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 NAMES = (*(f"{tonic}:major" for tonic in _TONICS), *(f"{tonic}:minor" for tonic in _TONICS))
@@ -50,6 +50,7 @@ class Key(Task[KeyDecoding]):
     rate = 0.5
     metrics = ("key", "key_weighted")
     num_logits = len(NAMES)
+    describes_spans = True
 
     _SCORES = ("key", "key_weighted", "key_fifth", "key_relative", "key_parallel", "key_other")
 
@@ -73,6 +74,12 @@ class Key(Task[KeyDecoding]):
         mean = softmax(logits.mean(axis=0))
         name = NAMES[int(mean.argmax())]
         return Annotations(keys=Spans(np.array([[0.0, duration]]), (name,), mean[[mean.argmax()]]))
+
+    def constants(self, train: Sequence[Annotations]) -> Iterator[Constant]:
+        """The key of most recordings."""
+        found = [main_key(annotations.keys) for annotations in train if annotations.keys]
+        name = NAMES[int(np.bincount([number for number in found if number is not None]).argmax())]
+        yield lambda duration: Annotations(keys=throughout(name, duration))
 
     def score(self, reference: Annotations, estimate: Annotations) -> Scores:
         """Besides the metrics, 1 for the relation that a wrong key has to the right one."""

@@ -17,8 +17,9 @@ from typing import Any
 from musicfm.files import atomic_write
 from musicfm.tasks.base import Task, json_number
 from musicfm.tasks.corpus import Corpus
-from musicfm.tasks.heads import TaskName, build_task
+from musicfm.tasks.heads import build_task, task_class
 from musicfm.tasks.intervals import Comparison, Estimate, Runs, compare, estimate
+from musicfm.tasks.names import TASKS, TaskName
 from musicfm.tasks.study import Result
 
 TABLE, CSV, REPORT = "table.md", "table.csv", "report.json"
@@ -55,6 +56,14 @@ MORE = (
     Column("parallel key", "key", "key_parallel"),
 )
 """What the paper's table has no room for."""
+
+OTHERS = tuple(
+    Column(metric, name, metric)
+    for name in TASKS
+    if all(column.task != name for column in COLUMNS)
+    for metric in task_class(name).metrics
+)
+"""Of tasks that the paper does not have."""
 
 PAPER: Mapping[str, tuple[float, ...]] = {
     "FM1 (MERT)": (0.858, 0.722, 0.574, 0.578, 0.626, 0.645, 0.4499, 0.9167),
@@ -109,7 +118,7 @@ def make_report(corpus: Corpus, results: Sequence[Result], overlaps: Mapping[str
         other = by_row.get((reference, result.task))
         for test in corpus.tests:
             runs = _runs(result, test)
-            for column in (*COLUMNS, *MORE):
+            for column in (*COLUMNS, *OTHERS, *MORE):
                 if column.task != result.task:
                     continue
                 comparison = None
@@ -142,7 +151,7 @@ def to_markdown(report: Report, *, paper: bool) -> str:
     )
     for place, test in enumerate(corpus.tests):
         headline = " (the headline)" if place == 0 and len(corpus.tests) > 1 else ""
-        sections.append(f"## {test}{headline}\n\n{_table(report, test, COLUMNS)}")
+        sections.append(f"## {test}{headline}\n\n{_table(report, test, (*COLUMNS, *OTHERS))}")
         if place == 0:
             sections.append(f"More of {test}:\n\n{_table(report, test, MORE)}")
             sections.append(_remarks(report, test))
@@ -222,7 +231,7 @@ def _runs(result: Result, test: str) -> Runs:
 
 
 def _task(corpus: Corpus, name: TaskName) -> Task[Any]:
-    return build_task(name, corpus.vocabulary if name == "tagging" else ())
+    return build_task(name, corpus.vocabulary_for(name))
 
 
 def _excluded(runs: Runs, metric: str) -> int:

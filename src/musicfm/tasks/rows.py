@@ -28,9 +28,8 @@ from musicfm.model.musicfm import MusicFM
 from musicfm.seeds import derive_seed
 from musicfm.tasks.baselines import ChromaEncoder, MelEncoder
 from musicfm.tasks.features import Inputs
-from musicfm.tasks.heads import TaskName
-
-TASKS: tuple[TaskName, ...] = ("beat", "chord", "structure", "key", "tagging")
+from musicfm.tasks.heads import task_class
+from musicfm.tasks.names import TASKS, TaskName
 
 _PLAIN: dict[str, Callable[[], WindowEncoder]] = {"mel": MelEncoder, "chroma": ChromaEncoder}
 _TRAINED = ("finetuned", "scratch")
@@ -84,7 +83,7 @@ class Row:
         """What heads see of its frames."""
         if self.name not in _PLAIN:
             return "frames"
-        return "statistics" if task in ("key", "tagging") else "stacked"
+        return "statistics" if task_class(task).describes_spans else "stacked"
 
     def load(self) -> MusicFM:
         """The model. Raises CheckpointError."""

@@ -1,6 +1,6 @@
 """Labelled spans to classes over time, and back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -79,3 +79,19 @@ def runs(
     sure = np.add.reduceat(probabilities[np.arange(len(path)), path], starts) / (stops - starts)
     labels = tuple(names[path[start]] for start in starts[some])
     return Spans(intervals[some], labels, sure[some])
+
+
+def commonest(spans: Iterable[Spans | None], class_of: Callable[[str], int]) -> int:
+    """The class that lasts longest in all of some spans, the lowest of equals."""
+    seconds: dict[int, float] = {}
+    for some in spans:
+        for label, length in (some.total() if some else {}).items():
+            number = class_of(label)
+            if number != UNKNOWN:
+                seconds[number] = seconds.get(number, 0.0) + length
+    return max(sorted(seconds), key=lambda number: seconds[number])
+
+
+def throughout(label: str, duration: float) -> Spans:
+    """One span over all of a recording."""
+    return Spans(np.array([[0.0, duration]]), (label,))

@@ -13,8 +13,10 @@ own evaluation, an estimate counts from the start of the recording to the end of
 """
 
 import itertools
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -26,12 +28,15 @@ from torch.nn import functional as F
 from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.tasks.base import (
     Array,
+    Constant,
     Decoding,
     Loss,
     Scores,
     Targets,
     Task,
+    binary_logits,
     nan_mean,
+    one_hot_logits,
     sigmoid,
     softmax,
 )
@@ -76,6 +81,7 @@ class Structure(Task[StructureDecoding]):
     rate = 8.0
     metrics = ("structure", "hr_05", "hr_3", "hr_05_trimmed", "hr_3_trimmed")
     num_logits = 1 + len(FUNCTIONS)
+    is_relative = True  # a chorus is one by what the rest of the song is like
 
     @property
     def decodings(self) -> Sequence[StructureDecoding]:
@@ -146,6 +152,32 @@ class Structure(Task[StructureDecoding]):
             for name, window in (("hr_05", 0.5), ("hr_3", 3.0)):
                 scores[name + suffix] = _hit_rate(truth, found, window, trim)
         return scores
+
+    def constants(self, train: Sequence[Annotations]) -> Iterator[Constant]:
+        """The commonest function throughout, undivided or in sections of some equal length."""
+        seconds: dict[str, float] = {}
+        for annotations in train:
+            assert annotations.segments is not None
+            for label, length in annotations.segments.total().items():
+                if function := function_of(label):
+                    seconds[function] = seconds.get(function, 0.0) + length
+        commonest = max(sorted(seconds), key=lambda name: seconds[name], default="inst")
+        for length in (math.inf, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0):
+            yield partial(_division, commonest, length)
+
+    def oracle_logits(self, targets: Targets) -> Array:
+        """See :meth:`musicfm.tasks.base.Task.oracle_logits`."""
+        values, known = targets
+        boundary = binary_logits(values[:, :1], known[:, :1])
+        functions = one_hot_logits(values[:, 1], known[:, 1], len(FUNCTIONS))
+        return np.concatenate([boundary, functions], axis=1)
+
+
+def _division(label: str, length: float, duration: float) -> Annotations:
+    count = max(1, round(duration / length))
+    bounds = np.linspace(0.0, duration, count + 1)
+    intervals = np.stack([bounds[:-1], bounds[1:]], axis=1)
+    return Annotations(segments=Spans(intervals, (label,) * count))
 
 
 def function_of(label: str) -> str | None:

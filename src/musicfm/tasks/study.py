@@ -27,7 +27,8 @@ from musicfm.files import atomic_write, claim, exclusive, read_object, sweep
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.evaluation import evaluate_head
 from musicfm.tasks.features import Features, extract
-from musicfm.tasks.heads import HeadConfig, TaskName, build_task
+from musicfm.tasks.heads import HeadConfig, build_task, task_class
+from musicfm.tasks.names import TaskName
 from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import Evaluation, ProbeSettings, labelled, paired
 from musicfm.tasks.rows import Row
@@ -190,7 +191,7 @@ def run_study(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) ->
         OutputError: a folder cannot be written, or is in use.
     """
     for name in study.tasks:
-        task = build_task(name, _vocabulary(corpus, name))
+        task = build_task(name, corpus.vocabulary_for(name))
         for purpose, items in (("training", corpus.train), ("validation", corpus.valid)):
             labelled(task, items, purpose)
         for test, items in corpus.tests.items():
@@ -312,14 +313,13 @@ def _configs(
     """The heads to try: one, or one for each layer."""
     base = HeadConfig(
         task=name,
-        vocabulary=_vocabulary(corpus, name),
+        vocabulary=corpus.vocabulary_for(name),
         model=row.lasting_name,
         fingerprint=heard.fingerprint,
         layers=heard.layers,
         dim=heard.dim,
         inputs=row.inputs(name),
-        # A chorus is one by what the rest of the song is like.
-        relative=name == "structure",
+        relative=task_class(name).is_relative,
         context=study.context,
     )
     if study.layers == "mixed":
@@ -344,16 +344,12 @@ def _other(study: Study, corpus: Corpus, row: Row, name: TaskName) -> Result:
 
 
 def _without_sound(corpus: Corpus, row: Row, name: TaskName) -> dict[str, Evaluation]:
-    task = build_task(name, _vocabulary(corpus, name))
+    task = build_task(name, corpus.vocabulary_for(name))
     predict = oracle(task) if row.kind == "oracle" else trivial(task, corpus.train, corpus.valid)
     return {
         test: Evaluation.of(task, labelled(task, items, test), predict)
         for test, items in corpus.tests.items()
     }
-
-
-def _vocabulary(corpus: Corpus, name: TaskName) -> tuple[str, ...]:
-    return corpus.vocabulary if name == "tagging" else ()
 
 
 def _finetune(
@@ -369,7 +365,7 @@ def _finetune(
     settings = SCRATCH if row.kind == "scratch" else FinetuneSettings(**study.finetuning)
     finetune(
         name,
-        _vocabulary(corpus, name),
+        corpus.vocabulary_for(name),
         row.load(),
         row.model,
         settings.replace(**study.tuning),

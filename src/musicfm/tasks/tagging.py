@@ -7,7 +7,8 @@ scikit-learn. They belong to a collection, not to a recording. Tags that every r
 none, are left out and counted; the mean prevalence of the others is what chance gives as mAP.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,17 @@ from torch.nn import functional as F
 
 from musicfm.datasets.annotations import Annotations
 from musicfm.errors import ConfigError
-from musicfm.tasks.base import Array, Decoding, Loss, Scores, Targets, Task, sigmoid
+from musicfm.tasks.base import (
+    Array,
+    Constant,
+    Decoding,
+    Loss,
+    Scores,
+    Targets,
+    Task,
+    binary_logits,
+    sigmoid,
+)
 
 _KINDS = ("true", "found")
 
@@ -43,6 +54,8 @@ class Tagging(Task[TaggingDecoding]):
     clip_seconds = 29.1
     rate = None
     metrics = ("map", "roc_auc")
+    has_vocabulary = True
+    describes_spans = True
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
         if not vocabulary:
@@ -53,6 +66,11 @@ class Tagging(Task[TaggingDecoding]):
         if len(set(vocabulary)) < len(vocabulary):
             raise ConfigError(f"a vocabulary of {len(vocabulary)} tags has one twice")
         self.vocabulary = tuple(vocabulary)
+
+    @classmethod
+    def build(cls, vocabulary: tuple[str, ...]) -> Self:
+        """The task with a vocabulary."""
+        return cls(vocabulary)
 
     @property
     def num_logits(self) -> int:
@@ -125,6 +143,17 @@ class Tagging(Task[TaggingDecoding]):
             f"mAP by chance is {summary['prevalence']:.3f}, the mean prevalence of the "
             f"{summary['tags']:.0f} tags that apply to some of the recordings and not to others."
         )
+
+    def constants(self, train: Sequence[Annotations]) -> Iterator[Constant]:
+        """Each tag as likely as it is common."""
+        tags = [applying(annotations) for annotations in train]
+        names = sorted({name for some in tags for name in some})
+        share = {name: sum(name in some for some in tags) / len(tags) for name in names}
+        yield lambda duration: Annotations(tags=share)
+
+    def oracle_logits(self, targets: Targets) -> Array:
+        """See :meth:`musicfm.tasks.base.Task.oracle_logits`."""
+        return binary_logits(targets.values, targets.known)
 
     def resample(
         self, scores: Sequence[Scores], metric: str, places: npt.NDArray[np.integer]
