@@ -1,6 +1,7 @@
 """Songs, analysed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jams
@@ -12,10 +13,13 @@ from heads_of import TAGS, write_heads
 from musicfm.analysis.analyzer import (
     Analysis,
     analyse,
+    is_silent,
     load_predictor,
     self_similarity,
+    tags_of_beats,
+    without_music,
 )
-from musicfm.datasets.annotations import Beats
+from musicfm.datasets.annotations import Annotations, Beats, Spans
 from musicfm.errors import CheckpointError
 from musicfm.model.musicfm import MusicFM
 from musicfm.tasks.names import TASKS
@@ -105,3 +109,41 @@ def test_nano_comes_with_heads_for_all_tasks() -> None:
     assert tuple(head.config.task for head in predictor.heads) == TASKS
     assert predictor.model == "nano"
     assert Predictor.load([Path("nano/beat")]).heads[0].config == predictor.heads[0].config
+
+
+def test_silence_has_no_key_sections_or_tags() -> None:
+    def spans(label: str) -> Spans:
+        return Spans(np.array([[0.0, 9.0]]), (label,), np.array([0.9]))
+
+    nowhere = Spans(np.empty((0, 2)), (), np.empty(0))
+    no_beats = Beats(np.empty(0), np.empty(0, np.int64))
+    found = Annotations(no_beats, spans("N"), spans("verse"), nowhere, {"choir": 0.9})
+    assert is_silent(found)
+    silence = without_music(found)
+    assert silence.tags == {}
+    assert silence.segments is not None
+    assert not silence.segments.labels
+    assert silence.chords is found.chords
+    for music in (
+        replace(found, chords=spans("C:maj")),
+        replace(found, beats=Beats(np.array([1.0]), np.array([1]))),
+        replace(found, chords=None),
+    ):
+        assert not is_silent(music)
+
+
+@pytest.mark.parametrize(
+    ("bpm", "slow", "fast"), [(60.0, 1.0, 0.0), (100.0, 0.0, 0.0), (170.0, 0.0, 1.0)]
+)
+@pytest.mark.parametrize("metre", [3, 4])
+def test_slow_fast_and_waltz_follow_from_beats(
+    bpm: float, slow: float, fast: float, metre: int
+) -> None:
+    times = np.arange(1.0, 60.0, 60.0 / bpm)
+    found = tags_of_beats(Beats(times, 1 + np.arange(len(times)) % metre), 60.0)
+    assert found == {"slow": slow, "fast": fast, "waltz": float(metre == 3)}
+
+
+def test_without_beats_nothing_follows_from_them() -> None:
+    nothing = tags_of_beats(Beats(np.empty(0), np.empty(0, np.int64)), 9.0)
+    assert nothing == {"slow": 0.0, "fast": 0.0, "waltz": 0.0}

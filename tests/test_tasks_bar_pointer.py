@@ -132,6 +132,11 @@ def test_a_weak_pulse_is_found_too() -> None:
     assert score(Beats(expected, np.zeros(len(expected), np.int64)), found)["beat"] > 0.99
 
 
+def test_noise_far_below_any_pulse_has_no_beats() -> None:
+    logits = np.random.default_rng(0).normal(-9.0, 1.0, (500, 2))
+    assert not len(bar_pointer(logits, np.arange(500) / 50).times)
+
+
 def test_what_is_even_has_no_beats() -> None:
     times = np.arange(500) / 50
     for level in (-20.0, -3.5, 0.0):

@@ -6,7 +6,17 @@ import pytest
 
 from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.errors import DataError
-from musicfm.tasks.key import NAMES, Key, KeyDecoding, confusion, key_class, main_key
+from musicfm.tasks import chord
+from musicfm.tasks.base import Array
+from musicfm.tasks.key import (
+    NAMES,
+    Key,
+    KeyDecoding,
+    confusion,
+    key_class,
+    main_key,
+    with_chords,
+)
 from musicfm.tasks.spans import UNKNOWN
 
 TASK = Key()
@@ -73,3 +83,38 @@ def test_outputs_are_averaged() -> None:
     found = TASK.decode(logits, 2.0 * np.arange(6.0), 12.0, KeyDecoding()).keys
     assert found is not None
     assert found.labels == (NAMES[5],)
+
+
+def chords(*labels: str) -> Array:
+    """Probabilities of so many equally long chords."""
+    return np.eye(chord.NUM_CLASSES)[[chord.NAMES.index(label) for label in labels]]
+
+
+@pytest.mark.parametrize(
+    ("progression", "key"),
+    [
+        (("C:maj", "F:maj", "G:maj", "C:maj"), "C:major"),
+        (("A:min", "D:min", "E:maj", "A:min"), "A:minor"),
+        (("Eb:maj", "C:min", "F:min", "Bb:maj", "Eb:maj"), "Eb:major"),
+        (("F#:min", "D:maj", "B:min", "C#:maj", "F#:min"), "F#:minor"),
+    ],
+)
+def test_chords_tell_the_key_where_the_head_does_not(
+    progression: tuple[str, ...], key: str
+) -> None:
+    found = with_chords(np.zeros((3, 24)), chords(*progression), 12.0)
+    assert found.labels == (key,)
+    assert found.confidences is not None
+    assert 1 / 24 < found.confidences[0] < 1.0
+
+
+def test_the_head_decides_between_keys_that_chords_fit() -> None:
+    between = chords("C:maj", "F:maj", "G:maj", "A:min", "D:min", "E:min")
+    for key in ("C:major", "A:minor"):
+        logits = np.zeros((1, 24))
+        logits[0, NAMES.index(key)] = 10.0
+        assert with_chords(logits, between, 12.0).labels == (key,)
+
+
+def test_without_any_chord_there_is_no_key() -> None:
+    assert with_chords(np.ones((2, 24)), chords("N", "N"), 4.0).labels == ()

@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import musicfm
 from musicfm.analysis.spelling import spell_chords
 from musicfm.analysis.tempo import Tempo, main_tempo, tempi
 from musicfm.datasets import jams
-from musicfm.datasets.annotations import Annotations, Array, Spans
+from musicfm.datasets.annotations import Annotations, Array, Beats, Spans
 from musicfm.errors import CheckpointError, DataError, printable
 from musicfm.files import read_object
 from musicfm.model.checkpoint import folder_of
@@ -26,9 +26,12 @@ from musicfm.tasks.features import Features, mean_frame
 from musicfm.tasks.heads import shipped
 from musicfm.tasks.predict import Predictor
 
+_SILENCE = "neither beats nor chords were found, as in silence: no key, sections or tags are given"
 _SIMILARITY = "self_similarity"
 """In the sandbox of a JAMS file, so that a page can be made of the file alone."""
 
+SLOW, FAST = 80.0, 130.0
+"""Beats per minute below and above which a recording is tagged so."""
 SIMILARITY_SIZE = 240
 """Stretches at most that are compared with each other."""
 
@@ -250,11 +253,18 @@ def analyse(
         features: of the recording.
         duration: of the recording, in seconds.
         title: what it is called.
-        warnings: of damage, to be shown.
+        warnings: to be shown, of damage.
         artist: by its tags.
         file: its name, without a folder.
     """
     found = predictor.decode(features, duration)
+    if is_silent(found):
+        found = without_music(found)
+        warnings = (*warnings, _SILENCE)
+    elif found.beats is not None and found.tags is not None:
+        computed = tags_of_beats(found.beats, duration)
+        tags = {tag: computed.get(tag, sure) for tag, sure in found.tags.items()}
+        found = replace(found, tags=tags)
     if found.chords is not None:
         found = replace(found, chords=spell_chords(found.chords, found.keys))
     return Analysis(
@@ -267,6 +277,44 @@ def analyse(
         artist,
         file,
     )
+
+
+def is_silent(found: Annotations) -> bool:
+    """Whether neither beats nor chords nor a key were found by heads that looked for them."""
+    if found.beats is None or found.chords is None:
+        return False
+    keys = () if found.keys is None else found.keys.labels
+    return not len(found.beats.times) and not keys and set(found.chords.labels) <= {"N"}
+
+
+def without_music(found: Annotations) -> Annotations:
+    """Without key, sections and tags, which heads name in silence, too."""
+    none = Spans(np.empty((0, 2)), (), np.empty(0))
+    return replace(
+        found,
+        keys=None if found.keys is None else none,
+        segments=None if found.segments is None else none,
+        tags=None if found.tags is None else {},
+    )
+
+
+def tags_of_beats(beats: Beats, duration: float) -> dict[str, float]:
+    """Tags that follow from beats: "slow" and "fast", which part of the time has fewer than 80 or
+    more than 130 beats a minute, and "waltz", which part of the bars has three beats.
+    """
+    found = tempi(beats, duration)
+    total = sum(tempo.end - tempo.start for tempo in found)
+
+    def part(holds: Callable[[float], bool]) -> float:
+        """Of the time, by beats per minute."""
+        return sum(t.end - t.start for t in found if holds(t.bpm)) / total if total else 0.0
+
+    bars = np.diff(np.flatnonzero(beats.positions == 1))
+    return {
+        "slow": part(lambda bpm: bpm < SLOW),
+        "fast": part(lambda bpm: bpm > FAST),
+        "waltz": float((bars == 3).mean()) if len(bars) else 0.0,
+    }
 
 
 def is_trial(model: str) -> bool:

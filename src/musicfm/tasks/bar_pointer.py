@@ -43,6 +43,8 @@ downbeat, is rather there than not. Lower ones give twice as many beats, higher 
 """
 ACTIVE = -2.9
 """Log-odds (0.05). Before the first and after the last output of this size there are no beats."""
+FAINT = -5.0
+"""Log-odds (0.007) that nothing exceeds where there is no pulse at all, as in silence."""
 EVEN = 1.0
 """Log-odds that differ by less all the time show no beats."""
 
@@ -73,7 +75,7 @@ def bar_pointer(logits: Array, times: Array) -> Beats:
     strength = logits.max(axis=1)
     # A song whose beats are all weak has a pulse, too.
     active = np.flatnonzero(strength >= min(ACTIVE, strength.max() - EVEN))
-    if len(times) < 2 or np.ptp(strength) < EVEN:
+    if len(times) < 2 or np.ptp(strength) < EVEN or strength.max() < FAINT:
         return Beats(np.empty(0), np.empty(0, dtype=np.int64))
     inside = slice(active[0], active[-1] + 1)
     per_minute = 60.0 / (times[1] - times[0])

@@ -30,8 +30,10 @@ from musicfm.journal import Recording
 from musicfm.model.musicfm import MusicFM
 from musicfm.remote import Location
 from musicfm.tasks import heads
+from musicfm.tasks.base import softmax
 from musicfm.tasks.features import Features, compute
 from musicfm.tasks.heads import MODEL, Head, HeadConfig, check_model
+from musicfm.tasks.key import with_chords
 from musicfm.tasks.probe import run
 from musicfm.tasks.rows import Row
 
@@ -110,13 +112,19 @@ class Predictor:
         return Features(files, self.encoder.rate)
 
     def decode(self, features: Features, duration: float) -> Annotations:
-        """What the hidden states of a recording say."""
-        found = Annotations()
+        """What the hidden states of a recording say. Where there are heads for keys and for
+        chords, both tell the key.
+        """
+        found, logits = Annotations(), {}
         for head in self.heads:
-            logits, times = run(head, features), features.times(head.task.output_rate)
-            part = head.task.decode(logits, times, duration, head.decoding)
+            logits[head.task.name] = run(head, features)
+            times = features.times(head.task.output_rate)
+            part = head.task.decode(logits[head.task.name], times, duration, head.decoding)
             known = {item.name: getattr(part, item.name) for item in fields(part)}
             found = replace(found, **{k: v for k, v in known.items() if v is not None})
+        if {"key", "chord"} <= logits.keys():
+            keys = with_chords(logits["key"], softmax(logits["chord"]), duration)
+            found = replace(found, keys=keys)
         return found
 
     def fingerprint(self) -> str:
