@@ -119,6 +119,8 @@ def test_the_front_end_takes_images_and_spectrograms() -> None:
     assert conv(torch.rand(3, 2, 16, 9)).shape == (3, 5, 32)
     assert Conv2dSubsampling(1, 8, 32, n_bands=16)(torch.rand(3, 16, 9)).shape == (3, 3, 32)
     assert conv.conv[0].conv1.stride == (2, 2)
+    with pytest.raises(AudioError, match=r"mel has shape \(16, 9\); give \(batch, bands, time\)"):
+        conv(torch.rand(16, 9))
     assert [name for name, _ in conv.conv[1].named_children()] == [
         "conv1", "bn1", "conv2", "bn2", "conv3", "bn3",
     ]  # fmt: skip
@@ -213,6 +215,14 @@ def statistics_of_the_batch(conv: Any) -> None:
     conv.conv[0].bn1.running_mean = conv.conv[0].bn1.running_var = None
 
 
+def without_bias(conv: Any) -> None:
+    conv.linear = nn.Linear(conv.linear.in_features, 32, bias=False)
+
+
+def without_weight(conv: Any) -> None:
+    conv.conv[0].bn2 = nn.BatchNorm2d(64, affine=False).eval()
+
+
 def longer(conv: Any) -> None:
     conv.conv.append(nn.Tanh())
 
@@ -221,7 +231,7 @@ def longer(conv: Any) -> None:
     "change",
     [
         hooked, replaced, normed_otherwise, patched, dilated, partly_training,
-        statistics_of_the_batch, longer,
+        statistics_of_the_batch, without_bias, without_weight, longer,
     ],
 )  # fmt: skip
 def test_a_changed_front_end_is_computed_as_it_stands(change: Any, folds: list[Any]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from musicfm.errors import AudioError
 from musicfm.model.encoder import Conv2d
 from musicfm.model.inference.front_end import CpuFrontEnd
 from musicfm.model.musicfm import FrontEnd, ResidualBlock
@@ -79,6 +80,8 @@ class Conv2dSubsampling(FrontEnd):
         moment: the result is the same but for rounding. Hooks, or parts that were replaced, get
         every convolution as it stands.
         """
+        if x.dim() not in (3, 4):
+            raise AudioError(f"mel has shape {tuple(x.shape)}; give (batch, bands, time)")
         x = x if x.dim() == 4 else x[:, None]
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if traced or self._is_watched(x) or not self._is_as_made():
@@ -98,6 +101,11 @@ class Conv2dSubsampling(FrontEnd):
             return False
         if any("forward" in vars(module) for module in self.modules()):
             return False
+        norms = [part for part in self.modules() if isinstance(part, nn.BatchNorm2d)]
+        if self.linear.bias is None or any(
+            n.weight is None or n.running_mean is None for n in norms
+        ):
+            return False
         for block in self.conv:
             assert isinstance(block, Res2dModule)
             for conv, strides in (
@@ -113,14 +121,13 @@ class Conv2dSubsampling(FrontEnd):
         return True
 
     def _is_watched(self, x: Tensor) -> bool:
-        """Whether gradients, statistics of the batch, or hooks need the plain modules."""
+        """Whether gradients, training, or hooks need the plain modules."""
         parts = list(self.modules())
         weights = list(self.parameters())
         return bool(
             type(x) is not Tensor
             or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)))
             or any(part.training for part in parts)
-            or any(part.running_mean is None for part in parts if isinstance(part, nn.BatchNorm2d))
             or any(hooks for part in parts[1:] for hooks in _hooks(part))
             or torch_module._has_any_global_hook()
         )
