@@ -15,12 +15,15 @@ import npz
 from musicfm.embedding import collection, results
 from musicfm.embedding.collection import (
     Run,
+    Summary,
     Written,
+    _pending,
     embed_collection,
     find_recordings,
 )
 from musicfm.embedding.embedder import Embedder
 from musicfm.errors import ConfigError, OutputError
+from musicfm.journal import Journal, Recording
 from musicfm.model.musicfm import MusicFM
 
 
@@ -278,6 +281,27 @@ def test_results_of_one_name_are_refused_not_overwritten(
     assert second.done == 0
     assert "its result would have the name of that of" in second.failures[0][1]
     assert outputs(out) == before
+
+
+def test_names_that_differ_only_in_form_stay_two_where_the_file_system_tells_them_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["Zo\u00eb", "Zoe\u0308", "zo\u00eb", "Zoe"]
+    recordings = [Recording(tmp_path / f"{name}.wav", f"a/{name}", 1, 1) for name in names]
+
+    def pending() -> tuple[list[str], int]:
+        summary = Summary()
+        with Journal(tmp_path / "out", {}, recordings, False) as journal:
+            found, _ = _pending(recordings, journal, tmp_path / "out", [".npz"], False, summary)
+        return [recording.name[2:] for recording in found], len(summary.failures)
+
+    assert pending() == (names, 0)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "journal.jsonl",
+        ".journal.jsonl.lock",
+    }
+    monkeypatch.setattr(collection, "is_same_name", lambda *_: True)  # as on a Mac
+    assert pending() == ([names[0], names[3]], 2)
 
 
 def test_a_result_that_cannot_be_written_costs_only_itself(

@@ -88,6 +88,20 @@ def exclusive(folder: Path, lock: str) -> Iterator[None]:
         held.release()
 
 
+def is_same_name(folder: Path, one: str, other: str) -> bool:
+    """Whether a folder's file system takes two names for one, as some do of those that differ in
+    case or in Unicode's composition. It is tried, with files that are removed.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as place:
+        path = Path(place, one)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError:  # a name that is too long, which is reported where it is written
+            return False
+        return os.path.exists(Path(place, other))
+
+
 def sweep(folder: Path) -> None:
     """Removes what killed runs left half-written in a folder, whose lock must be held.
 

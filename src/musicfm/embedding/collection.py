@@ -7,6 +7,7 @@ import json
 import os
 import posixpath
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ from musicfm.embedding.embedder import (
 from musicfm.embedding.pooling import check_rate
 from musicfm.embedding.results import NpzWriter, Pooling, TableWriter
 from musicfm.errors import ConfigError, OutputError
-from musicfm.files import atomic_write
+from musicfm.files import atomic_write, is_same_name
 from musicfm.journal import Journal, Recording
 from musicfm.model import checkpoint
 from musicfm.progress import ListeningProgress
@@ -428,8 +429,13 @@ def _pending(
 ) -> tuple[list[Recording], list[Recording]]:
     """What is to be done, and what is done; the rest is noted as failed: its name is taken."""
     pending, skipped = [], []
+    alike: dict[str, Recording] = {}
     for recording in recordings:
-        if rival := journal.rival(recording):
+        folded = unicodedata.normalize("NFC", recording.name).casefold()
+        other = alike.setdefault(folded, recording)
+        if other.name != recording.name and is_same_name(folder, other.name, recording.name):
+            summary.failures.append((str(recording), _collision(recording.path, other.path)))
+        elif rival := journal.rival(recording):
             summary.failures.append((str(recording), _collision(recording.path, rival)))
         elif _is_result(recording, journal, folder, suffixes):
             continue
