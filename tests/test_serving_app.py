@@ -27,6 +27,7 @@ from musicfm.analysis.exports import csv_table, label_tracks
 from musicfm.embedding.embedder import Embedder
 from musicfm.model.config import ConformerConfig, preset
 from musicfm.model.musicfm import MusicFM
+from musicfm.serving.jobs import Job
 from musicfm.serving.limits import Limits
 from musicfm.serving.service import Service, load
 from served import Answer, Client, eventually, serving
@@ -152,6 +153,22 @@ def test_progress_comes_in_lines_and_ends_with_the_page(client: Client) -> None:
     assert alone.headers["Content-Type"] == "text/html; charset=utf-8"
     assert alone.headers["Content-Security-Policy"].startswith("sandbox ")
     assert alone.body.decode() == last["result"]
+
+
+def test_progress_ends_with_the_length_of_the_recording(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds: list[float] = []
+    advance = Job._advance
+
+    def noted(job: Job, more: float) -> None:
+        advance(job, more)
+        seconds.append(job.progress.seconds)
+
+    monkeypatch.setattr(Job, "_advance", noted)
+    assert client.post("/v1/embed", wav()).status == 200
+    assert seconds == sorted(seconds)
+    assert seconds[-1] == pytest.approx(SECONDS, abs=0.1)
 
 
 def test_what_goes_wrong_on_the_way_is_the_last_line(client: Client) -> None:
