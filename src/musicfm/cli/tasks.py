@@ -303,7 +303,7 @@ def train(
     device: Device = "auto",
     workers: Workers = None,
 ) -> None:
-    """Train a model and heads for all tasks together, on music with labels and without.
+    """Train a model and its heads together, with labels and without.
 
     OUT/model is the result so far: musicfm analyze takes it with --model. A run that was stopped
     goes on from its last checkpoint, also with more recordings or steps.
