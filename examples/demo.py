@@ -29,8 +29,8 @@ FIRST_SEED, NUM_SONGS = 1_100_000_000, 6  # test songs: nano has not heard them
 SEGMENT_SECONDS = 5.0
 
 ABOUT = """\
-The model is nano, of 17 MB: pretrained on rendered songs, for demonstrations and trials. Trained on
-real music, and far larger, are the authors' models (see the end).
+The model is nano, of 19 MB: trained on rendered songs and free music, for demonstrations and
+trials. The authors' models are far larger (see the end).
 """
 
 

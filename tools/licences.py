@@ -49,11 +49,12 @@ It is a list and no legal advice.
 | | licence | in the package |
 |---|---|---|
 | code, pages, documentation | MIT: `LICENSE` | yes, but for the documentation |
-| `nano` and its heads, trained by us on songs of `musicfm render` | MIT | yes |
+| `nano` and its heads, trained by us on songs of `musicfm render`, and on the free music below | \
+MIT | yes |
 | [wavesurfer.js](https://wavesurfer.xyz) 8.0.1, unchanged; pages of songs carry it too | \
 BSD-3-Clause: `src/musicfm/analysis/assets/wavesurfer.LICENSE` | yes |
 | the demo song and its sections, and the script that renders it | CC0-1.0 | no |
-| rendered-v1: seeds of songs, and fingerprints of their labels | MIT | yes |
+| rendered-v1, rendered-v2: seeds of songs, and fingerprints of their labels | MIT | yes |
 
 Hence the package's licence: `MIT AND BSD-3-Clause`. Pages of songs use the fonts of the reader's
 system and load nothing.
@@ -69,10 +70,16 @@ pretty_midi, which itself is MIT; labels and cards name it |
 when this was written; the code beside them is MIT, but for one file under Apache-2.0. They are \
 downloaded from [their repository](https://huggingface.co/minzwon/MusicFM), which has today's \
 terms, and never passed on by us |
+| music of nine of Debian's game packages, heard by `nano` without labels | CC-BY-SA (5.4 hours), \
+GPL (4.1), GPL or CC-BY (0.7), CC-BY (0.3): `runs/game_music.csv` lists each file | fetched by \
+`runs/game_music.py`; never passed on by us |
 | published datasets | each its own | none is downloaded; see [datasets](datasets.md) |
 
+Whether a licence of music reaches the weights of a model that has heard it is disputed; so what
+`nano` has heard is listed, and what forbids some use, or states no licence, was left out.
+
 Songs of `musicfm render` are played from a font under the GPL. Whether that licence reaches sound
-made with a font is disputed. Each song's labels name font and licence, and `--soundfont` takes any
+made with a font is disputed. Each song's labels name font and licence, and `--soundfonts` takes any
 other font.
 
 ## Inside wheels

@@ -318,12 +318,13 @@ PRESETS: Mapping[str, ModelConfig] = {
         encoder=ConformerConfig(dim=64, depth=3, num_heads=4, ffn_dim=128),
         quantizer=RandomProjectionConfig(codebook_size=256),
     ),
-    # For a laptop without a GPU: 17 MB of weights. Normalised as rendered songs need it. Sixteen
+    # For a laptop without a GPU: 19 MB of weights. Normalised as rendered songs need it. Sixteen
     # small codebooks tell more about a frame than a large one, and so teach more per step; half of
     # them hear pitch classes, without which so small a model learns timbre and no harmony.
     "nano": ModelConfig(
         mel=MelConfig(mean=0.03, std=16.9),
         front_end=FrontEndConfig(conv_dim=16),
+        pitch=PitchConfig(),
         encoder=ConformerConfig(dim=192, depth=4, num_heads=4, ffn_dim=704, dropout=0.0),
         quantizer=RandomProjectionConfig(num_codebooks=16, codebook_size=256, pitch_codebooks=8),
         context_seconds=20.0,
