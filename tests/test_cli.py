@@ -213,8 +213,15 @@ def test_one_bad_file_is_status_1_and_the_rest_is_done(
     ],
 )
 def test_wrong_input_is_one_sentence(
-    run: Run, published_tiny: Path, tmp_path: Path, arguments: list[str], message: str
+    run: Run,
+    published_tiny: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.wav").touch()
     defaults = ["--model", published_tiny, "--out", tmp_path / "out"]
     status, output, errors = run("embed", *defaults, *arguments)
     assert status == 1

@@ -101,9 +101,10 @@ def ending_loaders() -> Iterator[None]:
             for loader in set(multiprocessing.active_children()) - before:
                 loader.kill()
                 loader.join()
-        if isinstance(error, MusicFMError) and _FROM_LOADER in str(error):
+        text = str(error.args[0]) if error.args else ""
+        if isinstance(error, MusicFMError) and _FROM_LOADER in text:
             # PyTorch puts the loader's traceback into the error, and its message last.
-            sentence = str(error).strip().splitlines()[-1].partition(": ")[2]
+            sentence = text.strip().splitlines()[-1].partition(": ")[2]
             raise type(error)(sentence) from error
         raise
 
