@@ -109,6 +109,8 @@ def test_damaged_files_of_beats_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"a\.beats is damaged"):
         read_beats(path)
+    with pytest.raises(DataError, match=r"no file can be called .*a\\x00b"):
+        read_beats(tmp_path / "a\0b")
 
 
 def test_tables_lack_no_column(tmp_path: Path) -> None:

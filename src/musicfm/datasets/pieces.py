@@ -180,6 +180,8 @@ def rows_of(path: Path, columns: Sequence[str], delimiter: str) -> Iterator[dict
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
     """Opens a text file of a dataset. Raises DataError, which names it."""
+    if "\0" in str(path):  # of a name in a damaged list
+        raise DataError(f"no file can be called {path}; download the list that names it again")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield file
