@@ -44,7 +44,7 @@ RECORDINGS = (
 )  # fmt: skip
 RUN = ("bash", "python", "pycon")
 EXPECTED: dict[str, dict[str, object]] = {
-    "README.md": {"e.mean().shape": (64,), "e.frames.shape[1:]": (64,)},
+    "README.md": {"e.mean().shape": (192,), "e.frames.shape[1:]": (192,)},
     "docs/embedding.md": {
         "song['frames'].shape[1:]": (64,),
         "(frames.shape[0], frames.shape[2])": (3, 64),
