@@ -46,7 +46,7 @@ RUN = ("bash", "python", "pycon")
 EXPECTED: dict[str, dict[str, object]] = {
     "README.md": {"e.mean().shape": (192,), "e.frames.shape[1:]": (192,)},
     "docs/embedding.md": {
-        "song['frames'].shape[1:]": (64,),
+        "song['frames'].shape[1:]": (192,),
         "(frames.shape[0], frames.shape[2])": (3, 64),
         "output.hidden_states[0].shape": (2, 250, 64),
         "output.num_frames.tolist()": [250, 175],
