@@ -30,8 +30,8 @@ RUNS = {
 }
 # Times of day, durations, paths, and rates of work: these differ between any two runs.
 VOLATILE = {
-    "seconds", "clips_per_second", "hours_per_second", "tokens_per_second", "time", "version",
-    "created", "sandbox", "path", "peak_memory", "memory", "wait", "load", "data_seconds",
+    "seconds", "version",
+    "path", "audio_per_second", "memory_gb", "waiting",
 }  # fmt: skip
 
 
@@ -101,8 +101,12 @@ def store(folder: Path, music: Path, earlier: Path | None) -> None:
         pretrain(out, music, options, "--resume")
 
 
-def numbers(path: Path) -> Any:
-    """What a file holds, as nested dictionaries and lists."""
+def numbers(path: Path, folder: Path) -> Any:
+    """What a file holds, as nested dictionaries and lists; paths into the folder are made alike."""
+
+    def text() -> str:
+        return path.read_text(errors="surrogateescape").replace(str(folder.resolve()), "FOLDER")
+
     match path.suffix:
         case ".npz":
             with np.load(path, allow_pickle=False) as arrays:
@@ -114,9 +118,11 @@ def numbers(path: Path) -> Any:
         case ".ckpt":
             return torch.load(path, weights_only=False, map_location="cpu")
         case ".json" | ".jams":
-            return json.loads(path.read_bytes())
+            return json.loads(text())
         case ".jsonl":
-            return [json.loads(line) for line in path.read_text().splitlines()]
+            return [json.loads(line) for line in text().splitlines()]
+        case ".csv" | ".txt":
+            return text()
         case _:
             return path.read_bytes()
 
@@ -150,34 +156,32 @@ def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
             yield f"{where}: {str(a)[:80]!r}, {str(b)[:80]!r}"
 
 
-def kept(folder: Path) -> set[str]:
-    """The files that hold results, not logs and pictures."""
+def kept(folder: Path) -> dict[str, Path]:
+    """The files that hold results, not logs and pictures, by names without the folder in them."""
     suffixes = {".npz", ".safetensors", ".ckpt", ".json", ".jams", ".jsonl", ".csv", ".mid", ".txt"}
+    as_name = "".join(c if c.isalnum() or c in "-_." else "_" for c in str(folder.resolve()))
     return {
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
+        str(path.relative_to(folder)).replace(as_name, "FOLDER"): path
+        for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix in suffixes
     }
 
 
 def compare(folder: Path, other: Path) -> int:
     one, two = kept(folder), kept(other)
-    resumed = {name for name in one ^ two if "_resumed" in name}
     wrong = 0
-    for name in sorted((one | two) - resumed):
-        if name not in one or name not in two:
-            found = ["is in one only"]
-        else:
-            found = list(differences(numbers(folder / name), numbers(other / name)))
-        print("differs" if found else "equal  ", name, *found[:5], sep="  ")
-        wrong += bool(found)
-    for name in sorted(resumed):  # equal to the run that was not interrupted
-        left = next(base for base in (folder, other) if (base / name).exists())
-        whole = left / name.replace("_resumed", "", 1)
-        if not name.endswith((".ckpt", ".safetensors")):
+    for name in sorted(one | two):
+        base = name
+        if "_resumed" in name:  # equal to the run that was not interrupted
+            if not name.endswith((".ckpt", ".safetensors")):
+                continue
+            base = name.replace("_resumed", "", 1)
+        if "killed" in name:  # when it was killed is chance
             continue
-        found = ["is in one only"] if not whole.exists() else []
-        found = found or list(differences(numbers(left / name), numbers(whole)))
+        left, right = one.get(base), two.get(name)
+        found = ["is in one only"]
+        if left is not None and right is not None:
+            found = list(differences(numbers(left, folder), numbers(right, other)))
         print("differs" if found else "equal  ", name, *found[:5], sep="  ")
         wrong += bool(found)
     print(f"{wrong} files differ" if wrong else "all equal")
