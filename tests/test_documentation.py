@@ -191,8 +191,9 @@ def test_every_preset_is_described(name: str) -> None:
     targets = {"kmeans": "k-means", "random_projection": "random projection"}[config.quantizer.kind]
     if config.quantizer.num_codebooks > 1:
         targets = f"{config.quantizer.num_codebooks} {targets}s"
+    kind = config.encoder.kind.title() + (", with pitch" if config.pitch else "")
     row = (
-        f"| `{name}` | {config.encoder.kind.title()} | {config.encoder.depth} "
+        f"| `{name}` | {kind} | {config.encoder.depth} "
         f"| {config.frame_rate:g} | {config.context_seconds:g} s "
         f"| {targets} | {count:,} |".replace(",", " ")
     )
