@@ -192,9 +192,9 @@ def test_every_preset_is_described(name: str) -> None:
     if config.quantizer.num_codebooks > 1:
         targets = f"{config.quantizer.num_codebooks} {targets}s"
     kind = config.encoder.kind.title() + (", with pitch" if config.pitch else "")
+    weights = f"{count:,}".replace(",", " ")
     row = (
-        f"| `{name}` | {kind} | {config.encoder.depth} "
-        f"| {config.frame_rate:g} | {config.context_seconds:g} s "
-        f"| {targets} | {count:,} |".replace(",", " ")
+        f"| `{name}` | {kind} | {config.encoder.depth} | {config.frame_rate:g} "
+        f"| {config.context_seconds:g} s | {targets} | {weights} |"
     )
     assert row in TEXTS["docs/models.md"]
