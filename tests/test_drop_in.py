@@ -290,7 +290,7 @@ def test_an_early_exit_is_the_hidden_state(build: Build) -> None:
 def test_parts_are_exported_as_onnx(build: Build, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model = EarlyExit(build().eval(), 1)
+    model = EarlyExit(build(), 1).eval()
     mel = torch.randn(1, 128, 120)
     time = torch.export.Dim("time", min=8)
     torch.onnx.export(
