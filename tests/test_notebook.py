@@ -31,7 +31,7 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = {cell.id: cell.get("outputs", []) for cell in notebook.cells}
     assert outputs["install"] == []  # the package is there
-    assert "(3807, 192) frames, at 25 Hz" in outputs["embedder"][0].text
+    assert "(2184, 192) frames, at 25 Hz" in outputs["embedder"][0].text
     assert any("image/png" in output.get("data", {}) for output in outputs["similarity"])
     assert "sections:" in outputs["found"][0].text
     assert (tmp_path / "probe" / "head" / "head.safetensors").is_file()
