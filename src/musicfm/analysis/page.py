@@ -26,8 +26,8 @@ from musicfm.datasets.annotations import Beats, Spans
 _SCRIPTS = ("wavesurfer.min.js", "page.js")
 ABOUT_TRIAL = (
     "This model is small and was trained mostly on rendered songs, so that everything can be tried "
-    "without a download. It is often wrong about recordings, most of all about keys and tags. Its "
-    "card, the README in the model's folder, has figures. For serious work, train heads on a "
+    "without a download. It is often wrong about recordings, most of all about sections and tags. "
+    "Its card, the README in the model's folder, has figures. For serious work, train heads on a "
     "larger model."
 )
 _DIGITS = 3
