@@ -22,6 +22,9 @@ from musicfm.render.soundfont import SoundFont, load_font
 torch.set_num_threads(1)
 # For processes of tests too: on some CPUs the last bits hang on the number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Ray keeps the first token it finds for the life of the process, and would look for one in the home
+# directory, which tests of the documentation exchange.
+os.environ["RAY_AUTH_TOKEN"] = "0" * 64
 # Jobs in the background of a shell have Ctrl-C ignored, and hand that down to what tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -97,7 +97,6 @@ def home(tmp_path: Path, songs: Path, prepared: Path, monkeypatch: pytest.Monkey
     """The working and the home directory of a page: a copy of what is prepared."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # it would look for one in the last home
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     shutil.copytree(songs, "rendered-v1", copy_function=os.link)
     features = songs.with_name("features")  # of nano, for pages that come later
