@@ -159,8 +159,10 @@ def test_recipes_are_recipes(text: str, tmp_path: Path) -> None:
 def test_commands_in_the_text_parse(line: str) -> None:
     if "..." in line or "," in line.split()[0]:
         pytest.skip("not a command as it stands")
-    verb, *arguments = shlex.split(line)
-    assert COMMANDS.commands[verb].make_context(verb, arguments).params
+    group, (verb, *arguments) = COMMANDS, shlex.split(line)
+    while hasattr(group.commands[verb], "commands"):
+        group, (verb, *arguments) = group.commands[verb], arguments
+    assert group.commands[verb].make_context(verb, arguments).params
 
 
 @pytest.mark.parametrize("script", sorted({*re.findall(r"`python ([\w/]+\.py)", ALL)}))
@@ -174,7 +176,7 @@ def test_the_options_of_embed_are_described_and_no_others() -> None:
     assert table == {parameter.opts[0] for parameter in parameters} - {"paths"}
     options = {
         option
-        for verb in COMMANDS.commands.values()
+        for verb in (*COMMANDS.commands.values(), *COMMANDS.commands["library"].commands.values())
         for parameter in verb.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     }

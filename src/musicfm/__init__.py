@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from musicfm.embedding.collection import embed_collection as embed_collection
     from musicfm.embedding.embedder import Embedder as Embedder
     from musicfm.embedding.embedder import Embedding as Embedding
+    from musicfm.library.library import Library as Library
     from musicfm.model.config import ModelConfig as ModelConfig
     from musicfm.model.config import preset as preset
     from musicfm.model.inference.optimized import optimize as optimize
@@ -35,6 +36,7 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "Embedder": "embedding.embedder",
     "Embedding": "embedding.embedder",
+    "Library": "library.library",
     "ModelConfig": "model.config",
     "MusicFM": "model.musicfm",
     "MusicFM25Hz": "model.musicfm_25hz",

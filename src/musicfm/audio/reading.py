@@ -35,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from musicfm.audio import sources
 from musicfm.audio.downmix import Downmix, sounding
 from musicfm.audio.sources import (
     MAX_SAMPLE_RATE,
@@ -52,7 +53,17 @@ from musicfm.audio.sources import (
 )
 from musicfm.errors import AudioError, AudioWarning
 
-__all__ = ["AudioFile", "AudioInfo", "at_hand", "load", "probe", "resample", "stream", "tags"]
+__all__ = [
+    "AudioFile",
+    "AudioInfo",
+    "at_hand",
+    "load",
+    "probe",
+    "resample",
+    "sound_hash",
+    "stream",
+    "tags",
+]
 
 _Samples = npt.NDArray[np.float32]
 
@@ -84,6 +95,16 @@ def tags(recording: AudioFile) -> dict[str, str]:
         AudioError: the file cannot be read.
     """
     return read_tags(recording)
+
+
+def sound_hash(recording: AudioFile) -> str:
+    """SHA-256 of the sound as it is stored, without decoding it: other tags and pictures leave it
+    as it is. Of a file that FFmpeg cannot take apart, it is that of all bytes.
+
+    Raises:
+        AudioError: the file cannot be read.
+    """
+    return sources.sound_hash(recording)
 
 
 def load(

@@ -14,6 +14,7 @@ and then says what that damage is.
 """
 
 import functools
+import hashlib
 import os
 import re
 import stat
@@ -446,6 +447,28 @@ def read_tags(recording: AudioFile) -> dict[str, str]:
         (key, value.replace("\0", "").strip()) for tags in found for key, value in tags.items()
     )
     return {key.lower(): value for key, value in pairs if value}
+
+
+def sound_hash(recording: AudioFile) -> str:
+    """What `musicfm.audio.reading.sound_hash` returns."""
+    name, opened = _opened(recording)
+    with opened as file:
+        size = file.seek(0, 2)
+        try:
+            with closing(_open_av(name, _Span(file, [(0, size)]))) as container:
+                stream = container.streams.best("audio")
+                context = stream.codec_context
+                kind = f"{context.name} {context.sample_rate} {context.channels}"
+                digest = hashlib.sha256(kind.encode())
+                for packet in container.demux(stream):
+                    digest.update(packet)
+                return digest.hexdigest()
+        except (AudioError, AttributeError, av.FFmpegError, ValueError):
+            file.seek(0)
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
 
 
 def _opened(recording: AudioFile) -> tuple[str, AbstractContextManager[BinaryIO]]:

@@ -13,14 +13,32 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import musicfm
-from musicfm.cli import analysis, data, embedding, serving, tasks, training  # add verbs
+from musicfm.cli import (  # add verbs
+    analysis,
+    data,
+    embedding,
+    library,
+    serving,
+    tasks,
+    training,
+)
 from musicfm.cli.app import app, say
 from musicfm.errors import MusicFMError, printable
 from musicfm.memory import keep_freed_memory
 
 _UsageError: Any = typer.BadParameter.__base__  # for which typer has no name
 
-__all__ = ["analysis", "app", "data", "embedding", "main", "serving", "tasks", "training"]
+__all__ = [
+    "analysis",
+    "app",
+    "data",
+    "embedding",
+    "library",
+    "main",
+    "serving",
+    "tasks",
+    "training",
+]
 
 
 def main() -> NoReturn:

@@ -18,7 +18,14 @@ from musicfm.remote import is_url
 if TYPE_CHECKING:
     from musicfm.embedding.collection import Summary
 
-EMBED, ANALYSE, TRAIN, DATA, SERVE = PANELS = ("Embed", "Analyse", "Train", "Data", "Serve")
+EMBED, ANALYSE, LIBRARY, TRAIN, DATA, SERVE = PANELS = (
+    "Embed",
+    "Analyse",
+    "Library",
+    "Train",
+    "Data",
+    "Serve",
+)
 """The groups of commands in ``musicfm --help``, in their order."""
 
 CLUSTER, COMPUTING = "On a cluster", "How to compute"
@@ -60,20 +67,22 @@ class _Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-class _App(typer.Typer):
+class Group(typer.Typer):
     """Whose commands are of the class above."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            no_args_is_help=True,
+            pretty_exceptions_enable=False,
+            rich_markup_mode="markdown",
+            **options,
+        )
 
     def command(self, *args: Any, **options: Any) -> Callable[[Function], Function]:
         return super().command(*args, cls=_Command, **options)
 
 
-app = _App(
-    cls=_Commands,
-    help="Embeddings, beats, chords, sections, keys and tags of any music.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
+app = Group(cls=_Commands, help="Embeddings, beats, chords, sections, keys and tags of any music.")
 
 Stats = Annotated[
     Path | None,

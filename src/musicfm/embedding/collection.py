@@ -84,6 +84,23 @@ def find_recordings(
     Raises ConfigError if there is nothing at all, a source is empty, or a URL is one that fsspec
     does not know how to read.
     """
+    found: list[Recording] = []
+    names: dict[str, Location] = {}
+    for recording in every_recording(sources, failures, passed_over):
+        if recording.name in names:
+            failures.append((str(recording), _collision(recording.path, names[recording.name])))
+        else:
+            names[recording.name] = recording.path
+            found.append(recording)
+    return found
+
+
+def every_recording(
+    sources: Sequence[Source],
+    failures: list[tuple[str, str]],
+    passed_over: dict[str, int] | None = None,
+) -> list[Recording]:
+    """As :func:`find_recordings`, but those whose results would have the same name stay."""
     passed_over = {} if passed_over is None else passed_over
     check_named(sources)
     paths = [
@@ -94,17 +111,10 @@ def find_recordings(
     urls = [source for source in sources if isinstance(source, str) and is_url(source)]
     given = [source for source in sources if isinstance(source, Recording)]
     found: dict[Location, Recording] = {}
-    names: dict[str, Location] = {}
     for recording in itertools.chain(
         _on_disk(paths, failures, passed_over), _at_urls(urls, failures, passed_over), given
     ):
-        if recording.path in found:
-            continue
-        if recording.name in names:
-            failures.append((str(recording), _collision(recording.path, names[recording.name])))
-            continue
-        names[recording.name] = recording.path
-        found[recording.path] = recording
+        found.setdefault(recording.path, recording)
     if not found and not failures:
         raise ConfigError(no_recordings(sources, passed_over))
     return list(found.values())

@@ -1,0 +1,333 @@
+"""The files of a library: a SQLite database, and matrices of vectors beside it.
+
+The database is what counts. It names the matrices, and says which of their rows are whose; it is
+written last, so that a run that was killed at any moment leaves no track without its vectors. It
+keeps its journal in a file beside it that is there while it is written (SQLite's "delete" mode),
+not in one that is shared in memory ("WAL"), which network folders do not have.
+"""
+
+import contextlib
+import json
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from musicfm.errors import DataError, OutputError
+from musicfm.files import exclusive, sweep
+from musicfm.library import matrices
+from musicfm.library.matrices import Matrix
+
+DATABASE = "library.sqlite"
+LOCK = ".library.lock"
+
+SEGMENT_SECONDS = 10.0
+"""Segment k of a track is from ``k * SEGMENT_SECONDS`` on; what is left at the end, if it is less
+than half of that, belongs to the last one."""
+
+Kind: TypeAlias = Literal["tracks", "segments"]
+KINDS: tuple[Kind, ...] = ("tracks", "segments")
+
+WAIT_SECONDS = 30.0
+"""For another process that is writing to the database, which takes it some milliseconds."""
+
+MIGRATIONS = (
+    """
+    CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE tracks (
+        id INTEGER PRIMARY KEY,
+        path TEXT NOT NULL UNIQUE,
+        size INTEGER NOT NULL,
+        modified INTEGER NOT NULL,
+        sound TEXT NOT NULL,
+        missing INTEGER NOT NULL DEFAULT 0,
+        title TEXT NOT NULL,
+        artist TEXT NOT NULL,
+        album TEXT NOT NULL,
+        duration REAL NOT NULL,
+        tempo REAL,
+        key TEXT,
+        tags TEXT NOT NULL,
+        warnings TEXT NOT NULL,
+        analysis BLOB,
+        vector INTEGER NOT NULL,
+        first_segment INTEGER NOT NULL,
+        num_segments INTEGER NOT NULL
+    );
+    CREATE INDEX tracks_by_sound ON tracks (sound);
+    CREATE INDEX tracks_by_vector ON tracks (vector);
+    CREATE INDEX tracks_by_segment ON tracks (first_segment);
+    CREATE TABLE transforms (
+        version INTEGER PRIMARY KEY, num_tracks INTEGER NOT NULL, dim INTEGER NOT NULL,
+        mean BLOB NOT NULL, projection BLOB NOT NULL
+    );
+    """,
+)
+"""What makes a database of each version, the first from nothing, of the one before."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """What a library knows of a recording."""
+
+    id: int
+    """Stays the same for as long as the track is in the library."""
+    path: str
+    """Absolute, or a URL."""
+    size: int
+    """In bytes."""
+    modified: int
+    """As :class:`musicfm.journal.Recording` has it."""
+    sound: str
+    """A hash of the coded sound, which other tags do not change."""
+    missing: bool
+    """Whether the file was gone when the library last looked."""
+    title: str
+    """As its tags say; or the file's name."""
+    artist: str
+    """As its tags say; empty where they do not. Likewise the album."""
+    album: str
+    duration: float
+    """In seconds."""
+    tempo: float | None
+    """Beats per minute; None if there was no head for beats, or there are none."""
+    key: str | None
+    """As in "Eb minor"; None if there was no head for keys, or there is none."""
+    tags: Mapping[str, float] = field(hash=False)
+    """What heads say, as probabilities, the likeliest first."""
+    warnings: tuple[str, ...]
+    """Of damage."""
+    vector: int
+    """Its row among the vectors of tracks."""
+    first_segment: int
+    """Its first row among the vectors of segments."""
+    num_segments: int
+
+    @property
+    def segments(self) -> range:
+        """Its rows among the vectors of segments."""
+        return range(self.first_segment, self.first_segment + self.num_segments)
+
+
+COLUMNS = tuple(each.name for each in fields(Track))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for a whole library. All but the last two stay as they are."""
+
+    model: str
+    """What it is called."""
+    fingerprint: str
+    """Of the model, see :func:`musicfm.model.checkpoint.fingerprint`."""
+    layer: int
+    """Whose hidden states the vectors are of."""
+    dim: int
+    """Of these; vectors have their means and then their deviations over time."""
+    heads: tuple[str, ...]
+    """Folders of heads; none if they are those that come with the model."""
+    heads_fingerprint: str
+    """Empty without heads."""
+    generation: int = 0
+    """Of the matrices: it rises when rows are removed."""
+    transform: int = 0
+    """The version of the transform that vectors are searched with; 0 before the first one."""
+
+
+class Database:
+    """A library's folder.
+
+    Every call opens the database for itself, so that threads can share this, and what other
+    processes have written is seen.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path, settings: Settings) -> "Database":
+        """Makes a library in a folder whose lock is held. Raises OutputError."""
+        if any(name != LOCK for name in os.listdir(folder)):
+            raise OutputError(f"{folder} is not empty, and no library; name another folder")
+        database = cls(folder)
+        with database.connect(create=True) as connection:
+            write_settings(connection, settings)
+        return database
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a library."""
+        return os.path.isfile(self.folder / DATABASE)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other writers out. Raises OutputError if one is there."""
+        with exclusive(self.folder, LOCK):
+            yield
+
+    def settings(self) -> Settings:
+        """What holds for the library."""
+        with self.connect() as connection:
+            return read_settings(connection)
+
+    def tracks(self, where: str = "1", values: Sequence[Any] = ()) -> list[Track]:
+        """See :func:`read_tracks`."""
+        with self.connect() as connection:
+            return read_tracks(connection, where, values)
+
+    def matrix(self, kind: Kind, *, raw: bool = False) -> Matrix:
+        """See :meth:`read_matrix`."""
+        with self.connect() as connection:
+            return self.read_matrix(connection, kind, raw=raw)
+
+    def analysis(self, track: Track) -> dict[str, Any] | None:
+        """The JAMS object of a track's analysis; None without heads."""
+        with self.connect() as connection:
+            query = "SELECT analysis FROM tracks WHERE id = ?"
+            row = connection.execute(query, (track.id,)).fetchone()
+        return None if row is None or row[0] is None else dict(json.loads(zlib.decompress(row[0])))
+
+    def read_matrix(
+        self, connection: sqlite3.Connection, kind: Kind, *, raw: bool = False
+    ) -> Matrix:
+        """Vectors that are compared, (rows, compared), or as they were computed, (rows, 2 * dim).
+
+        Mapped into memory; rows of tracks that are not there any more are among them. Raises
+        DataError if there is no transform yet.
+        """
+        settings, count = read_settings(connection), num_rows(connection)[kind]
+        if raw:
+            return matrices.read(self.raw_path(kind, settings), count, 2 * settings.dim)
+        query = "SELECT dim FROM transforms WHERE version = ?"
+        row = connection.execute(query, (settings.transform,)).fetchone()
+        if row is None:
+            raise DataError(
+                f"nothing can be compared in {self.folder} yet: its vectors have no transform; "
+                f"go on adding music, or: musicfm library fit {self.folder}"
+            )
+        return matrices.read(self.searched_path(kind, settings), count, row[0])
+
+    def raw_path(self, kind: Kind, settings: Settings) -> Path:
+        """Of the matrix of raw vectors."""
+        return self.folder / f"{kind}-{settings.generation}.f32"
+
+    def searched_path(self, kind: Kind, settings: Settings) -> Path:
+        """Of the matrix of vectors that are compared, as the current transform gives them."""
+        return self.folder / f"{kind}-{settings.generation}-{settings.transform}.f32"
+
+    def sweep(self) -> None:
+        """Removes the matrices of other generations and transforms, and what kills left."""
+        settings = self.settings()
+        paths = (self.raw_path, self.searched_path)
+        kept = {path(kind, settings) for path in paths for kind in KINDS}
+        for path in self.folder.glob("*.f32"):
+            if path not in kept:
+                with contextlib.suppress(OSError):  # on Windows, somebody still reads it
+                    path.unlink()
+        sweep(self.folder)
+
+    @contextlib.contextmanager
+    def connect(self, create: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection, whose changes are committed if the block succeeds.
+
+        Args:
+            create: whether to begin a database that is not there.
+
+        Raises:
+            DataError: there is no library, or it is damaged, or a newer musicfm made it.
+            OutputError: it cannot be written, or another process does not let go of it.
+        """
+        path = self.folder / DATABASE
+        if not create and not self.exists:
+            raise DataError(
+                f"{self.folder} is no library; make one: musicfm library add {self.folder} MUSIC"
+            )
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
+                connection.text_factory = os.fsdecode  # names of files may be no UTF-8
+                self._migrate(connection)
+                with connection:
+                    yield connection
+        except sqlite3.OperationalError as error:
+            raise OutputError(
+                f"cannot use {path}: {error}; try again, or look at its disk"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise DataError(
+                f"{path} is damaged, or no library: {error}; restore it from a copy, or make a "
+                "new library"
+            ) from error
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Brings the tables to the newest version, all steps or none."""
+        newest = len(MIGRATIONS)
+        if (version := _version(connection)) == newest:
+            return
+        if version > newest:
+            raise DataError(
+                f"{self.folder} was written by a newer musicfm (its tables have version {version}, "
+                f"and this one knows {newest}); update musicfm"
+            )
+        with connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            for step in MIGRATIONS[_version(connection) :]:  # another process may have been faster
+                for statement in step.split(";"):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {newest}")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def num_rows(connection: sqlite3.Connection) -> dict[Kind, int]:
+    """How many rows of the matrices count; those of removed tracks may be among them."""
+    # By their indices: this is asked for with every track.
+    (tracks,) = connection.execute("SELECT max(vector) + 1 FROM tracks").fetchone()
+    segments = connection.execute(
+        "SELECT first_segment + num_segments FROM tracks ORDER BY first_segment DESC LIMIT 1"
+    ).fetchone()
+    return {"tracks": tracks or 0, "segments": segments[0] if segments else 0}
+
+
+def read_settings(connection: sqlite3.Connection) -> Settings:
+    """What holds for the library."""
+    rows = dict(connection.execute("SELECT name, value FROM settings"))
+    values = {name: json.loads(value) for name, value in rows.items()}
+    return Settings(**{**values, "heads": tuple(values["heads"])})
+
+
+def write_settings(connection: sqlite3.Connection, settings: Settings) -> None:
+    """Notes what holds for the library."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO settings VALUES (?, ?)",
+        [(name, json.dumps(value)) for name, value in asdict(settings).items()],
+    )
+
+
+def read_tracks(
+    connection: sqlite3.Connection, where: str = "1", values: Sequence[Any] = ()
+) -> list[Track]:
+    """Tracks, by path.
+
+    Args:
+        connection: to the database.
+        where: a condition of SQL.
+        values: of its question marks.
+    """
+    rows = connection.execute(
+        f"SELECT {', '.join(COLUMNS)} FROM tracks WHERE {where} ORDER BY path", values
+    )
+    return [_track(row) for row in rows]
+
+
+def _track(row: Sequence[Any]) -> Track:
+    values = dict(zip(COLUMNS, row, strict=True))
+    values["missing"] = bool(values["missing"])
+    values["tags"] = json.loads(values["tags"])
+    values["warnings"] = tuple(json.loads(values["warnings"]))
+    return Track(**values)

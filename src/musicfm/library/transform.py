@@ -1,0 +1,123 @@
+"""From vectors as they were computed to those that are compared: centred, whitened, of length 1.
+
+Hidden states have large means that all music shares, and a few directions in which everything
+varies together; cosines of them are near 1 for any two recordings. A transform takes both away. It
+is fitted to the vectors of a library, has a version, and stays as it is until another is asked for
+or the library has grown by half: what was similar yesterday is as similar today.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from musicfm.library import matrices
+from musicfm.library.database import KINDS, Database, read_settings, write_settings
+from musicfm.library.matrices import ROWS_AT_ONCE, Matrix
+
+DIM = 128
+"""Of vectors that are compared, or as many as there are."""
+RIDGE = 0.1
+"""Is added to the variances, which are 1 on average, so that directions in which nothing but noise
+varies stay small."""
+SAMPLE = 50_000
+"""Segments at most that a transform is fitted to."""
+GROWTH = 1.5
+"""By which a library has to have grown for another transform to be fitted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """A version of the transform."""
+
+    version: int
+    num_tracks: int
+    """In the library when it was fitted."""
+    mean: Matrix
+    """(2 * dim,) of segments."""
+    projection: Matrix
+    """(2 * dim, compared), which whitens."""
+
+    @property
+    def dim(self) -> int:
+        """Of vectors that are compared."""
+        return self.projection.shape[1]
+
+    def __call__(self, vectors: Matrix) -> Matrix:
+        """(rows, compared) of length 1, from (rows, 2 * dim)."""
+        found: Matrix = (vectors - self.mean) @ self.projection
+        return unit(found)
+
+
+def unit(vectors: Matrix) -> Matrix:
+    """Vectors along the last axis, of length 1; zero stays zero."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.maximum(length, np.finfo(np.float32).tiny)
+
+
+def whitening(vectors: Matrix) -> tuple[Matrix, Matrix]:
+    """(2 * dim,) mean, and (2 * dim, compared) directions, scaled to about one variance."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    centred = vectors - mean
+    scale = np.maximum(centred.std(axis=0), 1e-6)
+    centred /= scale
+    covariance = centred.T @ centred / len(centred)
+    variances, directions = np.linalg.eigh(covariance)
+    order = np.argsort(-variances)[:DIM]
+    projection = directions[:, order] / np.sqrt(variances[order] + RIDGE) / scale[:, None]
+    return mean.astype(np.float32), projection.astype(np.float32)
+
+
+def current(connection: sqlite3.Connection) -> Transform | None:
+    """That of the library; None before the first one."""
+    version = read_settings(connection).transform
+    query = "SELECT version, num_tracks, dim, mean, projection FROM transforms WHERE version = ?"
+    row = connection.execute(query, (version,)).fetchone()
+    if row is None:
+        return None
+    version, num_tracks, dim, mean, projection = row
+    return Transform(
+        version,
+        num_tracks,
+        np.frombuffer(mean, "<f4"),
+        np.frombuffer(projection, "<f4").reshape(-1, dim),
+    )
+
+
+def is_due(database: Database) -> bool:
+    """Whether a library has none yet, or has grown by half since."""
+    with database.connect() as connection:
+        (count,) = connection.execute("SELECT count(*) FROM tracks").fetchone()
+        there = current(connection)
+    return bool(count) and (there is None or count >= GROWTH * there.num_tracks)
+
+
+def fit(database: Database) -> Transform:
+    """Fits the next version to a library whose lock is held. Raises OutputError."""
+    settings = database.settings()
+    sample = database.matrix("segments", raw=True)
+    stride = max(1, len(sample) // SAMPLE)
+    mean, projection = whitening(np.asarray(sample[::stride]))
+    num_tracks = len(database.tracks())
+    fitted = Transform(settings.transform + 1, num_tracks, mean, projection)
+    settings = replace(settings, transform=fitted.version)
+    for kind in KINDS:
+        matrices.write(
+            database.searched_path(kind, settings),
+            (fitted(block) for block in blocks(database.matrix(kind, raw=True))),
+        )
+    with database.connect() as connection:
+        connection.execute(
+            "INSERT INTO transforms VALUES (?, ?, ?, ?, ?)",
+            (fitted.version, num_tracks, fitted.dim, mean.tobytes(), projection.tobytes()),
+        )
+        write_settings(connection, settings)
+    database.sweep()
+    return fitted
+
+
+def blocks(matrix: Matrix) -> Iterator[Matrix]:
+    """A matrix, some rows at a time."""
+    for first in range(0, len(matrix), ROWS_AT_ONCE):
+        yield matrix[first : first + ROWS_AT_ONCE]
