@@ -46,8 +46,7 @@ class Transform:
 
     def __call__(self, vectors: Matrix) -> Matrix:
         """(rows, compared) of length 1, from (rows, 2 * dim)."""
-        found: Matrix = (vectors - self.mean) @ self.projection
-        return unit(found)
+        return unit(np.matmul(vectors - self.mean, self.projection, dtype=np.float32))
 
 
 def unit(vectors: Matrix) -> Matrix:
