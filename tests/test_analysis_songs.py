@@ -191,3 +191,53 @@ def test_from_the_command_line(run: Run, heads: list[Path], music: Path, tmp_pat
     found = read_jams(out / "c.jams").annotations
     assert found.beats is not None
     assert found.keys is None
+
+
+def test_heads_for_several_tasks_share_a_folder(run: Run, music: Path, tmp_path: Path) -> None:
+    out, song = tmp_path / "out", music / "c.wav"
+
+    def predict(head: str, *options: object) -> tuple[int, str]:
+        arguments = ("predict", head, song, "--out", out, "--workers", 1, *options)
+        status, _, errors = run(*arguments)
+        return status, errors
+
+    assert predict("nano/key")[0] == 0
+    assert read_jams(out / "c.jams").annotations.chords is None
+    status, errors = predict("nano/chord")
+    assert status == 0, errors
+    assert f"each file in {out} gets what these find: " in errors
+    found = read_jams(out / "c.jams").annotations
+    assert found.keys is not None
+    assert found.chords is not None
+    status, errors = predict("nano/key")
+    assert (status, "nothing new: 1 of 1 were done" in errors) == (0, True), errors
+    assert read_jams(out / "c.jams").annotations.chords is not None
+
+
+def test_heads_that_do_not_go_together_are_refused(
+    run: Run, heads: list[Path], music: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (chord,) = (head for head in heads if head.name == "chord")
+    arguments = ("--out", out, "--workers", 1)
+    assert run("predict", "nano/chord", music / "c.wav", *arguments)[0] == 0
+    status, _, errors = run("predict", chord, music / "c.wav", *arguments)
+    assert status == 1
+    assert f"{out} holds chord by another head, " in errors
+    assert "use another folder (--out), or leave that out (--overwrite)" in errors
+
+
+def test_a_tempo_is_part_of_a_result(
+    run: Run, heads: list[Path], music: Path, tmp_path: Path
+) -> None:
+    options = ("--out", tmp_path / "out", "--no-page", "--workers", 1)
+    song = music / "c.wav"
+    status, _, errors = run("analyze", song, "--tempo", "quick", *options)
+    assert status == 1
+    assert "the tempo is 'quick'; give two numbers from 20 to 400 beats per minute" in errors
+    assert run("analyze", song, "--tempo", "80-160", *options)[0] == 0
+    found = json.loads((tmp_path / "out" / "c.jams").read_bytes())["sandbox"]["heads"]
+    assert [head["decoding"].get("tempo") for head in found if head["task"] == "beat"] == ["80-160"]
+    status, _, errors = run("analyze", song, *options)
+    assert "--tempo 80-160" in errors
+    assert "nothing new: 1 of 1 were done" in errors

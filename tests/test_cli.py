@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 import audio_files
 import musicfm
@@ -172,7 +173,53 @@ def test_a_manifest_stands_for_its_recordings(
     status, _, errors = run("embed", manifest, *options)
     assert (status, "1 embedded" in errors) == (0, True)
     assert (tmp_path / "out" / "tone.npz").exists()
-    assert "1 done before" in run("embed", song.parent, *options)[2]
+    assert "nothing new: 1 of 1 were done; see" in run("embed", song.parent, *options)[2]
+
+
+def test_a_song_in_two_formats_is_one_and_no_error(
+    run: Run, song: Path, published_tiny: Path, tmp_path: Path
+) -> None:
+    music, out = tmp_path / "music", tmp_path / "out"
+    music.mkdir()
+    for name in ("tone.flac", "tone.ogg", "tone.wav"):
+        audio_files.write(music, name, seconds=2.0)
+    arguments = ["embed", music, "--out", out, "--model", published_tiny]
+    status, _, errors = run(*arguments)
+    assert status == 0, errors
+    assert "tone.ogg is left out: tone.flac has the same name; rename one" in errors
+    assert "2 left out beside others of their names" in errors
+    (music / "tone.aiff").write_bytes((music / "tone.wav").read_bytes())
+    status, _, errors = run(*arguments)
+    assert status == 0, errors
+    assert "tone.aiff is left out: tone.flac has the same name" in errors
+
+
+def test_a_run_goes_on_without_its_options(
+    run: Run, song: Path, published_tiny: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ("--model", published_tiny, "--layer", 1, "--pool", "mean")
+    assert run("embed", song, "--out", out, *options)[0] == 0
+    status, _, errors = run("embed", song, "--out", out)
+    assert (status, "nothing new: 1 of 1 were done" in errors) == (0, True), errors
+    assert f"going on as {out} was begun: --model {published_tiny} --layer 1 --pool mean" in errors
+    status, _, errors = run("embed", song, "--out", out, "--layer", 2)
+    assert status == 1
+    assert "(layers differ); use another folder (--out), or do them again (--overwrite)" in errors
+    status, _, errors = run("embed", song, "--out", out, "--layer", 2, "--overwrite")
+    assert status == 0, errors
+    assert np.load(out / "tone.npz")["frames"].shape[1] == 192  # nano's, as without options
+
+
+def test_the_last_lines_name_the_table(
+    run: Run, song: Path, published_tiny: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ("--model", published_tiny, "--pool", "mean", "--format", "parquet", "--out", out)
+    _, _, errors = run("embed", song, *options)
+    table = out / "embeddings.parquet"
+    assert f"the table, for pandas or pyarrow.parquet.read_table, is {table}\n" in errors
+    assert parquet.read_table(table).num_rows == 1
 
 
 def test_one_bad_file_is_status_1_and_the_rest_is_done(
@@ -188,7 +235,8 @@ def test_one_bad_file_is_status_1_and_the_rest_is_done(
     assert "bad.mp3 is not audio" in errors
     status, _, errors = run(*arguments)
     assert status == 1
-    assert "1 done before, 1 failed" in errors
+    assert "nothing new: 1 of 2 were done, 1 failed; see" in errors
+    assert "real time" not in errors.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -345,6 +393,8 @@ def test_music_is_scanned_measured_and_prepared(run: Run, album: Path, tmp_path:
     assert "failed: " in errors
     assert f"2 tracks (0.00 h) in {manifest}, 1 train and 1 valid" in errors
     assert "warning" not in errors
+    _, _, errors = run("scan", album, "--out", manifest, "--valid", 0.5)
+    assert "nothing new: 2 tracks (0.00 h) in" in errors
     _, _, errors = run("scan", album, "--out", manifest, "--valid", 0.1, "--test", 0.1)
     assert "warning: by artist, there is too little to divide: nothing fell to" in errors
 
@@ -359,9 +409,11 @@ def test_music_is_scanned_measured_and_prepared(run: Run, album: Path, tmp_path:
     status, _, errors = run("prepare", manifest, "--out", shards, "--workers", 1)
     assert status == 0, errors
     assert "2 pieces (0.00 h) in 1 shards, 0 of them done before, 0 tracks failed" in errors
+    _, _, errors = run("prepare", manifest, "--out", shards, "--workers", 1)
+    assert "nothing new: 2 pieces (0.00 h) in 1 shards, all done before" in errors
     status, _, errors = run("prepare", manifest, "--out", shards, "--piece-seconds", 1)
     assert status == 1
-    assert "(piece_seconds differ); use another folder, or overwrite them" in errors
+    assert "(piece_seconds differ); use another folder (--out), or do them again" in errors
     assert run("prepare", shards, "--out", tmp_path / "again", "--workers", 1)[0] == 0
     song = next(album.glob("*.flac"))
     song.rename(album / "away")
@@ -542,8 +594,7 @@ def test_songs_are_rendered(run: Run, tmp_path: Path) -> None:
     assert status == 0, errors
     assert "1 rendered (0.03 h" in errors
     assert {path.suffix for path in out.glob("song_101.*")} == {".wav", ".jams"}
-    assert "0 rendered" in (errors := run(*arguments)[2])
-    assert "1 done before" in errors
+    assert f"nothing new: 1 of 1 were done; see {out}" in run(*arguments)[2]
     status, _, errors = run("render", 3, "--seed", 1_399_999_999, "--out", out)
     assert (status, errors.count("\n")) == (1, 1)
     assert errors.startswith("error: seed 1400000001 is not from 0 to 1399999999")

@@ -274,8 +274,8 @@ def test_results_of_one_name_are_refused_not_overwritten(
     (tmp_path / "x" / "song.flac").write_bytes((music / "album 1" / "1 flac.flac").read_bytes())
     out = tmp_path / "out"
     first = embed_collection(embedder, [tmp_path / "x"], out)
-    assert first.done == 1
-    assert "its result would have the name of that of" in first.failures[0][1]
+    assert (first.done, first.failures) == (1, [])
+    assert "song.wav is left out: song.flac has the same name" in first.left_out[0][1]
     before = outputs(out)
     second = embed_collection(embedder, [tmp_path / "y"], out)
     assert second.done == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from musicfm.errors import OutputError
-from musicfm.journal import JOURNAL, Journal, Recording
+from musicfm.journal import JOURNAL, Journal, Recording, read_options
 
 A, B = (Recording(Path(f"/music/{name}.wav"), name, 10, 20) for name in "ab")
 
@@ -133,7 +133,35 @@ def test_settings_never_mix(tmp_path: Path) -> None:
         journal(tmp_path, layer=8, recordings=[B], overwrite=True).__enter__()
     with journal(tmp_path, layer=8, overwrite=True) as it:
         assert not it.entries
-    assert json.loads((tmp_path / JOURNAL).read_text()) == {"settings": {"layer": 8}}
+        assert it.owns(A.name)  # its file may be replaced, now and by a run that goes on
+    header, line = map(json.loads, (tmp_path / JOURNAL).read_text().splitlines())
+    assert (header, line) == ({"settings": {"layer": 8}}, {"begins": A.name})
+
+
+def test_options_are_noted_and_stay(tmp_path: Path) -> None:
+    assert read_options(tmp_path) == {}
+    with Journal(tmp_path, {}, [A], False, {"model": "nano"}) as it:
+        it.add(A, output="a.npz")
+    with Journal(tmp_path, {}, [A], False):
+        pass
+    assert read_options(tmp_path) == {"model": "nano"}
+    with Journal(tmp_path, {}, [A], False, {"model": "msd"}) as it:
+        assert list(it.entries) == [str(A)]
+    assert read_options(tmp_path) == {"model": "msd"}
+
+
+def test_a_mapping_of_settings_may_grow(tmp_path: Path) -> None:
+    def entries(**heads: str) -> list[str]:
+        with Journal(tmp_path, {"heads": heads}, [A], False) as it:
+            found = list(it.entries)
+            it.add(A, output="a.jams")
+        return found
+
+    assert entries(beat="1") == []
+    assert entries(beat="1", key="2") == []
+    assert entries(beat="1", key="2") == [str(A)]
+    with pytest.raises(OutputError, match=r"\(heads.beat, heads.key differ\); use another"):
+        entries(beat="3")
 
 
 def test_only_one_run_at_a_time(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import torch
 
 import labelled
 from musicfm.datasets.annotations import Annotations, Beats
-from musicfm.tasks.beat import TOLERANCE, Beat, BeatDecoding
+from musicfm.errors import ConfigError
+from musicfm.tasks.beat import TOLERANCE, Beat, BeatDecoding, read_tempo
 
 TASK = Beat()
 
@@ -91,6 +92,27 @@ def test_the_bar_pointer_can_be_chosen() -> None:
     logits = 10.0 * TASK.targets(annotations, times).values - 5.0
     found = TASK.decode(logits, times, duration, BeatDecoding(decoder="bar_pointer"))
     assert TASK.score(annotations, found) == {"beat": 1.0, "downbeat": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("tempo", "expected"),
+    [("", 120), ("80-160", 120), ("half", 60), ("double", 240), ("150-400", 240)],
+)
+def test_a_tempo_can_be_asked_for(tempo: str, expected: float) -> None:
+    times = np.arange(0.0, 30.0, 0.02)
+    logits = np.full((len(times), 2), -4.0)
+    logits[::25, 0] = 4.0
+    logits[::100, 1] = 4.0
+    decoding = BeatDecoding(decoder="peaks" if tempo else "bar_pointer", tempo=tempo)
+    found = TASK.decode(logits, times, 30.0, decoding).beats
+    assert found is not None
+    assert 60.0 / np.median(np.diff(found.times)) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("tempo", ["fast", "120", "160-80", "0-100", "80-", "-80", "nan-100"])
+def test_a_tempo_that_says_nothing_is_refused(tempo: str) -> None:
+    with pytest.raises(ConfigError, match=f"the tempo is '{tempo}'; give two numbers"):
+        read_tempo(tempo)
 
 
 def test_no_beat_lies_before_the_recording() -> None:

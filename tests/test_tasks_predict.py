@@ -183,6 +183,13 @@ def test_one_recording_is_scored_without_an_interval() -> None:
     text = to_text(Key(), {**alone, "none": nothing})
     assert "| one | 1 | 1.000 |" in text
     assert "| none | 0 | n/a |" in text
+    scores = {
+        name: dict.fromkeys(Key.metrics, value) for name, value in (("a", 1.0), ("b", math.nan))
+    }
+    partly = Evaluation(dict.fromkeys(Key.metrics, 1.0), scores)
+    assert "few: with nothing to measure, and not counted: key: 1" in to_text(
+        Key(), {"few": partly}
+    )
     assert "nan" not in text
 
 

@@ -45,10 +45,12 @@ class Journal:
 
     Args:
         folder: of the results; made if need be.
-        settings: what defines a result.
+        settings: what defines a result. A mapping in it may grow: results of a folder that has
+            fewer of its items are done again.
         recordings: of this run.
         overwrite: whether to begin anew where there are results of other settings. Refused while
             some would stay, since a folder never mixes settings.
+        options: kept for :func:`read_options`; None: those that are there stay.
 
     Raises OutputError on entry: another run is writing there, results of other settings are there,
     or the folder cannot be written.
@@ -60,6 +62,7 @@ class Journal:
         settings: Mapping[str, Any],
         recordings: Iterable[Recording],
         overwrite: bool,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.entries: dict[str, dict[str, Any]] = {}
         """By the recording's path."""
@@ -70,6 +73,7 @@ class Journal:
         """How many recordings were of a size and an age when this run began."""
         self._folder, self._path = folder, folder / JOURNAL
         self._settings, self._overwrite = dict(settings), overwrite
+        self._options = None if options is None else dict(options)
         self._recordings = tuple(recordings)
         self._open = contextlib.ExitStack()
 
@@ -157,7 +161,7 @@ class Journal:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         with writing(self._path):
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(_line(line).decode())
             self._file.flush()
 
     def _read(self) -> None:
@@ -173,6 +177,7 @@ class Journal:
                 self._put(entry)
             self._states = Counter(map(_state, self.entries.values()))
             there = None if header is None else dict(header["settings"])
+            options = None if header is None else header.get("options")
             for former in _FORMER_SETTINGS:
                 (there or {}).pop(former, None)
         except (ValueError, KeyError, TypeError) as error:
@@ -182,10 +187,16 @@ class Journal:
         if there is not None and there != self._settings:
             if self.entries:
                 self._refuse_mixture(there)
-            self.entries, self._paths, self._begun = {}, {}, set()
-            there = None
-        if there is None:
-            whole = json.dumps({"settings": self._settings}).encode() + b"\n"
+            # The files stay this folder's: a run that goes on may replace them.
+            self._begun |= self._paths.keys()
+            self.entries, self._paths = {}, {}
+            whole = b"".join(_line({"begins": name}) for name in sorted(self._begun))
+        else:
+            whole = whole.partition(b"\n")[2]
+        header = {"settings": self._settings}
+        if options := (options if self._options is None else self._options):
+            header["options"] = options
+        whole = _line(header) + whole
         if whole != content:
             with atomic_write(self._path) as temporary:
                 temporary.write_bytes(whole)
@@ -193,8 +204,8 @@ class Journal:
     def _refuse_mixture(self, there: Mapping[str, Any]) -> None:
         differing = sorted(differences(there, self._settings))
         what = f"{self._folder} holds results of other settings ({', '.join(differing)} differ)"
-        if not self._overwrite:
-            raise OutputError(f"{what}; use another folder, or overwrite them")
+        if not self._overwrite and not _adds_to(there, self._settings):
+            raise OutputError(f"{what}; use another folder (--out), or do them again (--overwrite)")
         mine = {str(recording) for recording in self._recordings}
         moved = {e["path"] for r in self._recordings if (e := self._moved(r)) is not None}
         if kept := sorted(set(self.entries) - mine - moved):
@@ -202,6 +213,31 @@ class Journal:
                 f"{what}, and this run would not overwrite those of {len(kept)} recordings, such "
                 f"as {kept[0]}; use another folder"
             )
+
+
+def read_options(folder: Path) -> dict[str, Any]:
+    """The options that the last run into a folder noted; none if it noted none, or is damaged."""
+    try:
+        with (folder / JOURNAL).open("rb") as file:
+            return dict(parse_json(file.readline())["options"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _adds_to(there: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether settings differ from those there only in having more in their mappings."""
+    if there.keys() != settings.keys():
+        return False
+    return all(
+        there[key].items() <= value.items()
+        if isinstance(value, Mapping) and isinstance(there[key], Mapping)
+        else there[key] == value
+        for key, value in settings.items()
+    )
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content).encode() + b"\n"
 
 
 def _is_of_one_state(entry: Mapping[str, Any], recording: Recording) -> bool:

@@ -43,6 +43,7 @@ def analyze(
     model: str | None = None,
     heads: Sequence[str | os.PathLike[str]] = (),
     device: str = "cpu",
+    tempo: str | tuple[float, float] = "",
     on_damage: Literal["error", "warn"] = "error",
 ) -> RecordingAnalysis:
     """Finds beats, chords, sections, key and tags of a recording.
@@ -55,13 +56,18 @@ def analyze(
         model: a model with heads, such as "nano"; None: that of the heads, or nano.
         heads: folders of heads; none: those that come with the model.
         device: to compute on.
+        tempo: what is known of it: the lowest and the highest in beats per minute, such as
+            (80, 160) or "80-160"; "half" or "double" of what would be found; or nothing.
         on_damage: for a damaged file, raise, or warn and use what comes before the damage.
 
     Raises:
         AudioError: the recording cannot be used.
         CheckpointError: there is no such model or head.
+        ConfigError: the tempo says nothing.
     """
+    known = tempo if isinstance(tempo, str) else "{:g}-{:g}".format(*tempo)
     predictor = _predictor(model, tuple(os.fspath(head) for head in heads), device)
+    predictor = predictor.at_tempo(known) if known else predictor
     recording = io.BytesIO(source) if isinstance(source, bytes) else source
     name = str(recording) if isinstance(recording, str | os.PathLike) else ""
     with (

@@ -214,7 +214,7 @@ def _values(confidences: Array | None, count: int) -> list[float] | list[None]:
 
 
 def load_predictor(
-    model: str | None = None, heads: Sequence[Path] = (), device: str = "cpu"
+    model: str | None = None, heads: Sequence[Path] = (), device: str = "cpu", tempo: str = ""
 ) -> Predictor:
     """The heads of a model, ready for :func:`analyse`.
 
@@ -222,8 +222,9 @@ def load_predictor(
         model: as --model of other commands takes it; None: that of the heads, or nano.
         heads: folders of the heads to use; none: those that come with the model.
         device: to compute on.
+        tempo: what is known of it; see :func:`musicfm.tasks.beat.read_tempo`.
 
-    Raises CheckpointError if there are none.
+    Raises CheckpointError if there are none, ConfigError for a tempo that says nothing.
     """
     if not heads:
         model = model or "nano"
@@ -234,7 +235,8 @@ def load_predictor(
                 f"no heads come with '{model}'{where}; train some (musicfm probe TASK --model "
                 f"{model}) and name their folders (--head), or use nano"
             )
-    return Predictor.load(heads, model, device)
+    predictor = Predictor.load(heads, model, device)
+    return predictor.at_tempo(tempo) if tempo else predictor
 
 
 def analyse(

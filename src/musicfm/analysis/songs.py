@@ -3,10 +3,10 @@
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Any, Literal
 
 from musicfm.analysis.analyzer import Analysis, analyse
 from musicfm.analysis.exports import EXPORTS
@@ -38,6 +38,7 @@ def analyse_collection(
     on_damage: Literal["error", "warn"] = "error",
     overwrite: bool = False,
     progress: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Analyses recordings. ``musicfm analyze`` is this function.
 
@@ -57,6 +58,7 @@ def analyse_collection(
         on_damage: refuse damaged recordings, or use what comes before the damage.
         overwrite: whether to do again what is done.
         progress: show a bar on standard error.
+        options: noted in the folder, for :func:`musicfm.journal.read_options`.
 
     Raises:
         ConfigError: no recordings, or no such kind of file.
@@ -84,14 +86,15 @@ def analyse_collection(
             temporary.write_text(json.dumps(jams, indent=1) + "\n", encoding="utf-8")
         return f"{heard.recording.name}{JAMS}"
 
-    def complete(recording: Recording, out: Path) -> None:
-        """Writes what an earlier run was not asked for."""
+    def complete(recording: Recording, out: Path) -> bool:
+        """Writes what an earlier run was not asked for, if anything."""
         stem = out / recording.name
         missing = [kind for kind in exports if not _is_there(stem, EXPORTS[kind].suffixes)]
         lacks_page = page and not _is_there(stem, [PAGE])
         if missing or lacks_page:
             analysis = Analysis.load(_file(stem, JAMS))
             _export(analysis, recording.path, stem, lacks_page, missing)
+        return bool(missing or lacks_page)
 
     suffixes = [suffix for kind in exports for suffix in EXPORTS[kind].suffixes]
     return predict_collection(
@@ -105,6 +108,7 @@ def analyse_collection(
         on_damage=on_damage,
         overwrite=overwrite,
         progress=progress,
+        options=options,
     )
 
 

@@ -13,6 +13,7 @@ from musicfm.cli.app import (
     Out,
     Timeout,
     app,
+    as_begun,
     conclude,
     device_of,
     interruptible,
@@ -22,6 +23,7 @@ from musicfm.cli.app import (
 
 @app.command(rich_help_panel=ANALYSE)
 def analyze(
+    context: typer.Context,
     paths: Annotated[list[Path], typer.Argument(help="Recordings, and folders of them.")],
     out: Out = Path("analyses"),
     model: Annotated[
@@ -42,6 +44,14 @@ def analyze(
         typer.Option(
             help="Also write, separated by commas: csv (a table), labels (for Audacity), midi "
             "(tempo and clicks), click (the recording with clicks)."
+        ),
+    ] = "",
+    tempo: Annotated[
+        str,
+        typer.Option(
+            help="Beats per minute to look within, such as 80-160; or half, or double, of what "
+            "would be found.",
+            show_default="40-240",
         ),
     ] = "",
     page: Annotated[
@@ -65,10 +75,14 @@ def analyze(
     from musicfm.analysis.analyzer import load_predictor
     from musicfm.analysis.songs import analyse_collection, first_page
 
+    begun = as_begun(
+        context, out, overwrite, model=model, head=head, tempo=tempo, on_damage=on_damage
+    )
+    model, head, tempo, on_damage = begun.values()
     kinds = [kind.strip() for kind in export.split(",") if kind.strip()]
     with interruptible(f"what is done is in {out}, and the same command continues"):
         summary = analyse_collection(
-            load_predictor(model, head or (), device_of(device)),
+            load_predictor(model, list(map(Path, head or ())), device_of(device), tempo),
             paths,
             out,
             page=page,
@@ -78,6 +92,7 @@ def analyze(
             on_damage=on_damage,
             overwrite=overwrite,
             progress=True,
+            options=begun,
         )
     if page and (shown := first_page(out)):
         say(f"open {shown}")

@@ -185,6 +185,44 @@ def layers_of(layer: str) -> int | list[int] | Literal["all"] | None:
     return numbers if len(numbers) > 1 else numbers[0]
 
 
+def as_begun(context: typer.Context, out: Path, overwrite: bool, **options: Any) -> dict[str, Any]:
+    """Options of a run that may go on with an earlier one into the same folder.
+
+    Args:
+        context: of the command.
+        out: the folder.
+        overwrite: whether to begin anew.
+        options: by the names of the parameters, as they are now.
+
+    Returns:
+        The same; those that were not given as that run had them, which is said.
+    """
+    from musicfm.journal import read_options
+
+    there = {} if overwrite else read_options(out)
+    taken = {
+        name: there[name]
+        for name, value in options.items()
+        if name in there
+        and there[name] != _noted(value)
+        and (source := context.get_parameter_source(name)) is not None
+        and source.name == "DEFAULT"
+    }
+    if taken:
+        said = " ".join(f"--{name.replace('_', '-')} {taken[name]}" for name in taken)
+        say(f"going on as {out} was begun: {said}")
+    return {name: _noted(value) for name, value in (options | taken).items()}
+
+
+def _noted(value: Any) -> Any:
+    """A value of an option, as JSON and for any working directory."""
+    if isinstance(value, list):
+        return [_noted(part) for part in value]
+    if isinstance(value, str | Path) and os.path.exists(value):
+        return os.path.abspath(value)
+    return str(value) if isinstance(value, Path) else value
+
+
 def device_of(name: str) -> str:
     """The device so called. Raises ConfigError if it is not there."""
     import torch
@@ -208,16 +246,27 @@ def conclude(summary: "Summary", what: str, where: Path) -> NoReturn:
         what: was done to it, such as "embedded".
         where: to see more.
     """
-    parts = [f"{summary.done} {what} ({amount(summary.audio_seconds, summary.wall_seconds)})"]
+    parts = [f"nothing {what}"]
+    if summary.done:
+        parts = [f"{summary.done} {what} ({amount(summary.audio_seconds, summary.wall_seconds)})"]
+    elif summary.skipped:
+        parts = [nothing_new(summary.skipped, summary.skipped + len(summary.failures))]
     for count, how in (
-        (summary.skipped, "done before"),
+        (summary.skipped if summary.done else 0, "done before"),
+        (summary.completed, "given the files that they lacked"),
         (len(summary.damaged), "damaged and used in part"),
+        (len(summary.left_out), "left out beside others of their names"),
         (len(summary.failures), "failed"),
     ):
         if count:
             parts.append(f"{count} {how}")
     say(f"{', '.join(parts)}; see {where}")
     raise typer.Exit(1 if summary.failures else 0)
+
+
+def nothing_new(done: int, count: int) -> str:
+    """Says that a run had nothing to do."""
+    return f"nothing new: {done} of {count} were done"
 
 
 def amount(audio_seconds: float, wall_seconds: float) -> str:

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from musicfm.cli.app import DATA, Music, Timeout, Workers, amount, app, interruptible, say
+from musicfm.cli.app import (
+    DATA,
+    Music,
+    Timeout,
+    Workers,
+    amount,
+    app,
+    interruptible,
+    nothing_new,
+    say,
+)
 from musicfm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -189,11 +199,14 @@ def prepare(
     num_failed = len(scanned.failures) + len(prepared.failures)
     # Shards are written once: a track that can be read again by now needs all of them anew.
     retry = prepared.failures and prepared.num_done_before
+    what = f"{len(prepared.index)} pieces ({prepared.index.seconds / 3600:.2f} h)"
+    before = f"{prepared.num_done_before} of them done before"
+    if prepared.num_done_before == prepared.num_shards:
+        what = f"nothing new: {what}"
+        before = "all done before"
     say(
-        f"{len(prepared.index)} pieces ({prepared.index.seconds / 3600:.2f} h) in "
-        f"{prepared.num_shards} shards, {prepared.num_done_before} of them done before, "
-        f"{num_failed} tracks failed; see {out / 'report.json'}"
-        + ("; to try them again, add --overwrite" if retry else "")
+        f"{what} in {prepared.num_shards} shards, {before}, {num_failed} tracks failed; see "
+        f"{out / 'report.json'}" + ("; to try them again, add --overwrite" if retry else "")
     )
     raise typer.Exit(1 if num_failed else 0)
 
@@ -267,13 +280,18 @@ def render(
     except KeyboardInterrupt:
         say(f"interrupted; what is done is in {out}, and the same command continues")
         raise typer.Exit(130) from None
+    if not summary.done:
+        say(f"{nothing_new(summary.skipped, summary.skipped)}; see {out}")
+        return
     rendered = amount(summary.audio_seconds, summary.wall_seconds)
     before = f", {summary.skipped} done before" if summary.skipped else ""
     say(f"{summary.done} rendered ({rendered}){before}; see {out}")
 
 
 def _describe_scan(scanned: "Scan", out: Path) -> str:
-    parts = [f"{len(scanned.manifest)} tracks ({scanned.manifest.seconds / 3600:.2f} h) in {out}"]
+    known = f"{len(scanned.manifest)} tracks ({scanned.manifest.seconds / 3600:.2f} h) in {out}"
+    is_new = scanned.num_read or scanned.num_vanished
+    parts = [known if is_new else f"nothing new: {known}"]
     if set(scanned.sizes) - {None}:
         sizes = scanned.sizes.items()
         parts.append(" and ".join(f"{count} {name or 'in no split'}" for name, count in sizes))

@@ -18,11 +18,13 @@ from musicfm.cli.app import (
     Stats,
     Timeout,
     app,
+    as_begun,
     conclude,
     device_of,
     interruptible,
     layers_of,
     need,
+    say,
 )
 from musicfm.cli.lists import read_list
 from musicfm.errors import ConfigError
@@ -37,6 +39,7 @@ _USE_GPUS = {"auto": None, "cpu": False, "cuda": True}
 
 @app.command(rich_help_panel=EMBED)
 def embed(
+    context: typer.Context,
     paths: Annotated[
         list[str] | None,
         typer.Argument(help="Recordings, folders of them, or manifests; paths or URLs."),
@@ -142,7 +145,8 @@ def embed(
 
     Each .npz holds frames (time, dim), their times in seconds and their rate in Hz. Long recordings
     are cut into overlapping windows of the model's context. A bad file is reported and skipped; a
-    run that was interrupted continues where it stopped. OUT/report.json says what became of all.
+    run that was interrupted continues where it stopped, also without its options. OUT/report.json
+    says what became of all.
     """
     sources = [*(paths or []), *(read_list(listing) if listing else [])]
     if not sources:
@@ -151,6 +155,11 @@ def embed(
         raise ConfigError("--compile is for --engine local")
     if engine == "local" and (address or actors):
         raise ConfigError("--address and --actors are for --engine ray")
+    begun = as_begun(
+        context, out, overwrite, model=model, layer=layer, pool=pool, format=format,
+        overlap=overlap, dtype=dtype, stats=stats, on_damage=on_damage,
+    )  # fmt: skip
+    model, layer, pool, format, overlap, dtype, stats, on_damage = begun.values()
     pooling, layers = _pooling(pool), layers_of(layer)
     int8 = dtype == "int8"
     if int8 and device not in ("auto", "cpu"):
@@ -168,6 +177,7 @@ def embed(
 
     from musicfm.embedding.collection import REPORT, embed_collection
     from musicfm.embedding.embedder import Embedder
+    from musicfm.embedding.results import TABLE
     from musicfm.model.musicfm import MusicFM
 
     options: dict[str, Any] = {"stats": stats, "allow_hash_mismatch": allow_hash_mismatch}
@@ -191,6 +201,7 @@ def embed(
         "on_damage": on_damage,
         "overwrite": overwrite,
         "progress": True,
+        "options": begun,
     }
     with interruptible(f"what is done is in {out}, and the same command continues"):
         if engine == "ray":
@@ -200,6 +211,8 @@ def embed(
             summary = embed_on_ray(embedder, given, out, **how)
         else:
             summary = embed_collection(embedder, given, out, **how)
+    if format == "parquet" and os.path.exists(out / TABLE):
+        say(f"the table, for pandas or pyarrow.parquet.read_table, is {out / TABLE}")
     conclude(summary, "embedded", out / REPORT)
 
 

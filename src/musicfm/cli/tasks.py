@@ -1,6 +1,7 @@
 """``musicfm probe``, ``finetune``, ``evaluate``, ``predict`` and ``table1``: the paper's tasks."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +16,7 @@ from musicfm.cli.app import (
     Timeout,
     Workers,
     app,
+    as_begun,
     conclude,
     device_of,
     interruptible,
@@ -28,6 +30,7 @@ from musicfm.tasks.names import TASKS, TaskName
 
 if TYPE_CHECKING:
     from musicfm.tasks.corpus import Corpus
+    from musicfm.tasks.heads import HeadConfig
     from musicfm.tasks.study import Layers, Result, Study
 
 Task = Annotated[
@@ -232,9 +235,11 @@ def finetune(
     from musicfm.tasks import finetune as tuning
     from musicfm.tasks.evaluation import evaluate_head, to_text
     from musicfm.tasks.heads import build_task
+    from musicfm.tasks.overlap import overlaps
     from musicfm.tasks.predict import Predictor
     from musicfm.tasks.probe import labelled
-    from musicfm.tasks.trials import digests_of, tests_of, write_tests
+    from musicfm.tasks.rows import Row
+    from musicfm.tasks.trials import FIT, digests_of, tests_of, write_tests
 
     settings = tuning.SCRATCH if from_scratch else tuning.FinetuneSettings()
     settings = settings.replace(
@@ -252,6 +257,11 @@ def finetune(
         built = build_task(task, vocabulary)
         for name, items in corpus.tests.items():  # before hours of training, rather than after
             labelled(built, items, f"the test set '{name}'")
+        row = Row(f"{'scratch' if from_scratch else 'finetuned'}:{model}")
+        if remark := overlaps([row], corpus)[row.name]:
+            say(f"{model}: {remark}")
+        if os.path.isfile(out / FIT):
+            say(f"nothing new: the model in {out} is trained")
         tuning.finetune(
             task,
             vocabulary,
@@ -405,6 +415,7 @@ def evaluate(
 
 @app.command(rich_help_panel=ANALYSE)
 def predict(
+    context: typer.Context,
     head: Annotated[Path, typer.Argument(help="Folder of a head, or such as nano/beat.")],
     paths: Annotated[list[Path], typer.Argument(help="Recordings, and folders of them.")],
     out: Out = Path("predictions"),
@@ -422,12 +433,24 @@ def predict(
 ) -> None:
     """Annotate recordings with a head: a .jams file for each.
 
-    A bad file is reported and skipped; a run that was interrupted continues where it stopped.
+    A head for another task, into the same OUT, adds to the files what it finds. A bad file is
+    reported and skipped; a run that was interrupted continues where it stopped.
     """
+    from musicfm.journal import read_options
+    from musicfm.tasks import heads
     from musicfm.tasks.predict import Predictor, predict_collection
 
+    begun = as_begun(context, out, overwrite, model=model, on_damage=on_damage)
+    model, on_damage = begun.values()
+    folders = [] if overwrite else [Path(there) for there in read_options(out).get("heads", [])]
+    folder = Path(os.path.abspath(heads.locate(head)))
+    if folder not in folders:
+        _check_goes_with(heads.load_config(folder), {f: heads.load_config(f) for f in folders}, out)
+        folders.append(folder)
+    if len(folders) > 1:
+        say(f"each file in {out} gets what these find: {', '.join(map(str, folders))}")
     with interruptible(f"what is done is in {out}, and the same command continues"):
-        predictor = Predictor.load([head], model, device_of(device))
+        predictor = Predictor.load(folders, model, device_of(device))
         summary = predict_collection(
             predictor,
             paths,
@@ -437,8 +460,23 @@ def predict(
             on_damage=on_damage,
             overwrite=overwrite,
             progress=True,
+            options=begun | {"heads": list(map(str, folders))},
         )
     conclude(summary, "annotated", out)
+
+
+def _check_goes_with(head: "HeadConfig", others: Mapping[Path, "HeadConfig"], out: Path) -> None:
+    """Raises ConfigError unless a head's annotations can be in one file with those of others."""
+    for path, other in others.items():
+        if other.task == head.task:
+            what = f"{head.task} by another head, {path}"
+        elif other.fingerprint != head.fingerprint:
+            what = f"{other.task} by a head of another model, {path}"
+        else:
+            continue
+        raise ConfigError(
+            f"{out} holds {what}; use another folder (--out), or leave that out (--overwrite)"
+        )
 
 
 def _corpus(

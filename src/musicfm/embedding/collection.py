@@ -10,7 +10,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol, TypeAlias
 
 from musicfm.audio.decoders import Failure, Start, decode_files
@@ -43,6 +43,9 @@ from musicfm.remote import Location, RemoteFile, files_below, is_url
 
 REPORT = "report.json"
 
+_NAMED = 3
+"""Recordings that are left out, and said to be, one by one."""
+
 Source: TypeAlias = str | os.PathLike[str] | Recording
 """A file or folder, at a path or URL; or a recording that is known already."""
 
@@ -54,10 +57,14 @@ class Summary:
     done: int = 0
     skipped: int = 0
     """Recordings that an earlier run had done."""
+    completed: int = 0
+    """Of these, how many lacked a file that this run wrote."""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """Path and reason of each recording that could not be used."""
     damaged: list[tuple[str, str]] = field(default_factory=list)
     """Path and warning of each recording of which only a part was used."""
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    """Path and reason of each recording that lies beside another format of the same name."""
     passed_over: dict[str, int] = field(default_factory=dict)
     """How many files in folders were not taken for recordings, by suffix; without pictures, texts
     and the like."""
@@ -69,17 +76,20 @@ def find_recordings(
     sources: Sequence[Source],
     failures: list[tuple[str, str]],
     passed_over: dict[str, int] | None = None,
+    left_out: list[tuple[str, str]] | None = None,
 ) -> list[Recording]:
     """All recordings in some files and folders, in a fixed order, each once.
 
     Folders are searched with all below them; hidden files and folders are passed over. Results are
     named after the path below the folder that all sources have in common; URLs and paths apart.
-    What cannot be used is appended to ``failures``, as path and reason.
+    What cannot be used is appended to ``failures``, as path and reason. Of ``song.flac`` and
+    ``song.ogg`` in one folder, whose results would have one name, the first is used.
 
     Args:
         sources: paths and URLs of files and folders; or recordings, which stay as they are.
         failures: is appended to.
         passed_over: is added to, as :func:`musicfm.audio.folders.recordings_in` does.
+        left_out: is appended to: other formats of what is used, as path and reason.
 
     Raises ConfigError if there is nothing at all, a source is empty, or a URL is one that fsspec
     does not know how to read.
@@ -88,7 +98,11 @@ def find_recordings(
     names: dict[str, Location] = {}
     for recording in every_recording(sources, failures, passed_over):
         if recording.name in names:
-            failures.append((str(recording), _collision(recording.path, names[recording.name])))
+            path, other = str(recording), names[recording.name]
+            if left_out is not None and _is_twin(path, str(other)):
+                left_out.append((path, _twin(path, str(other))))
+            else:
+                failures.append((path, _collision(recording.path, other)))
         else:
             names[recording.name] = recording.path
             found.append(recording)
@@ -163,6 +177,18 @@ def _at_urls(
         yield Recording(file.url, name, file.size, file.version)
 
 
+def _is_twin(path: str, other: str) -> bool:
+    """Whether two files have one name in one folder, but for the format."""
+    return os.path.splitext(path)[0] == os.path.splitext(other)[0]
+
+
+def _twin(path: str, other: str) -> str:
+    return (
+        f"{path} is left out: {PurePath(other).name} has the same name; rename one of them to use "
+        "both"
+    )
+
+
 def _collision(path: Location, other: Location) -> str:
     return (
         f"{path}: its result would have the name of that of {other}; rename one of them, or use "
@@ -182,6 +208,7 @@ def embed_collection(
     on_damage: Literal["error", "warn"] = "error",
     overwrite: bool = False,
     progress: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Embeds files and folders into a folder. ``musicfm embed`` is this function.
 
@@ -199,6 +226,7 @@ def embed_collection(
         on_damage: refuse damaged recordings, or use what comes before the damage.
         overwrite: embed again what is done already.
         progress: show a bar on standard error.
+        options: noted in the folder, for :func:`musicfm.journal.read_options`.
 
     Raises:
         ConfigError: settings that make no sense together.
@@ -221,6 +249,7 @@ def embed_collection(
         conclude=writer.conclude,
         overwrite=overwrite,
         progress=progress,
+        options=options,
     ) as run:
         decoded = decode_files(
             ((recording, recording.path) for recording in run.pending),
@@ -350,6 +379,10 @@ class Run:
         self._journal, self._bar = journal, bar
         for _, reason in summary.failures:
             bar.say(f"failed: {reason}")
+        for _, reason in summary.left_out[:_NAMED]:
+            bar.say(reason)
+        if len(summary.left_out) > _NAMED:
+            bar.say(f"{len(summary.left_out) - _NAMED} more are left out for such names")
         if summary.passed_over:
             bar.say(describe_passed_over(summary.passed_over))
 
@@ -396,6 +429,7 @@ def running(
     conclude: Callable[[Iterable[Mapping[str, Any]]], object] | None = None,
     overwrite: bool = False,
     progress: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Iterator[Run]:
     """A run over a collection into a folder, which it has for itself; in the end, the report.
 
@@ -409,14 +443,15 @@ def running(
         conclude: told what is done, in this run and before, when the run ends.
         overwrite: whether to do again what is done, and to replace the files of others.
         progress: whether to show a bar.
+        options: noted in the folder, for :func:`musicfm.journal.read_options`.
 
     Raises:
         ConfigError: no recordings.
         OutputError: the folder cannot be written, or holds results of other settings.
     """
     begin, summary = time.monotonic(), Summary()
-    recordings = find_recordings(sources, summary.failures, summary.passed_over)
-    with Journal(folder, settings, recordings, overwrite) as journal:
+    recordings = find_recordings(sources, summary.failures, summary.passed_over, summary.left_out)
+    with Journal(folder, settings, recordings, overwrite, options) as journal:
         pending, skipped = _pending(recordings, journal, folder, suffixes, overwrite, summary)
         try:
             sizes = {recording: recording.size for recording in pending}
@@ -441,6 +476,7 @@ def _pending(
     pending, skipped = [], []
     alike: dict[str, Recording] = {}
     for recording in recordings:
+        recording = _done_twin(recording, journal, summary.left_out)
         folded = unicodedata.normalize("NFC", recording.name).casefold()
         other = alike.setdefault(folded, recording)
         if other.name != recording.name and is_same_name(folder, other.name, recording.name):
@@ -468,6 +504,24 @@ def _pending(
             pending.append(recording)
     summary.skipped = len(skipped)
     return pending, skipped
+
+
+def _done_twin(
+    recording: Recording, journal: Journal, left_out: list[tuple[str, str]]
+) -> Recording:
+    """A recording; or, of the same name in another format, that which the folder has a result of,
+    if it is still there.
+    """
+    rival = journal.rival(recording)
+    if rival is None or is_url(rival) or not _is_twin(str(recording), rival):
+        return recording
+    try:
+        status = os.stat(rival)
+    except OSError:
+        return recording
+    left_out[:] = [(path, reason) for path, reason in left_out if path != rival]
+    left_out.append((str(recording), _twin(str(recording), rival)))
+    return Recording(Path(rival), recording.name, status.st_size, status.st_mtime_ns)
 
 
 def _is_result(

@@ -79,6 +79,7 @@ def embed_on_ray(
     on_damage: Literal["error", "warn"] = "error",
     overwrite: bool = False,
     progress: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Summary:
     """As :func:`musicfm.embedding.collection.embed_collection`, on a Ray cluster.
 
@@ -99,6 +100,7 @@ def embed_on_ray(
         on_damage: as there.
         overwrite: as there.
         progress: as there.
+        options: as there.
 
     Raises:
         ConfigError: settings that make no sense together, or more than the cluster has.
@@ -122,6 +124,7 @@ def embed_on_ray(
         conclude=conclude,
         overwrite=overwrite,
         progress=progress,
+        options=options,
     ) as run:
         if run.pending:
             with _cluster(address, actors, num_workers, use_gpus) as cluster:

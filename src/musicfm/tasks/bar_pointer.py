@@ -60,12 +60,15 @@ class Path(NamedTuple):
     """(beats,) from 1."""
 
 
-def bar_pointer(logits: Array, times: Array) -> Beats:
+def bar_pointer(
+    logits: Array, times: Array, tempi: tuple[float, float] = BEATS_PER_MINUTE
+) -> Beats:
     """The beats on the most likely path.
 
     Args:
         logits: (outputs, 2) log-odds of beats, downbeats among them, and of downbeats.
         times: (outputs,) in seconds, evenly spaced.
+        tempi: the lowest and the highest tempo of a path, in beats per minute.
 
     Returns:
         The beats, each where its log-odds are highest around the window in which it is observed,
@@ -79,7 +82,7 @@ def bar_pointer(logits: Array, times: Array) -> Beats:
         return Beats(np.empty(0), np.empty(0, dtype=np.int64))
     inside = slice(active[0], active[-1] + 1)
     per_minute = 60.0 / (times[1] - times[0])
-    shortest, longest = (round(per_minute / tempo) for tempo in reversed(BEATS_PER_MINUTE))
+    shortest, longest = (max(1, round(per_minute / tempo)) for tempo in reversed(tempi))
     lengths = np.arange(shortest, longest + 1)
     found = evidence(logits[inside])
     path = best_path(found, lengths, BEATS_PER_BAR)

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from musicfm.datasets.annotations import Annotations, Beats
+from musicfm.errors import ConfigError
 from musicfm.tasks.bar_pointer import bar_pointer
 from musicfm.tasks.base import (
     Array,
@@ -44,6 +45,12 @@ PEAK_SECONDS = 0.07
 """On either side, within which a beat is the highest."""
 
 
+SLOWEST, FASTEST = 20.0, 400.0
+"""Beats per minute that can be asked for."""
+_OCTAVES = {"half": 0.5, "double": 2.0}
+_NEAR = 1.25
+"""A half or double tempo is looked for from so many times slower to so many times faster."""
+
 _THRESHOLDS = (0.5, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8)
 
 
@@ -56,6 +63,32 @@ class BeatDecoding(Decoding):
     decoder: Literal["peaks", "bar_pointer"] = "peaks"
     beat_threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     downbeat_threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    tempo: str = ""
+    """What is known of the tempo, for the bar pointer; see :func:`read_tempo`. Empty: nothing."""
+
+
+def read_tempo(text: str) -> tuple[float, float] | float:
+    """What a hint of a tempo says: "80-160" is from 80 to 160 beats per minute, "half" and "double"
+    are of the tempo that would be found.
+
+    Returns:
+        The lowest and the highest tempo; or 0.5 or 2.0.
+
+    Raises ConfigError if it says nothing.
+    """
+    if text in _OCTAVES:
+        return _OCTAVES[text]
+    low, _, high = text.partition("-")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        found = 0.0, 0.0
+    if not SLOWEST <= found[0] < found[1] <= FASTEST:
+        raise ConfigError(
+            f"the tempo is '{text}'; give two numbers from {SLOWEST:g} to {FASTEST:g} beats per "
+            "minute, such as 80-160, or half, or double"
+        )
+    return found
 
 
 class Beat(Task[BeatDecoding]):
@@ -113,8 +146,8 @@ class Beat(Task[BeatDecoding]):
     def decode(
         self, logits: Array, times: Array, duration: float, decoding: BeatDecoding
     ) -> Annotations:
-        if decoding.decoder == "bar_pointer":
-            path = bar_pointer(logits, times)
+        if decoding.decoder == "bar_pointer" or decoding.tempo:
+            path = _path(logits, times, decoding.tempo)
             sure = _confidence(logits[:, 0], times, path.times)
             return Annotations(beats=replace(path, times=_from_start(path.times), confidences=sure))
         beats, downbeats = (
@@ -155,6 +188,20 @@ class Beat(Task[BeatDecoding]):
     def oracle_logits(self, targets: Targets) -> Array:
         """See :meth:`musicfm.tasks.base.Task.oracle_logits`."""
         return binary_logits(targets.values, targets.known)
+
+
+def _path(logits: Array, times: Array, tempo: str) -> Beats:
+    """The path of the bar pointer, at a tempo of which something is known."""
+    if not tempo:
+        return bar_pointer(logits, times)
+    known = read_tempo(tempo)
+    if isinstance(known, tuple):
+        return bar_pointer(logits, times, known)
+    found = bar_pointer(logits, times)
+    if len(found.times) < 2:
+        return found
+    usual = known * 60.0 / float(np.median(np.diff(found.times)))
+    return bar_pointer(logits, times, (usual / _NEAR, usual * _NEAR))
 
 
 def _grid(period: float, bar: int, duration: float) -> Annotations:

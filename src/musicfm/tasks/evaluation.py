@@ -13,7 +13,7 @@ from musicfm.tasks.base import Task, json_number, json_scores
 from musicfm.tasks.features import extract
 from musicfm.tasks.intervals import Estimate, estimate
 from musicfm.tasks.predict import Predictor
-from musicfm.tasks.probe import Evaluation, Recording, evaluate, paired
+from musicfm.tasks.probe import Evaluation, Recording, evaluate, labelled, paired
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def evaluate_head(
     Raises DataError if no recording of a test set is labelled for its task.
     """
     (head,) = predictor.heads
+    for name, tracks in tests.items():  # before anything is listened to
+        labelled(head.task, tracks, f"the test set '{name}'")
     found, failures = {}, []
     for name, tracks in tests.items():
         with tempfile.TemporaryDirectory() as cache:
@@ -79,6 +81,12 @@ def to_text(task: Task[Any], tests: Mapping[str, Evaluation]) -> str:
         estimates = _estimates(task, evaluation)
         cells = [_cell(found) for found in estimates.values()]
         lines.append(f"| {' | '.join([name, str(len(evaluation.tracks)), *cells])} |")
+        excluded = [f"{m}: {n}" for m, n in _excluded(task, evaluation).items() if n]
+        if excluded:
+            remarks += [
+                "",
+                f"{name}: with nothing to measure, and not counted: {', '.join(excluded)}",
+            ]
         if remark := task.remark(evaluation.summary):
             remarks += ["", f"{name}: {remark}"]
     header = ["", "recordings", *task.metrics]
@@ -100,17 +108,20 @@ def to_json(task: Task[Any], evaluated: Evaluated) -> str:
                 metric: [json_number(e.low), json_number(e.high)]
                 for metric, e in _estimates(task, evaluation).items()
             },
-            "excluded": {
-                metric: sum(
-                    math.isnan(scores.get(metric, 0.0)) for scores in evaluation.tracks.values()
-                )
-                for metric in task.metrics
-            },
+            "excluded": _excluded(task, evaluation),
             "tracks": {path: json_scores(scores) for path, scores in evaluation.tracks.items()},
         }
         for name, evaluation in evaluated.tests.items()
     }
     return json.dumps({"tests": content, "failures": evaluated.failures}, indent=1) + "\n"
+
+
+def _excluded(task: Task[Any], evaluation: Evaluation) -> dict[str, int]:
+    """By metric, recordings that have nothing to measure it by."""
+    return {
+        metric: sum(math.isnan(scores.get(metric, 0.0)) for scores in evaluation.tracks.values())
+        for metric in task.metrics
+    }
 
 
 def _estimates(task: Task[Any], evaluation: Evaluation) -> dict[str, Estimate]:

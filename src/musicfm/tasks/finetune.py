@@ -252,21 +252,29 @@ class _TaskModel(LightningModule):
 
 
 class _Bar(Callback):
-    """A bar over the clips of each epoch."""
+    """A bar over the clips of each epoch, and a line when it is done."""
 
-    def __init__(self, num_batches: int, enabled: bool) -> None:
-        self._num_batches, self._enabled = num_batches, enabled
+    def __init__(self, settings: FinetuneSettings, enabled: bool) -> None:
+        self._settings, self._enabled = settings, enabled
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        losses = cast(_TaskModel, pl_module).losses
-        said = f", loss on validation {losses[-1][1]:.4f}" if losses else ""
-        self._bar = Steps(f"Epoch {trainer.current_epoch}{said}", self._num_batches, self._enabled)
+        what = f"Epoch {trainer.current_epoch + 1} of {self._settings.max_epochs} at most"
+        self._bar = Steps(what, self._settings.epoch_steps, self._enabled)
         self._bar.__enter__()
+        self._begin = time.monotonic()
 
     def on_train_batch_end(self, *_: Any) -> None:
         self._bar.advance()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        losses = cast(_TaskModel, pl_module).losses
+        train, valid = losses[-1]
+        is_best = valid <= min(loss for _, loss in losses)
+        if self._enabled:
+            self._bar.say(
+                f"epoch {trainer.current_epoch + 1}: loss {train:.4f}, on validation {valid:.4f}"
+                f"{' (the lowest)' if is_best else ''}, {time.monotonic() - self._begin:.0f} s"
+            )
         self._bar.__exit__(None, None, None)
 
 
@@ -396,7 +404,7 @@ def _train(
         precision=_PRECISIONS[settings.precision],
         max_epochs=settings.max_epochs,
         logger=False,
-        callbacks=[_Bar(settings.epoch_steps, progress), stopping, best],
+        callbacks=[_Bar(settings, progress), stopping, best],
         plugins=[AtomicCheckpointIO()],
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -24,13 +25,21 @@ from musicfm.embedding.embedder import (
     WindowEncoder,
 )
 from musicfm.embedding.results import as_text
-from musicfm.errors import AudioError, CheckpointError, DataError, OutputError, printable
+from musicfm.errors import (
+    AudioError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutputError,
+    printable,
+)
 from musicfm.files import atomic_write, scratch
 from musicfm.journal import Recording
 from musicfm.model.musicfm import MusicFM
 from musicfm.remote import Location
 from musicfm.tasks import heads
 from musicfm.tasks.base import softmax
+from musicfm.tasks.beat import read_tempo
 from musicfm.tasks.features import Features, compute
 from musicfm.tasks.heads import MODEL, Head, HeadConfig, check_model
 from musicfm.tasks.key import with_chords
@@ -89,6 +98,22 @@ class Predictor:
         with tempfile.TemporaryDirectory() as folder:
             features, duration = self.listen(recording, Path(folder))
             return self.decode(features, duration), duration
+
+    def at_tempo(self, tempo: str) -> "Predictor":
+        """The same, which looks for beats at a tempo; see :func:`musicfm.tasks.beat.read_tempo`.
+
+        Raises ConfigError if that says nothing, or there is no head for beats.
+        """
+        read_tempo(tempo)
+        if not any(head.config.task == "beat" for head in self.heads):
+            raise ConfigError("a tempo is for a head that finds beats; there is none")
+        found = []
+        for head in map(copy, self.heads):
+            if head.config.task == "beat":
+                decoding = {**head.config.decoding, "tempo": tempo}
+                head.config = head.config.replace(decoding=decoding)
+            found.append(head)
+        return replace(self, heads=tuple(found))
 
     def listen(self, recording: Path, folder: Path) -> tuple[Features, float]:
         """The hidden states of a recording, in files in a folder, and its length in seconds.
@@ -171,8 +196,9 @@ class Output:
     does not count as done."""
     suffixes: Sequence[str]
     """Of all these files, which have the recording's name."""
-    complete: Callable[[Recording, Path], None] | None = None
-    """Writes what is missing of the files of a recording that an earlier run has done."""
+    complete: Callable[[Recording, Path], bool] | None = None
+    """Writes what is missing of the files of a recording that an earlier run has done. Gives
+    whether anything was."""
 
 
 def predict_collection(
@@ -187,6 +213,7 @@ def predict_collection(
     on_damage: Literal["error", "warn"] = "error",
     overwrite: bool = False,
     progress: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Annotates recordings; what an earlier run has done is skipped.
 
@@ -203,6 +230,7 @@ def predict_collection(
         on_damage: refuse damaged recordings, or use what comes before the damage.
         overwrite: whether to do again what is done.
         progress: show a bar on standard error.
+        options: noted in the folder, for :func:`musicfm.journal.read_options`.
 
     Returns:
         What became of all; a recording that cannot be used is among the failures.
@@ -211,8 +239,12 @@ def predict_collection(
         ConfigError: no recordings.
         OutputError: the folder cannot be written, or holds results of other settings.
     """
-    output = output or Output(partial(write_jams, predictor), [".jams"])
-    settings = {"head": predictor.fingerprint(), "on_damage": on_damage}
+    settings: dict[str, Any] = {"on_damage": on_damage}
+    if output is None:  # other heads may come to those that a folder has
+        settings["heads"] = {h.config.task: heads.fingerprint(h) for h in predictor.heads}
+        output = Output(partial(write_jams, predictor), [".jams"])
+    else:
+        settings["head"] = predictor.fingerprint()
     with (
         running(
             "Listening",
@@ -223,6 +255,7 @@ def predict_collection(
             conclude=conclude,
             overwrite=overwrite,
             progress=progress,
+            options=options,
         ) as run,
         scratch(out / ".features") as folder,
     ):
@@ -255,8 +288,9 @@ def predict_collection(
         if output.complete is not None:
             for recording in run.skipped:
                 try:
-                    output.complete(recording, out)
+                    run.summary.completed += output.complete(recording, out)
                 except (AudioError, DataError) as error:
+                    run.summary.skipped -= 1
                     run.summary.failures.append((str(recording), str(error)))
     return run.summary
 
