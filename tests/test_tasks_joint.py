@@ -1,6 +1,7 @@
 """Training all tasks together: what it learns from, and that a run goes on as if never stopped."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,20 @@ from musicfm.tasks.joint import (
     CHECKPOINT,
     LOG,
     MODEL,
-    TASKS,
     Clips,
     Joint,
     JointSettings,
+    Outcome,
     build,
     join,
     losses_of,
     train,
 )
+from musicfm.tasks.names import TASKS
 from musicfm.tasks.tagging import Tagging
 
 SETTINGS = JointSettings(
-    steps=4, batch_size=4, unlabelled=0.5, learning_rate=1e-3, warmup_steps=2, max_semitones=2
+    steps=3, batch_size=4, unlabelled=0.5, learning_rate=1e-3, warmup_steps=2, max_semitones=2
 )
 CONFIG = preset("tiny").replace(context_seconds=4.0)
 
@@ -68,9 +70,9 @@ def run(
     labelled: tuple[LabelledTrack, ...],
     unlabelled: list[tuple[Track, Path]],
     **changes: Any,
-) -> None:
+) -> Outcome:
     settings = SETTINGS.replace(**changes)
-    train(small(), "tiny", settings, labelled, unlabelled, out, num_workers=0)
+    return train(small(), "tiny", settings, labelled, unlabelled, out, num_workers=0)
 
 
 # --------------------------------------------------------------------------------- augmentation
@@ -210,49 +212,52 @@ def test_the_rate_goes_up_stays_and_falls_to_nothing() -> None:
     assert rates[-1] == pytest.approx(0.02)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_was_stopped_is_the_run_that_was_not(
+    number: signal.Signals,
     labelled: tuple[LabelledTrack, ...],
     unlabelled: list[tuple[Track, Path]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run(tmp_path / "whole", labelled, unlabelled)
-    steps: list[int] = []
-    follow = Joint.forward
+    calls: list[int] = []
+    forward = Joint.forward
 
     def stop(self: Joint, *given: Any) -> Any:
-        steps.append(1)
-        if len(steps) == 6:  # of two calls a step, in the third step
-            raise KeyboardInterrupt
-        return follow(self, *given)
+        calls.append(1)
+        if len(calls) == 4:  # of two calls a step, in the second step
+            signal.raise_signal(number)
+        return forward(self, *given)
 
-    monkeypatch.setattr(Joint, "forward", stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(
-            small(),
-            "tiny",
-            SETTINGS,
-            labelled,
-            unlabelled,
-            tmp_path / "stopped",
-            num_workers=0,
-            checkpoint_seconds=0.0,
-        )
-    monkeypatch.undo()
-    run(tmp_path / "stopped", labelled, unlabelled)
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patched:
+        patched.setattr(Joint, "forward", stop)
+        assert run(tmp_path / "stopped", labelled, unlabelled) == (2, number)
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    state = torch.load(tmp_path / "stopped" / CHECKPOINT, weights_only=True)
+    assert state["step"] == 2
+    assert run(tmp_path / "stopped", labelled, unlabelled) == (3, None)
     one, other = (
         torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("whole", "stopped")
     )
-    assert one["step"] == other["step"] == 4
+    assert one["step"] == other["step"] == 3
     for part in ("joint", "average"):
         for name, tensor in one[part].items():
             assert torch.equal(tensor, other[part][name]), name
+    for key, moments in one["optimizer"]["state"].items():
+        for name, tensor in moments.items():
+            assert torch.equal(tensor, other["optimizer"]["state"][key][name]), name
 
 
 def test_the_result_is_a_model_with_heads(
-    labelled: tuple[LabelledTrack, ...], unlabelled: list[tuple[Track, Path]], tmp_path: Path
+    labelled: tuple[LabelledTrack, ...],
+    unlabelled: list[tuple[Track, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run(tmp_path, labelled, unlabelled, steps=20)
+    monkeypatch.setattr("musicfm.tasks.joint.LOG_EVERY", 3)
+    run(tmp_path, labelled, unlabelled, steps=3)
     model = MusicFM.from_pretrained(tmp_path / MODEL)
     found = heads.shipped(tmp_path / MODEL)
     assert set(found) == set(TASKS)
@@ -260,9 +265,9 @@ def test_the_result_is_a_model_with_heads(
         check_model(heads.load(folder), fingerprint(model), "it")
         assert read_tracks(folder) == read_tracks(tmp_path / MODEL)
     facts = json.loads((tmp_path / MODEL / "training.json").read_text())
-    assert facts["step"] == facts["recipe"]["steps"] == 20
+    assert facts["step"] == facts["recipe"]["steps"] == 3
     assert ModelConfig.from_dict(facts["recipe"]["model"]) == model.config
     (line,) = (tmp_path / LOG).read_text().splitlines()
-    assert json.loads(line)["step"] == 20
+    assert json.loads(line)["step"] == 3
     with pytest.raises(ConfigError, match="another batch_size; go on with the same"):
         run(tmp_path, labelled, unlabelled, batch_size=2)

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,35 @@ def ending_loaders() -> Iterator[None]:
             sentence = text.strip().splitlines()[-1].partition(": ")[2]
             raise type(error)(sentence) from error
         raise
+
+
+@dataclass
+class Stop:
+    """Whether a run is to end after the step under way."""
+
+    by: int | None = None
+    """The signal that asked for it."""
+
+
+@contextmanager
+def stop_requested() -> Iterator[Stop]:
+    """Within, SIGTERM and Ctrl-C do not end the program: they are noted, so that a run can finish
+    its step and save. Outside of the main thread, to which signals come, nothing is noted.
+    """
+    stop = Stop()
+    if threading.current_thread() != threading.main_thread():
+        yield stop
+        return
+
+    def note(number: int, _: object) -> None:
+        stop.by = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

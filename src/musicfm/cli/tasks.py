@@ -344,7 +344,7 @@ def train(
             if music is None
             else [(track, Path(music.manifest.root) / track.path) for track in music.manifest]
         )
-        joint.train(
+        outcome = joint.train(
             MusicFM.from_pretrained(model),
             model,
             settings,
@@ -356,6 +356,9 @@ def train(
             num_workers=num_cores(workers, spare=1),
             progress=True,
         )
+    if outcome.stopped_by is not None:
+        say(f"stopped at step {outcome.step}, which is saved in {out}; the same command continues")
+        raise typer.Exit(128 + outcome.stopped_by)
     say(f"the model is {out / joint.MODEL}")
 
 

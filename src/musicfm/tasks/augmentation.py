@@ -6,6 +6,7 @@ since keys and chords move by whole semitones. The rest changes the sound and le
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 import soxr
 import torch
 from torch import Tensor
@@ -42,6 +43,10 @@ def change_sound(samples: Samples, sample_rate: int, rng: np.random.Generator) -
     x = samples
     if rng.random() < 0.7:
         x = _equalise(x, sample_rate, rng)
+    if rng.random() < 0.25:
+        x = _reverberate(x, sample_rate, rng)
+    if rng.random() < 0.3:
+        x = _compress(x, sample_rate, rng)
     loudness = float(np.sqrt(np.mean(x**2))) + 1e-6
     if rng.random() < 0.5:  # a soft limiter; at 3 and more it is distortion
         drive = float(np.exp(rng.uniform(np.log(0.3), np.log(4.0))))
@@ -74,6 +79,37 @@ def _equalise(samples: Samples, sample_rate: int, rng: np.random.Generator) -> S
         bottom = np.log2(rng.uniform(40.0, 300.0) / 20.0)
         decibels -= np.clip(12.0 * (bottom - octaves), 0.0, 60.0)
     return np.fft.irfft(spectrum * 10.0 ** (decibels / 20), len(samples)).astype(np.float32)
+
+
+def _reverberate(samples: Samples, sample_rate: int, rng: np.random.Generator) -> Samples:
+    """In a room: noise that dies away by 60 dB within 0.2 to 2.5 s is added to the sound itself."""
+    seconds = float(np.exp(rng.uniform(np.log(0.2), np.log(2.5))))
+    length = int(seconds * sample_rate)
+    room = rng.standard_normal(length, dtype=np.float32)
+    room *= np.exp(-6.9 * np.arange(length, dtype=np.float32) / length)
+    room *= 10.0 ** (rng.uniform(-20.0, -3.0) / 20) / np.sqrt(np.sum(room**2))
+    size = len(samples) + length - 1
+    size = scipy.fft.next_fast_len(size, real=True)
+    wet = scipy.fft.irfft(scipy.fft.rfft(samples, size) * scipy.fft.rfft(room, size), size)
+    return (samples + wet[: len(samples)]).astype(np.float32)
+
+
+def _compress(samples: Samples, sample_rate: int, rng: np.random.Generator) -> Samples:
+    """Less dynamic: the level of blocks of 10 ms, as it falls within 50 to 400 ms, to a power."""
+    block = sample_rate // 100
+    count = -(-len(samples) // block)
+    padded = np.zeros(count * block, np.float32)
+    padded[: len(samples)] = samples
+    level = np.sqrt(np.mean(padded.reshape(count, block) ** 2, axis=1)) + 1e-5
+    kept = float(np.exp(-0.01 / rng.uniform(0.05, 0.4)))
+    held = np.empty_like(level)
+    last = 0.0
+    for i, now in enumerate(level.tolist()):
+        last = max(now, last * kept)
+        held[i] = last
+    gain = (held / held.max()).clip(1e-2) ** -rng.uniform(0.2, 0.8)
+    at = np.arange(len(samples)) / block - 0.5
+    return (samples * np.interp(at, np.arange(count), gain)).astype(np.float32)
 
 
 def transposed(classes: Tensor, semitones: Tensor) -> Tensor:

@@ -135,9 +135,9 @@ class Beat(Task[BeatDecoding]):
         return Targets(values, known)
 
     def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
-        peaks = _widest(logits, TOLERANCE)
+        peaks = widest(logits, TOLERANCE)
         # The frames beside a beat that is just outside of a clip count as none: one or two of 300.
-        around = _widest(values, 2 * TOLERANCE)
+        around = widest(values, 2 * TOLERANCE)
         weight = values * logits.new_tensor(self.positive_weights) + (1.0 - around)
         losses = F.binary_cross_entropy_with_logits(peaks, values, weight, reduction="none")
         counted = known.to(losses.dtype)
@@ -237,7 +237,7 @@ def _nearest(grid: Array, events: Array) -> np.ndarray[tuple[int], np.dtype[np.i
     return np.where(events - grid[left] <= grid[right] - events, left, right)
 
 
-def _widest(x: Tensor, reach: int) -> Tensor:
+def widest(x: Tensor, reach: int) -> Tensor:
     """The maximum within ``reach`` frames on either side; (batch, time, channels)."""
     return F.max_pool1d(x.transpose(1, 2), 2 * reach + 1, 1, reach).transpose(1, 2)
 

@@ -2,13 +2,13 @@
 
 Every clip is as long as the model's context, which is what an analysis sees at once. From each the
 model learns what it can: the tasks, where the recording has labels; the tokens of what was hidden
-of it; and, of music without labels, chords and keys that shift along when it is played higher. For
-this last one a slow copy of the model, the mean of its weights over time, says what is to be heard.
-That copy is also the result.
+of it; and, of music without labels, chords and keys that shift along when it is played higher, and
+beats that come sooner when it is played faster. For these a slow copy of the model, the mean of its
+weights over time, says what is to be heard. That copy is also the result.
 
 A run has a folder of its own:
 
-    checkpoint.pt      all that it takes to go on
+    checkpoint.pt      all that it takes to go on; also written when SIGTERM or Ctrl-C ends the run
     log.jsonl          losses, a line every LOG_EVERY steps
     model/             the result so far, with heads/: what ``musicfm analyze --model`` takes;
                        training.json and training_tracks.txt say what it was made of
@@ -24,9 +24,10 @@ import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -60,19 +61,27 @@ from musicfm.seeds import derive_seed
 from musicfm.tasks import heads
 from musicfm.tasks.augmentation import change_sound, draw_speed, play_at, transposed
 from musicfm.tasks.base import Task
+from musicfm.tasks.beat import TOLERANCE, widest
 from musicfm.tasks.corpus import vocabulary_of
 from musicfm.tasks.heads import Head, HeadConfig, task_class
-from musicfm.tasks.names import TaskName
+from musicfm.tasks.names import TASKS
 from musicfm.tasks.tagging import Tagging
-from musicfm.training import AtomicCheckpointIO, begin_loading, check_precision, ending_loaders
+from musicfm.training import (
+    AtomicCheckpointIO,
+    begin_loading,
+    check_precision,
+    ending_loaders,
+    stop_requested,
+)
 
-TASKS: tuple[TaskName, ...] = ("beat", "chord", "key", "structure", "tagging")
 MODEL, CHECKPOINT, LOG = "model", "checkpoint.pt", "log.jsonl"
 TRAINING = "training.json"
 LOG_EVERY = 20
 """Steps."""
 SURE = 0.5
 """The probability from which on what the teacher says of a frame counts."""
+BEATS = 3.0
+"""The weight of beats in what is to be heard alike, beside chords and keys."""
 TEMPO_TAGS = ("slow", "fast")
 """Not known of a clip that is played at another speed."""
 
@@ -95,11 +104,11 @@ class JointSettings(Config):
     max_semitones: Annotated[int, Field(ge=0, le=6)] = 4
     loss_weights: Mapping[str, float] = Field(
         default_factory=lambda: {
-            "beat": 1.0,
+            "beat": 2.0,
             "chord": 1.0,
             "key": 0.3,
             "structure": 0.5,
-            "tagging": 0.5,
+            "tagging": 1.0,
             "tokens": 0.2,
             "consistency": 0.3,
         }
@@ -117,6 +126,14 @@ class JointSettings(Config):
         up = (step + 1) / max(1, self.warmup_steps)
         down = (self.steps - step) / (self.decay * self.steps)
         return self.learning_rate * min(1.0, up, down)
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    step: int
+    stopped_by: int | None
+    """The signal that ended it before its last step."""
 
 
 class Clip(NamedTuple):
@@ -364,7 +381,12 @@ def losses_of(
         semitones = batch.semitones[:num_free].to(device)
         terms = []
         for head, given, said in zip(joint.heads, logits, taught, strict=True):
-            if cast(Head, head).config.task in ("chord", "key"):
+            task = cast(Head, head).config.task
+            if task == "beat":
+                beats = widest(said.float(), TOLERANCE).sigmoid()
+                heard = widest(given[:num_free].float(), TOLERANCE)
+                terms.append(BEATS * F.binary_cross_entropy_with_logits(heard, beats))
+            elif task in ("chord", "key"):
                 wanted = transposed(said.float().softmax(dim=2), semitones)
                 sure = (wanted.amax(dim=2) > SURE).float()
                 losses = -(wanted * given[:num_free].float().log_softmax(dim=2)).sum(dim=2)
@@ -386,11 +408,12 @@ def train(
     num_workers: int = 1,
     checkpoint_seconds: float = 240.0,
     progress: bool = False,
-) -> None:
+) -> Outcome:
     """Trains a model and its heads, or goes on with a run that was stopped.
 
-    A run that goes on with other recordings, or another number of steps, does so from the next step
-    on; what it was trained on is noted of all.
+    SIGTERM and Ctrl-C end a run after the step under way, with a checkpoint. One that goes on gives
+    what it would have given had it not been stopped; with other recordings, or another number of
+    steps, it goes on so from the next step on. What it was trained on is noted of all.
 
     Args:
         model: to begin with.
@@ -412,61 +435,21 @@ def train(
     """
     keep_freed_memory()
     check_precision(settings.precision, torch.device(device).type)
-    with exclusive(out, ".lock"), ending_loaders():
+    tracks = [*(item.track for item in labelled), *(track for track, _ in unlabelled)]
+    with exclusive(out, ".lock"), ending_loaders(), stop_requested() as stop:
         sweep(out)
-        there = os.path.isfile(out / CHECKPOINT)
-        state = AtomicCheckpointIO().load_checkpoint(out / CHECKPOINT) if there else None
-        vocabulary = vocabulary_of(labelled) if state is None else tuple(state["vocabulary"])
-        torch.manual_seed(derive_seed(settings.seed, "weights"))
-        joint = build(model, model_name, vocabulary, pitch=pitch).to(device).train()
-        optimizer = torch.optim.AdamW(_groups(joint, settings), betas=(0.9, 0.98))
-        step, heard = 0, []
-        average = deepcopy(joint)
-        if state is not None:
-            _check_settings(JointSettings.from_dict(state["settings"]), settings, out)
-            joint.load_state_dict(state["joint"])
-            average.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
-            step, heard = state["step"], state["heard"]
-        average.requires_grad_(False).eval()
-        tracks = [*(item.track for item in labelled), *(track for track, _ in unlabelled)]
-        folder = checkpoint.folder_of(model_name)
-        before = None if folder is None else checkpoint.read_tracks(folder)
-        heard = list(dict.fromkeys([*(before or ()), *heard, *identities(tracks)]))
-
-        def save() -> None:
-            content = {
-                "settings": settings.to_dict(),
-                "vocabulary": list(vocabulary),
-                "joint": joint.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step,
-                "heard": heard,
-            }
-            AtomicCheckpointIO().save_checkpoint(content, out / CHECKPOINT)
-            write_model(average, out / MODEL, heard)
-            facts = {
-                "musicfm": musicfm.__version__,
-                "begins_with": model_name,
-                "recipe": {"model": joint.model.config.to_dict(), **settings.to_dict()},
-                "step": step,
-                "data": {
-                    "labelled": len(labelled),
-                    "unlabelled": len(unlabelled),
-                    "hours": sum(track.duration for track in tracks) / 3600,
-                    "before_is_known": before is not None,
-                },
-            }
-            with atomic_write(out / MODEL / TRAINING) as temporary:
-                temporary.write_text(json.dumps(facts, indent=2) + "\n")
-
-        tasks = [cast(Head, head).task for head in joint.heads]
-        clips = Clips(labelled, unlabelled, tasks, joint.model.config, settings)
+        run = _Run.begin(model, model_name, settings, labelled, out, pitch=pitch, device=device)
+        run.data = {
+            "labelled": len(labelled),
+            "unlabelled": len(unlabelled),
+            "hours": sum(track.duration for track in tracks) / 3600,
+        }
+        run.heard = list(dict.fromkeys([*run.heard, *identities(tracks)]))
+        tasks = [cast(Head, head).task for head in run.joint.heads]
         loader = DataLoader(
-            clips,
+            Clips(labelled, unlabelled, tasks, run.joint.model.config, settings),
             batch_size=settings.batch_size,
-            sampler=range(step * settings.batch_size, settings.steps * settings.batch_size),
+            sampler=range(run.step * settings.batch_size, settings.steps * settings.batch_size),
             collate_fn=join,
             num_workers=num_workers,
             worker_init_fn=begin_loading,
@@ -474,40 +457,127 @@ def train(
         saved = began = time.monotonic()
         recent: dict[str, list[float]] = defaultdict(list)
         with Steps("Training", settings.steps, progress) as bar:
-            bar.advance(step)
+            bar.advance(run.step)
             for batch in loader:
-                generator = torch.Generator().manual_seed(derive_seed(settings.seed, "mask", step))
-                torch.manual_seed(derive_seed(settings.seed, "dropout", step))
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.learning_rate_at(step)
-                half = settings.precision == "bfloat16"
-                with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
-                    losses = losses_of(joint, average, batch, settings, generator)
-                total = sum(settings.loss_weights[name] * loss for name, loss in losses.items())
-                assert isinstance(total, Tensor)
-                optimizer.zero_grad()
-                total.backward()
-                norm = nn.utils.clip_grad_norm_(joint.parameters(), settings.clip_norm)
-                if not torch.isfinite(norm):
-                    raise TrainingError(
-                        f"the gradient of step {step} is not finite; lower the learning rate, and "
-                        "begin again"
-                    )
-                optimizer.step()
-                step += 1
-                _follow(average, joint, min(settings.ema, step / (step + 10)))
-                for name, loss in [*losses.items(), ("norm", norm)]:
+                losses = run.learn(batch)
+                for name, loss in losses.items():
                     recent[name].append(float(loss.detach()))
                 recent["seconds"].append(time.monotonic() - began)
                 began = time.monotonic()
                 bar.advance()
-                if step % LOG_EVERY == 0:
-                    _log(out, bar, step, settings.learning_rate_at(step - 1), recent)
+                if run.step % LOG_EVERY == 0:
+                    _log(out, bar, run.step, settings.learning_rate_at(run.step - 1), recent)
                     recent.clear()
+                if stop.by is not None:
+                    break
                 if time.monotonic() - saved > checkpoint_seconds:
-                    save()
+                    run.save()
                     saved = time.monotonic()
-        save()
+        run.save()
+        return Outcome(run.step, stop.by if run.step < settings.steps else None)
+
+
+@dataclass
+class _Run:
+    """A run: all that changes from step to step, and where it is kept."""
+
+    settings: JointSettings
+    model_name: str
+    out: Path
+    joint: Joint
+    average: Joint
+    """The mean of the weights."""
+    optimizer: torch.optim.Optimizer
+    vocabulary: tuple[str, ...]
+    before: Sequence[str] | None
+    """What the model was trained on that it began with, if that is known."""
+    heard: list[str]
+    data: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+
+    @classmethod
+    def begin(
+        cls,
+        model: MusicFM,
+        model_name: str,
+        settings: JointSettings,
+        labelled: Sequence[LabelledTrack],
+        out: Path,
+        *,
+        pitch: bool,
+        device: str,
+    ) -> Self:
+        """A new run, or the one that is in the folder. Raises ConfigError as :func:`train` does."""
+        there = os.path.isfile(out / CHECKPOINT)
+        state = AtomicCheckpointIO().load_checkpoint(out / CHECKPOINT) if there else None
+        vocabulary = vocabulary_of(labelled) if state is None else tuple(state["vocabulary"])
+        torch.manual_seed(derive_seed(settings.seed, "weights"))
+        joint = build(model, model_name, vocabulary, pitch=pitch).to(device).train()
+        optimizer = torch.optim.AdamW(_groups(joint, settings), betas=(0.9, 0.98))
+        folder = checkpoint.folder_of(model_name)
+        before = None if folder is None else checkpoint.read_tracks(folder)
+        average = deepcopy(joint).requires_grad_(False).eval()
+        heard = list(before or ())
+        run = cls(settings, model_name, out, joint, average, optimizer, vocabulary, before, heard)
+        if state is not None:
+            _check_settings(JointSettings.from_dict(state["settings"]), settings, out)
+            joint.load_state_dict(state["joint"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            run.step = state["step"]
+            run.heard = list(dict.fromkeys([*run.heard, *state["heard"]]))
+        return run
+
+    def learn(self, batch: Batch) -> dict[str, Tensor]:
+        """A step. Gives its losses by name, and the norm of the gradient as "norm".
+
+        Raises TrainingError if that is not finite.
+        """
+        settings, device = self.settings, self.joint.model.device.type
+        generator = torch.Generator().manual_seed(derive_seed(settings.seed, "mask", self.step))
+        torch.manual_seed(derive_seed(settings.seed, "dropout", self.step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate_at(self.step)
+        half = settings.precision == "bfloat16"
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            losses = losses_of(self.joint, self.average, batch, settings, generator)
+        total = sum(settings.loss_weights[name] * loss for name, loss in losses.items())
+        assert isinstance(total, Tensor)
+        self.optimizer.zero_grad()
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.joint.parameters(), settings.clip_norm)
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"the gradient of step {self.step} is not finite; lower the learning rate, and "
+                "begin again"
+            )
+        self.optimizer.step()
+        self.step += 1
+        _follow(self.average, self.joint, min(settings.ema, self.step / (self.step + 10)))
+        return {**losses, "norm": norm}
+
+    def save(self) -> None:
+        """Writes all that it takes to go on, and the result so far. Raises OutputError."""
+        content = {
+            "settings": self.settings.to_dict(),
+            "vocabulary": list(self.vocabulary),
+            "joint": self.joint.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "heard": self.heard,
+        }
+        AtomicCheckpointIO().save_checkpoint(content, self.out / CHECKPOINT)
+        write_model(self.average, self.out / MODEL, self.heard)
+        facts = {
+            "musicfm": musicfm.__version__,
+            "begins_with": self.model_name,
+            "recipe": {"model": self.joint.model.config.to_dict(), **self.settings.to_dict()},
+            "step": self.step,
+            "data": {**self.data, "before_is_known": self.before is not None},
+        }
+        with atomic_write(self.out / MODEL / TRAINING) as temporary:
+            temporary.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def write_model(joint: Joint, folder: Path, heard: Sequence[str]) -> None:
