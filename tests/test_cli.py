@@ -60,11 +60,11 @@ def test_help_has_the_commands_in_groups_a_line_each(
     monkeypatch.setenv("COLUMNS", "80")
     _, said, _ = run("--help")
     groups = re.findall(r"─ (\w+) ─", said)
-    assert groups == ["Options", "Embed", "Analyse", "Train", "Data", "Serve"]
+    assert groups == ["Options", "Embed", "Analyse", "Library", "Train", "Data", "Serve"]
     commands = said[said.index("─ Embed") :]
     rows = [line for line in commands.splitlines() if line.startswith("│")]
     assert all(re.match(r"│ [a-z]", row) for row in rows), "a description takes a second line"
-    assert len(rows) == len(cli.app.registered_commands)
+    assert len(rows) == len(cli.app.registered_commands) + len(cli.app.registered_groups)
 
 
 def test_a_file_is_embedded(
@@ -511,14 +511,22 @@ def test_a_stopped_run_says_how_to_go_on(
         at_step(patch, 2, lambda _: os.kill(os.getpid(), signal.SIGINT))
         status, _, errors = run(*pretrain_command)
     assert status == 130
-    assert f"stopped at step 2, which is saved in {tmp_path / 'run'}; --resume goes on" in errors
+    going_on = f"musicfm pretrain --resume --out {tmp_path / 'run'} goes on"
+    assert f"stopped at step 2, which is saved; {going_on}" in errors
     assert "going on with" not in errors  # that is for a run that is resumed
     status, _, errors = run(*pretrain_command)
     assert (status, errors.count("holds a run; resume it (--resume)")) == (1, 1)
-    status, _, errors = run(*pretrain_command, "--resume")
+    # Neither the recipe nor the music nor what was set has to be said again.
+    resume = ("pretrain", "--resume", "--out", tmp_path / "run", *pretrain_command[-4:])
+    status, _, errors = run(*resume)
     assert errors.count("tracks that the run began with") == 1
     assert status == 0, errors
     assert rows(tmp_path / "run") == undisturbed_rows
+    _, _, errors = run(*resume)
+    assert f"nothing new: the run in {tmp_path / 'run'} is finished" in errors
+    shutil.move(tmp_path / "songs", tmp_path / "moved")
+    status, _, errors = run(*resume)
+    assert (status, "the music of the run is not where it was; say where" in errors) == (1, True)
 
 
 @pytest.mark.processes
@@ -535,7 +543,7 @@ def test_a_signal_to_all_processes_of_a_run_saves_too(
         os.killpg(child.pid, number)
         errors = child.communicate(timeout=60)[1].decode()
     assert child.returncode == 128 + number, errors
-    assert "--resume goes on" in errors
+    assert f"musicfm pretrain --resume --out {tmp_path / 'run'} goes on" in errors
     assert list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
 
 

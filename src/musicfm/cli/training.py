@@ -1,13 +1,16 @@
 """``musicfm convert``, ``export``, ``pretrain`` and ``kmeans``: models."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from musicfm.cli.app import EMBED, TRAIN, Music, Stats, app, interruptible, layers_of, need, say
+from musicfm.errors import ConfigError
 
 if TYPE_CHECKING:
+    from musicfm.datasets.tracks import Manifest
     from musicfm.pretraining.recipe import Recipe
 
 
@@ -53,12 +56,22 @@ def export(
 
 @app.command(rich_help_panel=TRAIN)
 def pretrain(
-    recipe: Annotated[
-        str,
-        typer.Argument(help="tiny, nano, fm1 to fm9, or a .json or .toml file; see --set."),
-    ],
-    music: Music,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="tiny, nano, fm1 to fm9, or a .json or .toml file; see --set. Not needed with "
+            "--resume, nor is MUSIC.",
+            show_default=False,
+        ),
+    ] = None,
+    music: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Recordings and folders; or a manifest, or shards, also at a URL.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a value: steps=1000, optimizer.learning_rate=1e-4, ..."),
@@ -90,18 +103,38 @@ def pretrain(
     """Train a model on unlabelled music, by masked token modelling.
 
     The folder gets checkpoints, metrics.jsonl, TensorBoard's events, curves.png, and in the end
-    model/, which --model of other commands takes. Ctrl-C and SIGTERM save after the step under way.
+    model/, which --model of other commands takes. Ctrl-C and SIGTERM save after the step under way;
+    musicfm pretrain --resume --out OUT goes on, with the recipe and the music of the run.
     """
     need("train")
 
     from musicfm.datasets.scanning import collect
     from musicfm.pretraining import run
 
-    chosen = _load(recipe, settings, stats)
-    with interruptible("the same command with --resume goes on"):
+    if recipe is None and not (resume and os.path.exists(out / "recipe.json")):
+        raise ConfigError(
+            f"{out} holds no run to go on with; give a recipe and music"
+            if resume
+            else "give a recipe, such as nano, and music; or --resume, to go on with the run in OUT"
+        )
+    if recipe is not None and not music:
+        raise ConfigError("give music to learn from: recordings, folders, a manifest or shards")
+    chosen = _load(recipe or str(out / "recipe.json"), settings, stats)
+
+    def tracks() -> "tuple[Manifest, Manifest]":
+        if not music:
+            raise ConfigError(
+                f"the music of the run is not where it was; say where: musicfm pretrain "
+                f"{out / 'recipe.json'} MUSIC --out {out} --resume"
+            )
+        return run.hold_out(collect(music, progress=True).manifest)
+
+    if os.path.isdir(out / "model") and resume:
+        say(f"nothing new: the run in {out} is finished; its model is in {out / 'model'}")
+    with interruptible(f"musicfm pretrain --resume --out {out} goes on"):
         outcome = run.pretrain(
             chosen,
-            lambda: run.hold_out(collect(music, progress=True).manifest),
+            tracks,
             out,
             centroids=centroids,
             resume=resume,
@@ -113,7 +146,10 @@ def pretrain(
             progress=True,
         )
     if outcome.stopped_by is not None:
-        say(f"stopped at step {outcome.step}, which is saved in {out}; --resume goes on")
+        say(
+            f"stopped at step {outcome.step}, which is saved; "
+            f"musicfm pretrain --resume --out {out} goes on"
+        )
         raise typer.Exit(128 + outcome.stopped_by)
     say(f"trained {outcome.step} steps; the model is in {outcome.model}")
 
