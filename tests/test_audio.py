@@ -10,6 +10,7 @@ import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from audio_files import (
     write,
     write_video,
 )
-from musicfm.audio import reading
+from musicfm.audio import reading, sources
 from musicfm.errors import AudioError, AudioWarning
 
 RATE = 24000
@@ -210,6 +211,25 @@ def test_memory_stays_flat(tmp_path: Path, name: str) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2_500_000  # bytes; the whole would take 7 million
+
+
+@pytest.mark.parametrize("name", ["tone.mp3", "tone.ogg", "tone.wav"])
+def test_a_stream_opens_its_file_once_and_says_what_is_in_it(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    told: list[reading.AudioInfo] = []
+    open_source = sources.open_source
+
+    def counted(recording: reading.AudioFile) -> Any:
+        opened.append(recording)
+        return open_source(recording)
+
+    expected = reading.probe(folder / name)
+    monkeypatch.setattr("musicfm.audio.reading.open_source", counted)
+    blocks = reading.stream(folder / name, RATE, on_info=told.append)
+    next(blocks)
+    assert (len(opened), told) == (1, [expected])
 
 
 def test_a_stream_may_be_left_early(folder: Path) -> None:

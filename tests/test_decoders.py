@@ -38,7 +38,14 @@ def ramp(length: int) -> Samples:
     return np.arange(length, dtype=np.float32)
 
 
-def play(path: str, *, sample_rate: int, on_damage: str, block_seconds: float) -> Iterator[Samples]:
+def play(
+    path: str,
+    *,
+    sample_rate: int,
+    on_damage: str,
+    block_seconds: float,
+    on_info: Callable[[reading.AudioInfo], object],
+) -> Iterator[Samples]:
     """A decoder that does what the file's name says: runs in the worker."""
     assert (sample_rate, on_damage, block_seconds) == (RATE, "warn", 1.0)
     what, _, number = path.partition(":")

@@ -11,7 +11,6 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -30,7 +29,6 @@ from musicfm.audio.processes import (
     run_workers,
     serve,
 )
-from musicfm.errors import AudioError
 
 _Path: TypeAlias = str | os.PathLike[str]
 _Samples: TypeAlias = npt.NDArray[np.float32]
@@ -146,18 +144,18 @@ def _work(
             receive()
         return paths.popleft()
 
+    def begin(info: reading.AudioInfo) -> None:
+        if duration := info.duration_seconds:
+            pipe.send(("start", duration))
+
     def deliver(path: str) -> None:
-        with reading.at_hand(path) as source:
-            with suppress(AudioError):  # decoding will say the same
-                if duration := reading.probe(source).duration_seconds:
-                    pipe.send(("start", duration))
-            for block in decode(source):
-                for start in range(0, len(block), shape[1]):
-                    part = block[start : start + shape[1]]
-                    while not free:
-                        receive()
-                    slot = free.popleft()
-                    slots[slot, : len(part)] = part
-                    pipe.send((slot, len(part)))
+        for block in decode(path, on_info=begin):
+            for start in range(0, len(block), shape[1]):
+                part = block[start : start + shape[1]]
+                while not free:
+                    receive()
+                slot = free.popleft()
+                slots[slot, : len(part)] = part
+                pipe.send((slot, len(part)))
 
     serve(pipe, deliver, next_path)

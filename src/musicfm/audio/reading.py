@@ -28,7 +28,7 @@ declares no length (caf, voc, wma, mpegts, mp3 without a Xing header), and damag
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -136,6 +136,7 @@ def stream(
     duration_seconds: float | None = None,
     on_damage: Literal["error", "warn"] = "error",
     block_seconds: float = 10.0,
+    on_info: Callable[[AudioInfo], object] | None = None,
 ) -> Iterator[_Samples]:
     """Decode a recording or a crop of it in blocks, holding about one block in memory.
 
@@ -147,6 +148,7 @@ def stream(
         duration_seconds: how much to decode; less where the recording ends earlier.
         on_damage: "error" raises as soon as damage is met, "warn" ends the stream there instead.
         block_seconds: about how much to decode at once; the samples do not depend on it.
+        on_info: is told what :func:`probe` would say, before the first block.
 
     Yields:
         Mono float32 blocks, shape (samples,), at least one.
@@ -169,7 +171,7 @@ def stream(
         raise AudioError(f'on_damage must be "error" or "warn", not {on_damage!r}.')
     begin = round(start_seconds * sample_rate)
     end = None if duration_seconds is None else begin + round(duration_seconds * sample_rate)
-    return _decode(recording, sample_rate, begin, end, on_damage, block_seconds)
+    return _decode(recording, sample_rate, begin, end, on_damage, block_seconds, on_info)
 
 
 def resample(samples: npt.ArrayLike, from_rate: int, to_rate: int) -> _Samples:
@@ -214,10 +216,13 @@ def _decode(
     end: int | None,
     on_damage: str,
     block_seconds: float,
+    on_info: Callable[[AudioInfo], object] | None,
 ) -> Iterator[_Samples]:
     """Yield samples ``begin`` to ``end`` at ``sample_rate``; see :func:`stream`."""
     with at_hand(recording) as recording, open_source(recording) as source:
         info = source.info
+        if on_info is not None:
+            on_info(info)
         name, rate = shown(info.path), info.sample_rate
         # Decoding starts at a whole second, where samples of both rates fall together.
         second = max(0, math.floor(begin / sample_rate - _MARGIN_SECONDS))
