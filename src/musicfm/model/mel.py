@@ -161,7 +161,7 @@ def mel_corners(config: MelConfig) -> Tensor:
 
 
 def check_waveform(waveform: Tensor, lengths: Tensor | None, config: MelConfig) -> None:
-    """Raises AudioError unless the waveform is one the model can hear, and says why not.
+    """Raises AudioError unless the waveform is one that the model can take, and says why not.
 
     Shapes and types are always checked. Values are not while compiling, where a look at them would
     break the graph.
@@ -196,14 +196,16 @@ def check_waveform(waveform: Tensor, lengths: Tensor | None, config: MelConfig) 
         )
     if torch.compiler.is_compiling():
         return
-    if lengths is not None and not bool(
-        ((lengths >= config.min_samples) & (lengths <= samples)).all()
-    ):
+    checks = [torch.isfinite(waveform).all()]
+    if lengths is not None:
+        checks.append(((lengths >= config.min_samples) & (lengths <= samples)).all())
+    is_finite, *is_inside = torch.stack(checks).tolist()  # a GPU is waited for once
+    if lengths is not None and not all(is_inside):
         raise AudioError(
             f"lengths are {lengths.tolist()}; each must lie between {config.min_samples} "
             f"and the waveform's {samples} samples"
         )
-    if not bool(torch.isfinite(waveform).all()):
+    if not is_finite:
         bad = (~torch.isfinite(waveform)).any(dim=1).nonzero()[:, 0].tolist()
         raise AudioError(
             f"waveform has NaN or infinite samples in clips {bad}; repair or drop them"

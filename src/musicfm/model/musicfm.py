@@ -27,7 +27,7 @@ from musicfm.model.config import (
 from musicfm.model.encoder import Conv2d, Encoder, run_block
 from musicfm.model.mel import LogMel, check_waveform
 from musicfm.model.pitch import LogPitch
-from musicfm.model.quantizers import build_quantizer
+from musicfm.model.quantizers import Quantizer, build_quantizer
 
 
 class Output(NamedTuple):
@@ -166,6 +166,32 @@ def zero_outside(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x.masked_fill(~mask[:, None, None], 0.0)
 
 
+class Parts(NamedTuple):
+    """What a model is made of."""
+
+    mel: LogMel
+    front_end: FrontEnd
+    pitch: PitchFrontEnd | None
+    encoder: Encoder
+    quantizer: Quantizer
+    head: nn.Linear
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Self:
+        """With random weights."""
+        mel, dim, tokens = config.mel, config.encoder.dim, config.quantizer
+        return cls(
+            LogMel(mel),
+            FrontEnd(config.front_end, mel.n_mels, dim),
+            None
+            if config.pitch is None
+            else PitchFrontEnd(config.pitch, mel, config.samples_per_frame, dim),
+            Encoder(config.encoder),
+            build_quantizer(tokens, config.token_stack, mel),
+            nn.Linear(dim, tokens.num_codebooks * tokens.codebook_size),
+        )
+
+
 class MusicFM(nn.Module):
     """A music foundation model.
 
@@ -173,20 +199,11 @@ class MusicFM(nn.Module):
     eval mode a clip's output does not depend on what else is in its batch.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, parts: Parts | None = None) -> None:
         super().__init__()
-        self.config = config
-        dim = config.encoder.dim
-        self.mel = LogMel(config.mel)
-        self.front_end = FrontEnd(config.front_end, config.mel.n_mels, dim)
-        self.pitch = (
-            None
-            if config.pitch is None
-            else PitchFrontEnd(config.pitch, config.mel, config.samples_per_frame, dim)
-        )
-        self.encoder = Encoder(config.encoder)
-        self.quantizer = build_quantizer(config.quantizer, config.token_stack, config.mel)
-        self.head = nn.Linear(dim, config.quantizer.num_codebooks * config.quantizer.codebook_size)
+        self.config, parts = config, parts or Parts.of(config)
+        self.mel, self.front_end, self.pitch = parts.mel, parts.front_end, parts.pitch
+        self.encoder, self.quantizer, self.head = parts.encoder, parts.quantizer, parts.head
 
     @property
     def device(self) -> torch.device:

@@ -13,14 +13,13 @@ from copy import deepcopy
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
 
 from musicfm.errors import ConfigError
 from musicfm.model.inference.cuda import CudaFrontEnd
 from musicfm.model.inference.encoder import InferenceEncoder
 from musicfm.model.inference.front_end import CpuFrontEnd
 from musicfm.model.inference.weights import linear
-from musicfm.model.musicfm import MusicFM
+from musicfm.model.musicfm import MusicFM, Parts
 
 
 def optimize(
@@ -86,20 +85,16 @@ class InferenceModel(MusicFM):
     def __init__(
         self, model: MusicFM, dtype: torch.dtype, winograd: bool, int8: bool, compile: bool
     ) -> None:
-        nn.Module.__init__(self)
-        self.config = model.config
-        self.mel = model.mel
         front_end: Any = (
             CudaFrontEnd(model.front_end, dtype)
             if model.device.type == "cuda"
             else CpuFrontEnd(model.front_end, dtype, winograd, int8)
         )
-        self.front_end = front_end
-        self.pitch = None if model.pitch is None else deepcopy(model.pitch).to(dtype)
         encoder: Any = InferenceEncoder(model.encoder, dtype, int8)
-        self.encoder = encoder
-        self.quantizer = model.quantizer
-        self.head = linear(model.head, torch.float32)
+        pitch = None if model.pitch is None else deepcopy(model.pitch).to(dtype)
+        head: Any = linear(model.head, torch.float32)
+        parts = Parts(model.mel, front_end, pitch, encoder, model.quantizer, head)
+        super().__init__(model.config, parts)
         self.eval()
         if compile:
             for block in self.encoder.blocks:
