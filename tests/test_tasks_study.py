@@ -220,7 +220,7 @@ def test_rows_that_are_none_are_refused(tmp_path: Path) -> None:
     path = row.name.rpartition(":")[0]
     with pytest.raises(ConfigError, match="has no 'Other'"):
         Row(f"{path}:Other").encoder()
-    with pytest.raises(ConfigError, match="gives int, no WindowEncoder"):
+    with pytest.raises(ConfigError, match="nothing gives int, no WindowEncoder"):
         Row(f"{path}:nothing").encoder()
 
 

@@ -97,15 +97,7 @@ def read(
 
     Of the authors' files, those that the model does not use are there, too.
     """
-    path = folder_of(source) or Path(source)
-    if str(source) in hub.PUBLISHED:
-        path, found = hub.fetch_published(str(source), allow_hash_mismatch)
-        stats = found if stats is None else stats
-    elif not os.path.exists(path) and hub.is_repo_id(str(source)):
-        path = hub.fetch_folder(str(source), (CONFIG, WEIGHTS), revision)
-        revision = None
-    if revision is not None:
-        raise CheckpointError(f"revision={revision!r} is for hub ids, and '{source}' is none")
+    path, published_stats = locate(source, revision, allow_hash_mismatch)
     if os.path.isdir(path):
         if stats is not None:
             raise CheckpointError(f"stats= is for .pt files; those of {path} are in its {CONFIG}")
@@ -114,18 +106,37 @@ def read(
         if stats is not None:
             raise CheckpointError(f"stats= is for .pt files; {path} holds its own")
         config, tensors = _read_run(path)
-    elif os.path.isfile(path):
-        config, tensors = published.read(path, stats)
-    elif path.suffix in (".pt", ".ckpt"):
-        raise CheckpointError(f"there is no file {path}; check the path")
     else:
-        aliases = (SHIPPED, *hub.PUBLISHED)
-        raise CheckpointError(
-            f"no model '{source}'{did_you_mean(str(source), aliases)}: give "
-            f"{', '.join(map(repr, aliases))}, a folder with {WEIGHTS} and {CONFIG}, a "
-            ".ckpt or .pt file, or a hub id like 'name/model'"
-        )
+        config, tensors = published.read(path, published_stats if stats is None else stats)
     return config, tensors, path
+
+
+def locate(
+    source: str | Path, revision: str | None = None, allow_hash_mismatch: bool = False
+) -> tuple[Path, Path | None]:
+    """Where a model is on this machine, downloaded if need be; and of an alias, the file of its
+    statistics. For the arguments see :func:`load`.
+
+    Raises CheckpointError if there is no such file or folder.
+    """
+    path, stats = folder_of(source) or Path(source), None
+    if str(source) in hub.PUBLISHED:
+        path, stats = hub.fetch_published(str(source), allow_hash_mismatch)
+    elif not os.path.exists(path) and hub.is_repo_id(str(source)):
+        path = hub.fetch_folder(str(source), (CONFIG, WEIGHTS), revision)
+        revision = None
+    if revision is not None:
+        raise CheckpointError(f"revision={revision!r} is for hub ids, and '{source}' is none")
+    if os.path.isfile(path) or os.path.isdir(path):
+        return path, stats
+    if path.suffix in (".pt", ".ckpt"):
+        raise CheckpointError(f"there is no file {path}; check the path")
+    aliases = (SHIPPED, *hub.PUBLISHED)
+    raise CheckpointError(
+        f"no model '{source}'{did_you_mean(str(source), aliases)}: give "
+        f"{', '.join(map(repr, aliases))}, a folder with {WEIGHTS} and {CONFIG}, a "
+        ".ckpt or .pt file, or a hub id like 'name/model'"
+    )
 
 
 def folder_of(source: str | Path) -> Path | None:

@@ -24,6 +24,7 @@ import torch
 
 from musicfm.embedding.embedder import Embedder, WindowEncoder
 from musicfm.errors import ConfigError
+from musicfm.model import checkpoint
 from musicfm.model.musicfm import MusicFM
 from musicfm.seeds import derive_seed
 from musicfm.tasks.baselines import ChromaEncoder, MelEncoder
@@ -85,6 +86,13 @@ class Row:
             return "frames"
         return "statistics" if task_class(task).describes_spans else "stacked"
 
+    def check(self) -> None:
+        """Raises ConfigError or CheckpointError if what the row is named after is not there."""
+        if self.is_from_file:
+            _function(self.name)
+        elif self.name not in (*_PLAIN, *_NO_SOUND):
+            checkpoint.locate(self.model)
+
     def load(self) -> MusicFM:
         """The model. Raises CheckpointError."""
         model = MusicFM.from_pretrained(self.model)
@@ -109,8 +117,9 @@ class Row:
         if self.name in _PLAIN:
             encoder = _PLAIN[self.name]()
         elif self.is_from_file:
-            path, _, function = self.name.rpartition(":")
-            encoder = _from_file(Path(path), function, context_seconds)
+            encoder = _function(self.name)(context_seconds)
+            if not isinstance(encoder, WindowEncoder):
+                raise ConfigError(f"{self.name} gives {type(encoder).__name__}, no WindowEncoder")
         else:
             return Embedder(self.load().to(device), layers, context_seconds=context_seconds)
         asked = set() if layers is None or layers == "all" else set(layers)
@@ -126,16 +135,16 @@ def untrained(model: MusicFM) -> MusicFM:
         return MusicFM(model.config).eval()
 
 
-def _from_file(path: Path, name: str, context_seconds: float | None) -> WindowEncoder:
+def _function(name: str) -> Callable[[float | None], WindowEncoder]:
+    """What ``FILE.py:NAME`` names."""
+    path, _, attribute = name.rpartition(":")
     if not os.path.isfile(path):
         raise ConfigError(f"there is no file {path}")
     try:
-        found: dict[str, Any] = runpy.run_path(str(path))
+        found: dict[str, Any] = runpy.run_path(path)
     except ImportError as error:
         raise ConfigError(f"{path} cannot be run: {error}; install what it needs") from error
-    if name not in found:
-        raise ConfigError(f"{path} has no '{name}'")
-    encoder = found[name](context_seconds)
-    if not isinstance(encoder, WindowEncoder):
-        raise ConfigError(f"{name} in {path} gives {type(encoder).__name__}, no WindowEncoder")
-    return encoder
+    if attribute not in found:
+        raise ConfigError(f"{path} has no '{attribute}'")
+    function: Callable[[float | None], WindowEncoder] = found[attribute]
+    return function

@@ -16,12 +16,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from musicfm.datasets.labelled import digest
+from musicfm.embedding.embedder import WindowEncoder
 from musicfm.errors import ConfigError, DataError
 from musicfm.files import atomic_write, claim, exclusive, read_object, sweep
 from musicfm.tasks.corpus import Corpus
@@ -101,12 +102,13 @@ class _Heard:
 
 
 class _Listener:
-    """An encoder, which hears all recordings as soon as a head has to be fitted or tested.
+    """What an encoder gives for all recordings, as soon as a head has to be fitted or tested.
 
-    What it made of them stays in the study, so that a study that is done needs no frames any more.
+    It is loaded for that, and freed. What it made of the recordings stays in the study, so that a
+    study that is done needs no frames any more.
 
     Args:
-        study: where that stays, and how to listen.
+        study: where that stays, and how to compute.
         corpus: the recordings.
         row: whose encoder it is.
         context_seconds: to be heard at once; None: the encoder's own context.
@@ -119,15 +121,17 @@ class _Listener:
         wanted: Sequence[int] | Literal["all"] | None = "all"
         if isinstance(study.layers, tuple) or study.layers == "auto":
             wanted = None if study.layers == "auto" else study.layers
-        self._encoder = row.encoder(context_seconds, study.device, wanted)
+        self._load = partial(row.encoder, context_seconds, study.device, wanted)
         self._study, self._corpus, self._cache = study, corpus, cache
+        self._features: dict[str, Features] | None = None
         suffix = "" if context_seconds is None else f"_{context_seconds:g}s"
         self._path = study.out / row.folder / f"heard{suffix}.json"
 
     @cached_property
     def heard(self) -> _Heard:
         """As it was noted, or found out now."""
-        fingerprint, layers = self._encoder.fingerprint(), self._encoder.layers
+        encoder = self._load()
+        fingerprint, layers = encoder.fingerprint(), encoder.layers
         if os.path.isfile(self._path):
             cure = "delete it, and it will be written again"
             content = read_object(self._path, cure)
@@ -142,7 +146,7 @@ class _Listener:
                 raise DataError(f"{self._path} is damaged; {cure}") from error
             if (found.fingerprint, found.layers) == (fingerprint, layers):
                 return found
-        features, failures = self._listened
+        features, failures = self._extract(encoder)
         dim = next(iter(features.values())).frames(layers[0]).shape[1]
         found = _Heard(fingerprint, layers, dim, tuple(failures))
         with atomic_write(self._path) as temporary:
@@ -152,17 +156,16 @@ class _Listener:
     @cached_property
     def recordings(self) -> Recordings:
         """All recordings with their frames, which are computed unless they are in the cache."""
-        features, _ = self._listened
+        features = self._features or self._extract(self._load())[0]
         tests = {name: paired(items, features) for name, items in self._corpus.tests.items()}
         train, valid = (
             paired(items, features) for items in (self._corpus.train, self._corpus.valid)
         )
         return Recordings(train, valid, tests)
 
-    @cached_property
-    def _listened(self) -> tuple[dict[str, Features], list[str]]:
+    def _extract(self, encoder: WindowEncoder) -> tuple[dict[str, Features], list[str]]:
         features, failures = extract(
-            self._encoder,
+            encoder,
             self._corpus.tracks,
             self._cache,
             num_workers=self._study.num_workers,
@@ -170,6 +173,7 @@ class _Listener:
         )
         if not features:
             raise DataError(f"no recording can be used: {failures[0]}")
+        self._features = features
         return features, failures
 
 
@@ -226,10 +230,7 @@ def _check_rows(study: Study, rows: Sequence[Row]) -> None:
                 "the model another name, such as a link"
             )
     for row in rows:
-        if row.kind == "probe":
-            row.encoder()
-        elif row.kind not in ("trivial", "oracle"):
-            row.load()
+        row.check()
 
 
 def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> Iterator[Result]:
