@@ -24,6 +24,7 @@ from musicfm.audio import reading
 from musicfm.embedding.collection import Run, Written, embed_collection
 from musicfm.embedding.embedder import Embedder
 from musicfm.embedding.windows import Samples
+from musicfm.journal import Recording
 from musicfm.model.config import preset
 from musicfm.model.musicfm import MusicFM
 from musicfm.scale.ray_embedding import embed_on_ray
@@ -85,14 +86,14 @@ def decode(recording: Path) -> tuple[float, float]:
 def measure(embedder: Embedder, kind: str, music: Path, out: Path, actors: int) -> None:
     """Prints a line of the table."""
     times: list[float] = []
-    finishes = Run.finishes
+    on_done = Run.on_done
 
-    def timed(run: Run, done: Written) -> None:
+    def timed(run: Run, done: Written[Recording]) -> None:
         times.append(time.monotonic())
-        finishes(run, done)
+        on_done(run, done)
 
     begin = time.monotonic()
-    with patch.object(Run, "finishes", timed):
+    with patch.object(Run, "on_done", timed):
         if actors:
             embed_on_ray(embedder, [music], out, actors=actors, **OPTIONS)
         else:

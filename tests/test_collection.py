@@ -325,10 +325,10 @@ def test_files_of_others_are_not_replaced(music: Path, embedder: Embedder, tmp_p
 def test_what_a_killed_run_left_is_replaced(
     music: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(self: Run, done: Written) -> None:
+    def killed(self: Run, done: Written[Recording]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "finishes", killed)
+    monkeypatch.setattr(Run, "on_done", killed)
     with pytest.raises(KeyboardInterrupt):
         embed_collection(embedder, [music], tmp_path)
     monkeypatch.undo()

@@ -4,6 +4,7 @@ import io
 import os
 import tempfile
 import warnings
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -14,11 +15,11 @@ from musicfm.analysis.analyzer import Analysis, analyse, load_predictor
 from musicfm.analysis.page import render_page
 from musicfm.analysis.sound import Sound
 from musicfm.audio import reading
-from musicfm.audio.decoders import Failure
 from musicfm.audio.sources import AudioFile
-from musicfm.embedding.embedder import Finished, decode
-from musicfm.errors import AudioError, AudioWarning
-from musicfm.tasks import features
+from musicfm.embedding.collection import Written, written
+from musicfm.embedding.embedder import decode, usable
+from musicfm.errors import AudioWarning
+from musicfm.tasks.features import FeatureFiles
 from musicfm.tasks.predict import Predictor
 
 
@@ -80,16 +81,13 @@ def analyze(
         tags = reading.tags(recording)
         decoded = decode(recording, predictor.encoder.sample_rate, on_damage)
         key = name or "The recording"
-        duration = 0.0
-        for event in features.write(predictor.encoder, decoded, {key: list(files.values())}):
-            if isinstance(event, Failure):
-                raise AudioError(event.reason)
-            if isinstance(event, Finished):
-                duration = event.duration
+        writer = FeatureFiles({key: list(files.values())})
+        (last,) = deque(usable(written(predictor.encoder.tracks(decoded), writer)), maxlen=1)
+        assert isinstance(last, Written)
         found = analyse(
             predictor,
             predictor.features(files),
-            duration,
+            last.duration,
             tags.get("title") or PurePath(name).stem,
             tuple(str(one.message) for one in caught if one.category is AudioWarning),
             tags.get("artist", ""),

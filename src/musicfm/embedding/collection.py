@@ -8,10 +8,10 @@ import os
 import posixpath
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from musicfm.audio.decoders import Failure, Start, decode_files
 from musicfm.audio.folders import (
@@ -34,12 +34,15 @@ from musicfm.embedding.embedder import (
 )
 from musicfm.embedding.pooling import check_rate
 from musicfm.embedding.results import NpzWriter, Pooling, TableWriter
-from musicfm.errors import ConfigError, OutputError
+from musicfm.errors import ConfigError, DataError, MusicFMError, OutputError
 from musicfm.files import atomic_write, is_same_name
 from musicfm.journal import Journal, Recording
 from musicfm.model import checkpoint
 from musicfm.progress import ListeningProgress
 from musicfm.remote import Location, RemoteFile, files_below, is_url
+
+Key = TypeVar("Key")
+KeyIn = TypeVar("KeyIn", contravariant=True)
 
 REPORT = "report.json"
 
@@ -235,18 +238,15 @@ def embed_collection(
     check_results(pooling, file_format)
     num_workers, folder = num_cores(num_workers, spare=1), Path(out)
     settings = settings_of(embedder, pooling, file_format, on_damage)
-    writer: Writer = (
-        TableWriter(folder, embedder)
-        if file_format == "parquet"
-        else NpzWriter(folder, embedder, pooling)
-    )
+    is_table = file_format == "parquet"
+    writer = TableWriter(folder, embedder) if is_table else NpzWriter(folder, embedder, pooling)
     with running(
         "Embedding",
         sources,
         folder,
         settings,
-        suffixes=[".npz"] if file_format == "npz" else [],
-        conclude=writer.conclude,
+        suffixes=[] if is_table else [".npz"],
+        conclude=writer.conclude if isinstance(writer, TableWriter) else None,
         overwrite=overwrite,
         progress=progress,
         options=options,
@@ -259,18 +259,8 @@ def embed_collection(
             on_damage=on_damage,
         )
         with contextlib.closing(decoded):
-            for event in written(embedder.tracks(decoded), writer):
-                match event:
-                    case Start(recording, duration):
-                        run.starts(recording, duration)
-                    case Frames(recording, frames):
-                        run.hears(recording, frames.shape[1] / embedder.rate)
-                    case Finished(recording):
-                        run.begins(recording)
-                    case Written():
-                        run.finishes(event)
-                    case Failure(recording, reason):
-                        run.fails(recording, reason)
+            for done in run.follow(written(embedder.tracks(decoded), writer), embedder.rate):
+                run.on_done(done)
     return run.summary
 
 
@@ -298,74 +288,134 @@ def settings_of(
     }
 
 
-class Writer(Protocol):
+class Writer(Protocol[KeyIn]):
     """What becomes of the frames of a recording."""
 
-    def accumulator(self) -> Any:
-        """Takes the frames of one recording: has ``add`` and ``close``."""
+    def accumulator(self, recording: KeyIn) -> Any:
+        """Takes the frames of one recording: has ``add``, which may raise DataError, and
+        ``close``.
+        """
 
-    def write(self, name: str, collected: Any, duration: float, source: str) -> dict[str, Any]:
+    def write(self, recording: KeyIn, collected: Any, duration: float) -> dict[str, Any]:
         """Writes one recording; returns what the journal must know to find it."""
-
-    def conclude(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Told what is done when a run ends, however it ends."""
 
 
 @dataclass(frozen=True)
-class Written:
+class Written(Generic[Key]):
     """A recording is done."""
 
-    key: Recording
+    key: Key
     found: dict[str, Any]
     """What the journal must know to find the result."""
     duration: float
+    """In seconds."""
     warnings: tuple[str, ...]
 
 
 def written(
-    events: Iterable[TrackEvent[Recording]], writer: Writer
-) -> Iterator[TrackEvent[Recording] | Written]:
+    events: Iterable[TrackEvent[Key]], writer: Writer[Key]
+) -> Generator[TrackEvent[Key] | Written[Key], None, None]:
     """Writes the recordings whose frames arrive in ``events``; passes on all events, and after the
     last of each, which is passed on before, says what was written, or why it could not be.
 
     Raises OutputError if nothing can be written any more.
     """
-    under_way: dict[Recording, Any] = {}
+    under_way: dict[Key, Any] = {}
+    refused: set[Key] = set()
     try:
         for event in events:
             recording = event.key
+            if recording in refused:
+                continue
             match event:
-                case Start():
-                    yield event
                 case Frames(frames=frames):
                     if recording not in under_way:
-                        under_way[recording] = writer.accumulator()
-                    under_way[recording].add(frames)
-                    yield event
+                        under_way[recording] = writer.accumulator(recording)
+                    try:
+                        under_way[recording].add(frames)
+                    except DataError as error:
+                        refused.add(recording)
+                        under_way.pop(recording).close()
+                        yield Failure(recording, str(error))
+                    else:
+                        yield event
                 case Finished(duration=duration, warnings=warnings):
                     yield event
                     try:
                         with contextlib.closing(under_way.pop(recording)) as collected:
-                            found = writer.write(
-                                recording.name, collected, duration, str(recording)
-                            )
+                            found = writer.write(recording, collected, duration)
                     except OutputError as error:
-                        if hits_all(error):
+                        if is_disk_error(error):
                             raise
                         yield Failure(recording, str(error))
-                        continue
-                    yield Written(recording, found, duration, warnings)
-                case Failure():
-                    if collected := under_way.pop(recording, None):
-                        collected.close()
+                    else:
+                        yield Written(recording, found, duration, warnings)
+                case Start() | Failure():
+                    if isinstance(event, Failure) and recording in under_way:
+                        under_way.pop(recording).close()
                     yield event
     finally:
         for collected in under_way.values():
             collected.close()
 
 
-class Run:
-    """Keeps account of one run over a collection: in the journal, the summary and the bar."""
+class Account(Generic[Key]):
+    """Keeps account of recordings that are worked on: in a summary and on a bar."""
+
+    def __init__(self, summary: Summary, bar: ListeningProgress[Key]) -> None:
+        self.summary, self._bar = summary, bar
+
+    def follow(
+        self, events: Iterable[TrackEvent[Key] | Written[Key]], rate: float
+    ) -> Iterator[Written[Key]]:
+        """Notes what happens to recordings; yields those that are written, for `on_done`.
+
+        Args:
+            events: as :func:`written` gives them.
+            rate: of the frames, in Hz.
+        """
+        for event in events:
+            match event:
+                case Start(recording, duration):
+                    self.on_start(recording, duration)
+                case Frames(recording, frames):
+                    self.on_audio(recording, frames.shape[1] / rate)
+                case Finished(recording):
+                    self.on_write(recording)
+                case Failure(recording, reason):
+                    self.on_error(recording, reason)
+                case Written():
+                    yield event
+
+    def on_start(self, recording: Key, duration: float) -> None:
+        """A recording says that it lasts so many seconds."""
+        self._bar.starts(recording, duration)
+
+    def on_audio(self, recording: Key, seconds: float) -> None:
+        """So many more seconds of a recording are done."""
+        self._bar.hears(recording, seconds)
+
+    def on_write(self, recording: Key) -> None:
+        """The result of a recording is about to be written."""
+
+    def on_done(self, done: Written[Key]) -> None:
+        """A recording is done."""
+        self.summary.done += 1
+        self.summary.audio_seconds += done.duration
+        for warning in done.warnings:
+            self.summary.damaged.append((str(done.key), warning))
+            self._bar.say(f"warning: {warning}")
+        self._bar.ends(done.key)
+
+    def on_error(self, recording: Key, reason: str) -> None:
+        """A recording cannot be used."""
+        self.summary.failures.append((str(recording), reason))
+        self._bar.say(f"failed: {reason}")
+        self._bar.ends(recording)
+
+
+class Run(Account[Recording]):
+    """Keeps account of one run over a collection: in the journal, too."""
 
     def __init__(
         self,
@@ -375,8 +425,8 @@ class Run:
         summary: Summary,
         bar: ListeningProgress[Recording],
     ) -> None:
-        self.pending, self.skipped, self.summary = pending, skipped, summary
-        self._journal, self._bar = journal, bar
+        super().__init__(summary, bar)
+        self.pending, self.skipped, self._journal = pending, skipped, journal
         for _, reason in summary.failures:
             bar.say(f"failed: {reason}")
         for _, reason in summary.left_out[:_NAMED]:
@@ -386,36 +436,17 @@ class Run:
         if summary.passed_over:
             bar.say(describe_passed_over(summary.passed_over))
 
-    def starts(self, recording: Recording, duration: float) -> None:
-        """A recording says that it lasts so many seconds."""
-        self._bar.starts(recording, duration)
-
-    def begins(self, recording: Recording) -> None:
+    def on_write(self, recording: Recording) -> None:
         """The result of a recording is about to be written; so it is this folder's from now on.
 
         Raises OutputError if that cannot be noted.
         """
         self._journal.begin(recording)
 
-    def hears(self, recording: Recording, seconds: float) -> None:
-        """So many more seconds of a recording are done."""
-        self._bar.hears(recording, seconds)
-
-    def finishes(self, done: Written) -> None:
+    def on_done(self, done: Written[Recording]) -> None:
         """A recording is done. Raises OutputError if that cannot be noted."""
         self._journal.add(done.key, **done.found, duration=done.duration, warnings=done.warnings)
-        self.summary.done += 1
-        self.summary.audio_seconds += done.duration
-        for warning in done.warnings:
-            self.summary.damaged.append((str(done.key), warning))
-            self._bar.say(f"warning: {warning}")
-        self._bar.ends(done.key)
-
-    def fails(self, recording: Recording, reason: str) -> None:
-        """A recording cannot be used."""
-        self.summary.failures.append((str(recording), reason))
-        self._bar.say(f"failed: {reason}")
-        self._bar.ends(recording)
+        super().on_done(done)
 
 
 @contextlib.contextmanager
@@ -537,7 +568,7 @@ def _first_there(paths: Iterable[Path]) -> Path | None:
     return next((path for path in paths if os.path.exists(path)), None)
 
 
-def hits_all(error: OutputError) -> bool:
+def is_disk_error(error: MusicFMError) -> bool:
     """Whether a failure to write is the disk's, not that of one file's name."""
     cause = error.__cause__
     whole_disk = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Generic, Literal, Self, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ from musicfm.model.musicfm import MusicFM, full_float32
 
 Source: TypeAlias = AudioFile | bytes | Tensor | npt.NDArray[np.floating]
 Key = TypeVar("Key")
+Occurrence = TypeVar("Occurrence")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +107,14 @@ class Finished(Generic[Key]):
 
 
 TrackEvent: TypeAlias = Start[Key] | Frames[Key] | Finished[Key] | Failure[Key]
+
+
+def usable(events: Iterable[Occurrence | Failure[Any]]) -> Iterator[Occurrence]:
+    """The events of recordings that are all wanted. Raises AudioError where one fails."""
+    for event in events:
+        if isinstance(event, Failure):
+            raise AudioError(event.reason)
+        yield event
 
 
 class _Track(Generic[Key]):
@@ -388,14 +397,11 @@ class Embedder(WindowEncoder):
         """
         duration = 0.0
         chunks = []
-        for event in self.tracks(self._open(source, sample_rate, on_damage)):
-            match event:
-                case Frames(frames=frames):
-                    chunks.append(frames)
-                case Finished(duration=duration):
-                    pass
-                case Failure(reason=reason):
-                    raise AudioError(reason)
+        for event in usable(self.tracks(self._open(source, sample_rate, on_damage))):
+            if isinstance(event, Frames):
+                chunks.append(event.frames)
+            elif isinstance(event, Finished):
+                duration = event.duration
         frames = torch.cat(chunks, dim=1)
         return Embedding(frames[0] if self.single else frames, self.rate, duration)
 
@@ -411,9 +417,7 @@ class Embedder(WindowEncoder):
         Yields:
             (time', dim) or (layers, time', dim).
         """
-        for event in self.tracks(self._open(source, sample_rate, on_damage)):
-            if isinstance(event, Failure):
-                raise AudioError(event.reason)
+        for event in usable(self.tracks(self._open(source, sample_rate, on_damage))):
             if isinstance(event, Frames):
                 yield event.frames[0] if self.single else event.frames
 

@@ -25,7 +25,7 @@ from musicfm.embedding.embedder import Embedder
 from musicfm.embedding.pooling import pool, pooled_times
 from musicfm.errors import OutputError
 from musicfm.files import atomic_write, write_npy_header, writing
-from musicfm.journal import JOURNAL
+from musicfm.journal import JOURNAL, Recording
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -184,7 +184,7 @@ class NpzWriter:
     def __init__(self, folder: Path, embedder: Embedder, pooling: Pooling) -> None:
         self._folder, self._embedder, self._pooling = folder, embedder, pooling
 
-    def accumulator(self) -> FrameSpool | RunningMean:
+    def accumulator(self, recording: Recording) -> FrameSpool | RunningMean:
         """Takes the frames of one recording."""
         if self._pooling == "mean":
             return RunningMean()
@@ -192,17 +192,14 @@ class NpzWriter:
         return FrameSpool(self._embedder.rate, rate, self._folder)
 
     def write(
-        self, name: str, collected: FrameSpool | RunningMean, duration: float, source: str
+        self, recording: Recording, collected: FrameSpool | RunningMean, duration: float
     ) -> dict[str, Any]:
         """Writes one recording; returns what the journal must know to find it."""
-        output = f"{name}.npz"
+        output = f"{recording.name}.npz"
         layers, single = self._embedder.layers, self._embedder.single
-        arrays = arrays_of(collected, layers, single, duration, source)
+        arrays = arrays_of(collected, layers, single, duration, str(recording))
         write_npz(self._folder / output, arrays)
         return {"output": output}
-
-    def conclude(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Nothing is left to do: every recording has its own file."""
 
 
 class TableWriter:
@@ -216,12 +213,12 @@ class TableWriter:
         self._folder, self._layers = folder, embedder.layers
         self._dim = embedder.config.encoder.dim
 
-    def accumulator(self) -> RunningMean:
+    def accumulator(self, recording: Recording) -> RunningMean:
         """Takes the frames of one recording."""
         return RunningMean()
 
     def write(
-        self, name: str, collected: RunningMean, duration: float, source: str
+        self, recording: Recording, collected: RunningMean, duration: float
     ) -> dict[str, Any]:
         """Appends one recording; returns what the journal must know to find it."""
         mean, path = collected.mean(), self._folder / VECTORS

@@ -13,11 +13,17 @@ from typing import Any, Literal
 
 from musicfm.analysis.analyzer import Analysis, analyse
 from musicfm.audio import reading
-from musicfm.audio.decoders import Failure, Start, decode_files
+from musicfm.audio.decoders import decode_files
 from musicfm.audio.folders import describe_passed_over
 from musicfm.audio.processes import num_cores
-from musicfm.embedding.collection import Source, Summary, every_recording
-from musicfm.embedding.embedder import Finished, Frames
+from musicfm.embedding.collection import (
+    Account,
+    Source,
+    Summary,
+    Written,
+    every_recording,
+    written,
+)
 from musicfm.embedding.results import as_text
 from musicfm.errors import AudioError, ConfigError
 from musicfm.files import scratch
@@ -36,8 +42,7 @@ from musicfm.library.matrices import Matrix
 from musicfm.library.transform import current, fit, is_due
 from musicfm.progress import ListeningProgress
 from musicfm.remote import Location, is_url
-from musicfm.tasks import features
-from musicfm.tasks.features import Features
+from musicfm.tasks.features import FeatureFiles, Features
 
 
 @dataclass
@@ -149,7 +154,7 @@ def _state(file: Recording | Track) -> tuple[int, int]:
     return file.size, file.modified
 
 
-class _Run:
+class _Run(Account[Recording]):
     """One run over recordings, some of which are to be heard."""
 
     def __init__(
@@ -159,8 +164,8 @@ class _Run:
         summary: Added,
         bar: ListeningProgress[Recording],
     ) -> None:
-        self._writer, self._listener = writer, listener
-        self._summary, self._bar = summary, bar
+        super().__init__(summary, bar)
+        self._writer, self._listener, self._added = writer, listener, summary
         self._sounds: dict[Recording, str] = {}
         for _, reason in summary.failures:
             bar.say(f"failed: {reason}")
@@ -177,9 +182,9 @@ class _Run:
         """Hears what is not known by its sound."""
         predictor = self._listener.predictor
         with scratch(self._writer.database.folder / ".features") as folder:
-            recordings = {recording.path: recording for recording in pending}
             files = {
-                path: predictor.files(folder, str(number)) for number, path in enumerate(recordings)
+                recording: predictor.files(folder, str(number))
+                for number, recording in enumerate(pending)
             }
             decoded = decode_files(
                 self._unknown(pending),
@@ -188,61 +193,44 @@ class _Run:
                 timeout_seconds=timeout_seconds,
                 on_damage=on_damage,
             )
-            targets = {path: list(layers.values()) for path, layers in files.items()}
-            events = features.write(predictor.encoder, decoded, targets)
+            targets = {key: list(layers.values()) for key, layers in files.items()}
+            events = written(predictor.encoder.tracks(decoded), FeatureFiles(targets))
             with contextlib.closing(decoded), contextlib.closing(events):
-                for event in events:
-                    recording = recordings[event.key]
-                    match event:
-                        case Start(duration_seconds=duration):
-                            self._bar.starts(recording, duration)
-                        case Frames(frames=frames):
-                            seconds = frames.shape[1] / predictor.encoder.rate
-                            self._bar.hears(recording, seconds)
-                        case Failure(reason=reason):
-                            self._fails(recording, reason)
-                        case Finished(duration=duration, warnings=damage):
-                            found = predictor.features(files[event.key])
-                            self._finishes(recording, found, duration, damage)
-                            for path in files[event.key].values():
-                                path.unlink()
+                for done in self.follow(events, predictor.encoder.rate):
+                    self._finish(done, predictor.features(files[done.key]))
+                    for path in files[done.key].values():
+                        path.unlink()
 
-    def _unknown(self, pending: Sequence[Recording]) -> Iterator[tuple[Location, Location]]:
+    def _unknown(self, pending: Sequence[Recording]) -> Iterator[tuple[Recording, Location]]:
         """Those that have to be heard; of the others, what is known is kept."""
         for recording in pending:
             try:
                 sound = reading.sound_hash(recording.path)
                 if self._writer.recognise(recording, sound):
-                    self._summary.moved += 1
+                    self._added.moved += 1
                     self._bar.ends(recording)
                     continue
             except AudioError as error:
-                self._fails(recording, str(error))
+                self.on_error(recording, str(error))
                 continue
             self._sounds[recording] = sound
-            yield recording.path, recording.path
+            yield recording, recording.path
 
-    def _finishes(
-        self, recording: Recording, found: Features, duration: float, damage: tuple[str, ...]
-    ) -> None:
+    def _finish(self, done: Written[Recording], found: Features) -> None:
+        recording = done.key
         try:
             self._writer.write(
                 recording,
                 self._sounds.pop(recording),
                 self._listener.vectors(found),
-                self._analysis(recording, found, duration, damage),
-                duration,
-                damage,
+                self._analysis(recording, found, done.duration, done.warnings),
+                done.duration,
+                done.warnings,
             )
         except AudioError as error:  # its tags are read once more
-            self._fails(recording, str(error))
-            return
-        self._summary.done += 1
-        self._summary.audio_seconds += duration
-        for warning in damage:
-            self._summary.damaged.append((str(recording), warning))
-            self._bar.say(f"warning: {warning}")
-        self._bar.ends(recording)
+            self.on_error(recording, str(error))
+        else:
+            self.on_done(done)
 
     def _analysis(
         self, recording: Recording, found: Features, duration: float, damage: tuple[str, ...]
@@ -260,11 +248,6 @@ class _Run:
             about["artist"],
             as_text(PurePath(str(recording)).name),
         )
-
-    def _fails(self, recording: Recording, reason: str) -> None:
-        self._summary.failures.append((str(recording), reason))
-        self._bar.say(f"failed: {reason}")
-        self._bar.ends(recording)
 
 
 def labels(recording: Location) -> dict[str, str]:

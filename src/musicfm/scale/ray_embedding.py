@@ -56,7 +56,7 @@ ATTEMPTS_ALONE = 3
 MAX_LOST, MAX_LOST_PART = 20, 0.05
 """Chunks of a pass, or the part of them, until the cluster rather than recordings is to blame."""
 
-Outcome: TypeAlias = Written | Failure[Recording]
+Outcome: TypeAlias = Written[Recording] | Failure[Recording]
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _embed(run: Run, job: Job, cluster: Cluster) -> None:
 
     left = {str(recording): recording for recording in run.pending}
     for recording in run.pending:  # workers write when they can, and do not wait for a note
-        run.begins(recording)
+        run.on_write(recording)
     shared = ray.put(job)
     share = math.ceil(len(left) / (CHUNKS_PER_WORKER * cluster.actors))
     size = max(1, min(MAX_CHUNK, share))
@@ -250,7 +250,7 @@ def _embed(run: Run, job: Job, cluster: Cluster) -> None:
             break
         size = max(1, size // SMALLER)
     for recording in left.values():
-        run.fails(
+        run.on_error(
             recording,
             f"{recording} killed its worker {ATTEMPTS_ALONE} times; it probably takes too much "
             "memory, or is damaged",
@@ -320,30 +320,27 @@ def _note(run: Run, job: Job, outcomes: Sequence[Outcome]) -> None:
             item.found["output"] = output
     for outcome in outcomes:
         if isinstance(outcome, Failure):
-            run.fails(outcome.key, outcome.reason)
+            run.on_error(outcome.key, outcome.reason)
             continue
         if not os.path.isfile(job.folder / outcome.found["output"]):
             raise OutputError(
                 f"{job.folder} is not shared by all machines of the cluster: what a worker wrote "
                 "is not here; choose a folder that is, or a table"
             )
-        run.hears(outcome.key, outcome.duration)
-        run.finishes(outcome)
+        run.on_audio(outcome.key, outcome.duration)
+        run.on_done(outcome)
 
 
 class _Means:
     """Keeps the mean of each recording, to be sent back."""
 
-    def accumulator(self) -> RunningMean:
+    def accumulator(self, recording: Recording) -> RunningMean:
         return RunningMean()
 
     def write(
-        self, name: str, collected: RunningMean, duration: float, source: str
+        self, recording: Recording, collected: RunningMean, duration: float
     ) -> dict[str, Any]:
         return {"mean": collected.mean()}
-
-    def conclude(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Nothing is left to do."""
 
 
 def embed_chunk(job: Job, recordings: list[Recording]) -> list[Outcome]:

@@ -16,14 +16,9 @@ from torch import Tensor
 from musicfm.analysis.analyzer import analyse
 from musicfm.analysis.exports import EXPORTS, label_tracks
 from musicfm.analysis.page import render_page
-from musicfm.audio.decoders import (
-    Block,
-    Event,
-    Failure,
-    Start,
-)
+from musicfm.audio.decoders import Block, Event, Start
 from musicfm.audio.folders import is_named_as_audio
-from musicfm.embedding.embedder import Finished, Frames
+from musicfm.embedding.embedder import Finished, Frames, usable
 from musicfm.embedding.results import (
     FrameSpool,
     Pooling,
@@ -31,11 +26,10 @@ from musicfm.embedding.results import (
     arrays_of,
     write_npz,
 )
-from musicfm.errors import AudioError
 from musicfm.serving.hands import Hands
 from musicfm.serving.limits import Limits, Refusal
 from musicfm.serving.sharing import SharedEncoder
-from musicfm.tasks.features import FeatureWriters
+from musicfm.tasks.features import FeatureWriter
 from musicfm.tasks.predict import Predictor
 
 Format = Literal["jams", "html", "csv", "midi", "labels"]
@@ -121,7 +115,7 @@ class Job(ABC):
             contextlib.closing(_within(limits, decoded, sample_rate)) as events,
             contextlib.closing(self._encoder.tracks(events, self.name, self.check)) as tracks,
         ):
-            for event in tracks:
+            for event in usable(tracks):
                 match event:
                     case Start(duration_seconds=declared):
                         self.progress = Progress("listening", 0.0, declared)
@@ -130,8 +124,6 @@ class Job(ABC):
                         self._advance(frames.shape[1] / self._encoder.encoder.rate)
                     case Finished(duration=duration):
                         self.progress = Progress("finishing", duration, duration)
-                    case Failure(reason=reason):
-                        raise AudioError(reason)
             return self.finish(duration, hands)
 
     def _advance(self, seconds: float) -> None:
@@ -205,16 +197,15 @@ class AnalyzeJob(Job):
         super().__init__(name, upload, encoder)
         self._predictor, self._format = predictor, format
         self._files = predictor.files(self.folder, "states")
-        self._writers = FeatureWriters()
+        self._writer = FeatureWriter(name, list(self._files.values()))
 
     def add(self, frames: Tensor) -> None:
         """Takes the next frames."""
-        picked = self._pick(frames, list(self._files))
-        self._writers.append(self.upload, list(self._files.values()), picked)
+        self._writer.add(self._pick(frames, list(self._files)))
 
     def finish(self, duration: float, hands: Hands) -> Path:
         """The file of the format."""
-        self._writers.finish(self.upload)
+        self._writer.finish()
         features = self._predictor.features(self._files)
         analysis = analyse(self._predictor, features, duration, self.title, file=self.name)
         analysis = replace(analysis, provenance=_without_paths(analysis.provenance))
@@ -240,7 +231,7 @@ class AnalyzeJob(Job):
 
     def close(self) -> None:
         """Frees what frames are kept in."""
-        self._writers.drop(self.upload)
+        self._writer.close()
 
 
 def _within(

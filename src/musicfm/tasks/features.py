@@ -13,22 +13,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from musicfm.audio.decoders import Event, Failure, Start, decode_files
+from musicfm.audio.decoders import decode_files
 from musicfm.audio.processes import num_cores
 from musicfm.datasets.labelled import LabelledTrack
-from musicfm.embedding.embedder import (
-    Finished,
-    Frames,
-    TrackEvent,
-    WindowEncoder,
-)
+from musicfm.embedding.collection import Account, Summary, Written, written
+from musicfm.embedding.embedder import TrackEvent, WindowEncoder
 from musicfm.embedding.pooling import pool, pooled_times
 from musicfm.errors import DataError
 from musicfm.files import atomic_write, write_npy_header, writing
@@ -36,6 +32,7 @@ from musicfm.progress import ListeningProgress
 from musicfm.remote import Location
 from musicfm.tasks.base import Array
 
+Key = TypeVar("Key")
 Where = TypeVar("Where", bound=Location)
 
 Inputs = Literal["frames", "stacked", "statistics"]
@@ -205,8 +202,7 @@ def extract(
     by_path = {
         item.audio: item for item in tracks if not _are_there(files[item.track.sha256].values())
     }
-    failures: list[str] = []
-    sizes = {path: item.track.size for path, item in by_path.items()}
+    sizes, summary = {path: item.track.size for path, item in by_path.items()}, Summary()
     with ListeningProgress("Computing features", sizes, progress) as bar:
         computed = compute(
             encoder,
@@ -215,24 +211,14 @@ def extract(
             timeout_seconds=timeout_seconds,
         )
         with contextlib.closing(computed):
-            for event in computed:
-                match event:
-                    case Start(key=path, duration_seconds=duration):
-                        bar.starts(path, duration)
-                    case Frames(key=path, frames=frames):
-                        bar.hears(path, frames.shape[1] / encoder.rate)
-                    case Finished(key=path):
-                        bar.ends(path)
-                    case Failure(key=path, reason=reason):
-                        failures.append(reason)
-                        bar.say(f"failed: {reason}")
-                        bar.ends(path)
+            for done in Account(summary, bar).follow(computed, encoder.rate):
+                bar.ends(done.key)
     there = {
         sha256: Features(paths, encoder.rate)
         for sha256, paths in files.items()
         if _are_there(paths.values())
     }
-    return there, failures
+    return there, [reason for _, reason in summary.failures]
 
 
 def compute(
@@ -242,7 +228,7 @@ def compute(
     num_workers: int | None = None,
     timeout_seconds: float = 60.0,
     on_damage: Literal["error", "warn"] = "error",
-) -> Generator[TrackEvent[Where], None, None]:
+) -> Generator[TrackEvent[Where] | Written[Where], None, None]:
     """Writes the hidden states of recordings, in memory that their length does not change.
 
     Args:
@@ -253,8 +239,7 @@ def compute(
         on_damage: refuse damaged recordings, or use what comes before the damage.
 
     Yields:
-        The encoder's events; the last of a recording once its files are there, or known not to
-        come.
+        As :func:`musicfm.embedding.collection.written`.
     """
     decoded = decode_files(
         ((path, path) for path in files),
@@ -264,99 +249,78 @@ def compute(
         on_damage=on_damage,
     )
     with contextlib.closing(decoded):
-        yield from write(encoder, decoded, files)
+        yield from written(encoder.tracks(decoded), FeatureFiles(files))
 
 
-def write(
-    encoder: WindowEncoder,
-    decoded: Iterable[Event[Where]],
-    files: Mapping[Where, Sequence[Path]],
-) -> Generator[TrackEvent[Where], None, None]:
-    """As :func:`compute`, of recordings whose samples arrive in ``decoded``."""
-    too_large: set[Where] = set()
-    with FeatureWriters() as writers:
-        for event in encoder.tracks(decoded):
-            if event.key in too_large:
-                continue
-            match event:
-                case Frames(key=path, frames=frames):
-                    if frames.half().isfinite().all():
-                        writers.append(path, files[path], frames)
-                    else:
-                        writers.drop(path)
-                        too_large.add(path)
-                        event = Failure(
-                            path,
-                            f"{path} has hidden states above 65504, which float16 cannot hold; let "
-                            "the encoder give smaller ones",
-                        )
-                case Finished(key=path):
-                    writers.finish(path)
-                case Failure(key=path):
-                    writers.drop(path)
-            yield event
+class FeatureFiles(Generic[Key]):
+    """Where the hidden states of recordings go.
 
+    Args:
+        files: of each recording, a file for each layer.
+    """
 
-@dataclass
-class _Writing:
-    """A recording whose frames arrive, in a file for each layer."""
+    def __init__(self, files: Mapping[Key, Sequence[Path]]) -> None:
+        self._files = files
 
-    files: ExitStack
-    streams: list[BinaryIO]
-    dim: int
-    count: int = 0
+    def accumulator(self, recording: Key) -> "FeatureWriter":
+        """Takes the frames of one recording."""
+        return FeatureWriter(str(recording), self._files[recording])
+
+    def write(self, recording: Key, collected: "FeatureWriter", duration: float) -> dict[str, Any]:
+        """Gives the files their names."""
+        collected.finish()
+        return {}
 
 
 class _Dropped(Exception):
     """A recording is given up; no OSError, which would be taken for the disk's."""
 
 
-class FeatureWriters:
-    """The recordings on their way to the disk; those that are not finished leave nothing."""
+class FeatureWriter:
+    """A recording whose frames go to a file for each layer; these get their names in the end.
 
-    def __init__(self) -> None:
-        self._open: dict[Location, _Writing] = {}
+    Args:
+        name: of the recording, for messages.
+        targets: the file of each layer.
+    """
 
-    def __enter__(self) -> "FeatureWriters":
-        return self
+    def __init__(self, name: str, targets: Sequence[Path]) -> None:
+        self._name, self._targets = name, targets
+        self._files, self._streams = ExitStack(), list[BinaryIO]()
+        self._count = self._dim = 0
 
-    def __exit__(self, *_: object) -> None:
-        for path in list(self._open):
-            self.drop(path)
-
-    def append(self, key: Location, targets: Sequence[Path], frames: Tensor) -> None:
-        """Adds (layers, time, dim) frames to a recording."""
-        if key not in self._open:
-            files = ExitStack()
-            # Known here at once, so that whatever fails below is cleaned up.
-            self._open[key] = _Writing(files, [], frames.shape[2])
-            for target in targets:
-                temporary = files.enter_context(atomic_write(target))
-                stream: BinaryIO = files.enter_context(temporary.open("wb"))
-                self._open[key].streams.append(stream)
-                write_npy_header(stream, "<f2", (0, frames.shape[2]))
-        recording = self._open[key]
-        recording.count += frames.shape[1]
-        for target, file, layer in zip(
-            targets, recording.streams, frames.half().numpy(), strict=True
-        ):
+    def add(self, frames: Tensor) -> None:
+        """Takes the next frames, (layers, time, dim). Raises DataError if float16 cannot hold
+        them.
+        """
+        halved = frames.half()
+        if not halved.isfinite().all():
+            raise DataError(
+                f"{self._name} has hidden states above 65504, which float16 cannot hold; let the "
+                "encoder give smaller ones"
+            )
+        if not self._streams:
+            self._dim = frames.shape[2]
+            for target in self._targets:
+                temporary = self._files.enter_context(atomic_write(target))
+                self._streams.append(self._files.enter_context(temporary.open("wb")))
+                write_npy_header(self._streams[-1], "<f2", (0, self._dim))
+        self._count += frames.shape[1]
+        for target, stream, layer in zip(self._targets, self._streams, halved.numpy(), strict=True):
             with writing(target):
-                file.write(layer.tobytes())
+                stream.write(layer.tobytes())
 
-    def finish(self, key: Location) -> None:
-        """Gives a recording's files their names."""
-        recording = self._open.pop(key)
-        with recording.files:
-            for stream in recording.streams:
+    def finish(self) -> None:
+        """Gives the files their names."""
+        with self._files:
+            for stream in self._streams:
                 stream.seek(0)
-                write_npy_header(stream, "<f2", (recording.count, recording.dim))
+                write_npy_header(stream, "<f2", (self._count, self._dim))
 
-    def drop(self, key: Location) -> None:
-        """Forgets a recording, if it had begun."""
-        recording = self._open.pop(key, None)
-        if recording is not None:
-            with contextlib.suppress(_Dropped), recording.files:
-                raise _Dropped  # so that no file gets its name
+    def close(self) -> None:
+        """Forgets the recording, unless it is finished."""
+        with contextlib.suppress(_Dropped), self._files:
+            raise _Dropped  # so that no file gets its name
 
 
 def _are_there(paths: Iterable[Path]) -> bool:

@@ -14,16 +14,19 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import musicfm
-from musicfm.audio.decoders import Failure, Start
+from musicfm.audio.decoders import decode_files
+from musicfm.audio.processes import num_cores
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.jams import document, observations
-from musicfm.embedding.collection import Run, Summary, Written, hits_all, running
-from musicfm.embedding.embedder import (
-    Embedder,
-    Finished,
-    Frames,
-    WindowEncoder,
+from musicfm.embedding.collection import (
+    Run,
+    Summary,
+    Written,
+    is_disk_error,
+    running,
+    written,
 )
+from musicfm.embedding.embedder import Embedder, WindowEncoder, usable
 from musicfm.embedding.results import as_text
 from musicfm.errors import (
     AudioError,
@@ -36,11 +39,10 @@ from musicfm.errors import (
 from musicfm.files import atomic_write, scratch
 from musicfm.journal import Recording
 from musicfm.model.musicfm import MusicFM
-from musicfm.remote import Location
 from musicfm.tasks import heads
 from musicfm.tasks.base import softmax
 from musicfm.tasks.beat import read_tempo
-from musicfm.tasks.features import Features, compute
+from musicfm.tasks.features import FeatureFiles, Features, compute
 from musicfm.tasks.heads import MODEL, Head, HeadConfig, check_model
 from musicfm.tasks.key import with_chords
 from musicfm.tasks.probe import run
@@ -122,10 +124,8 @@ class Predictor:
         """
         files = self.files(folder, "0")
         events = compute(self.encoder, {recording: list(files.values())}, num_workers=1)
-        (last,) = deque(events, maxlen=1)
-        if isinstance(last, Failure):
-            raise AudioError(last.reason)
-        assert isinstance(last, Finished)
+        (last,) = deque(usable(events), maxlen=1)
+        assert isinstance(last, Written)
         return self.features(files), last.duration
 
     def files(self, folder: Path, name: str) -> dict[int, Path]:
@@ -259,32 +259,24 @@ def predict_collection(
         ) as run,
         scratch(out / ".features") as folder,
     ):
-        recordings = {recording.path: recording for recording in run.pending}
         files = {
-            path: predictor.files(folder, str(number)) for number, path in enumerate(recordings)
+            recording: predictor.files(folder, str(number))
+            for number, recording in enumerate(run.pending)
         }
-        computed = compute(
-            predictor.encoder,
-            {path: list(layers.values()) for path, layers in files.items()},
-            num_workers=num_workers,
+        writer = FeatureFiles({key: list(layers.values()) for key, layers in files.items()})
+        decoded = decode_files(
+            ((recording, recording.path) for recording in run.pending),
+            predictor.encoder.sample_rate,
+            num_workers=num_cores(num_workers, spare=1),
             timeout_seconds=timeout_seconds,
             on_damage=on_damage,
         )
-        with contextlib.closing(computed):
-            for event in computed:
-                recording = recordings[event.key]
-                match event:
-                    case Start(duration_seconds=duration):
-                        run.starts(recording, duration)
-                    case Frames(frames=frames):
-                        run.hears(recording, frames.shape[1] / predictor.encoder.rate)
-                    case Failure(reason=reason):
-                        run.fails(recording, reason)
-                    case Finished():
-                        features = predictor.features(files[event.key])
-                        _finish(run, output, recording, features, event, out)
-                        for path in files[event.key].values():
-                            path.unlink()
+        with contextlib.closing(decoded):
+            events = written(predictor.encoder.tracks(decoded), writer)
+            for done in run.follow(events, predictor.encoder.rate):
+                _finish(run, output, predictor.features(files[done.key]), done, out)
+                for path in files[done.key].values():
+                    path.unlink()
         if output.complete is not None:
             for recording in run.skipped:
                 try:
@@ -296,30 +288,23 @@ def predict_collection(
 
 
 def _finish(
-    run: Run,
-    output: Output,
-    recording: Recording,
-    features: Features,
-    event: Finished[Location],
-    out: Path,
+    run: Run, output: Output, features: Features, done: Written[Recording], out: Path
 ) -> None:
     """Writes what was heard in a recording. Raises OutputError if nothing can be written."""
+    recording = done.key
     # Without the folder: results are passed on, and paths are private.
     named = tuple(
         warning.replace(printable(str(recording)), printable(PurePath(str(recording)).name))
-        for warning in event.warnings
+        for warning in done.warnings
     )
-    run.begins(recording)
     try:
-        written = output.write(Heard(recording, features, event.duration, named), out)
-    except OutputError as error:
-        if hits_all(error):
+        result = output.write(Heard(recording, features, done.duration, named), out)
+    except (AudioError, OutputError) as error:  # exports and pages read the recording once more
+        if is_disk_error(error):
             raise
-        run.fails(recording, str(error))
-    except AudioError as error:  # exports and pages read it once more
-        run.fails(recording, str(error))
+        run.on_error(recording, str(error))
     else:
-        run.finishes(Written(recording, {"output": written}, event.duration, event.warnings))
+        run.on_done(replace(done, found={"output": result}))
 
 
 def write_jams(predictor: Predictor, heard: Heard, out: Path) -> str:
