@@ -67,7 +67,10 @@ def test_the_wheel_holds_all_of_the_package_and_nothing_else(dist: Dist) -> None
         assert name in files
     for licence in ("LICENSE", f"src/{assets}/wavesurfer.LICENSE"):
         assert files[f"{info}/licenses/{licence}"] == (ROOT / licence).read_bytes()
-    assert f"\nVersion: {musicfm.__version__}\n" in files[f"{info}/METADATA"].decode()
+    metadata = files[f"{info}/METADATA"].decode()
+    assert f"\nVersion: {musicfm.__version__}\n" in metadata
+    if "GITHUB_REPOSITORY" not in os.environ:
+        assert not re.findall(r"\]\((?![a-z]+:|#)", metadata), "a link that leads nowhere on PyPI"
 
 
 @pytest.mark.processes
@@ -116,6 +119,19 @@ def test_the_wheel_embeds_where_there_is_no_checkout(dist: Dist, tmp_path: Path)
     run("musicfm", "embed", "tone.wav", "--model", "nano", "--out", "out", "--workers", "1")
     with np.load(elsewhere / "out" / "tone.npz") as result:
         assert result["frames"].shape == (50, 192)
+
+
+def test_the_page_on_pypi_leads_to_the_repository_or_nowhere() -> None:
+    for_pypi = runpy.run_path(str(ROOT / "tools" / "pypi_readme.py"))["for_pypi"]
+    text = "[a](docs/a.md#b) ![c](docs/c.png) [d](#e) [f](https://g.org)"
+    assert for_pypi(text, "", "main") == "a  [d](#e) [f](https://g.org)"
+    home = "https://github.com/owner/name"
+    assert for_pypi(text, "owner/name", "v1").split() == [
+        f"[a]({home}/blob/v1/docs/a.md#b)",
+        f"![c]({home}/raw/v1/docs/c.png)",
+        "[d](#e)",
+        "[f](https://g.org)",
+    ]
 
 
 def test_the_citation_names_the_version() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,78 @@ def test_titles_keep_their_dots(client: Client, name: str, title: str) -> None:
     answer = client.post(f"/v1/analyze?name={quote(name)}", wav())
     assert answer.json()["file_metadata"]["title"] == title
     assert f"{quote(title)}.jams" in answer.headers["Content-Disposition"]
+
+
+def begun(client: Client, body: bytes) -> str:
+    answer = client.post("/v1/jobs?name=my%20song.wav", body)
+    assert answer.status == 201, answer.body
+    return f"/v1/jobs/{answer.json()['id']}"
+
+
+def ended(client: Client, job: str) -> dict[str, Any]:
+    """What is said of a job that is over."""
+    found: dict[str, Any] = {}
+
+    def is_over() -> bool:
+        found.update(client.ask("GET", job).json())
+        return found["stage"] in ("done", "failed")
+
+    assert eventually(is_over)
+    return found
+
+
+def test_a_result_is_kept_for_who_comes_back(client: Client, service: Service) -> None:
+    job = begun(client, wav())
+    assert ended(client, job) == {
+        "name": "my song.wav",
+        "stage": "done",
+        "seconds": SECONDS,
+        "duration": SECONDS,
+    }
+    expected = client.post("/v1/analyze?name=my%20song.wav", wav()).json()
+    for _ in range(2):
+        jams = client.ask("GET", f"{job}/jams")
+        assert jams.json() == expected
+        assert jams.headers["Content-Disposition"].endswith("my%20song.jams")
+    page = client.ask("GET", f"{job}/html")
+    assert b"<title>my song</title>" in page.body
+    assert page.headers["Content-Security-Policy"] == "sandbox allow-scripts allow-downloads"
+    assert client.ask("GET", f"{job}/csv").body.startswith(b"kind,start,end,label,confidence")
+    assert client.ask("GET", f"{job}/midi").body.startswith(b"MThd")
+    assert client.ask("GET", f"{job}/labels").body.startswith(b"PK")
+    assert client.ask("GET", f"{job}/wav").status == 422
+    (folder,) = service._folder.iterdir()
+    assert {path.stem for path in folder.iterdir()} == {"result"}  # not what was sent
+
+    assert client.ask("DELETE", job).status == 204
+    gone = client.ask("GET", job)
+    assert (gone.status, gone.error) == (404, "there is no such job; results are kept for 60 min")
+    assert not list(service._folder.iterdir())
+
+
+def test_a_job_that_fails_says_why_for_who_comes_back(client: Client) -> None:
+    job = begun(client, b"no sound")
+    found = ended(client, job)
+    assert found["status"] == 422
+    assert found["error"].startswith("my song.wav is not audio in a known format")
+    assert client.ask("GET", f"{job}/html").status == 422
+    assert client.ask("DELETE", job).status == 204
+
+
+def test_what_is_kept_expires(client: Client, service: Service) -> None:
+    jobs = [begun(client, wav()) for _ in range(3)]
+    for job in jobs:
+        ended(client, job)
+    limits = service.limits
+    try:
+        service.limits = replace(limits, max_kept=2)
+        service.tidy()
+        assert [client.ask("GET", job).status for job in jobs].count(404) == 1
+        service.limits = replace(limits, keep_seconds=0.0)
+        service.tidy()
+        assert [client.ask("GET", job).status for job in jobs].count(404) == 3
+    finally:
+        service.limits = limits
 
 
 def test_progress_comes_in_lines_and_ends_with_the_page(client: Client) -> None:
@@ -295,7 +368,14 @@ def test_every_answer_is_protected(client: Client, path: str) -> None:
 def test_the_interface_describes_itself(client: Client) -> None:
     assert client.ask("GET", "/healthz").json()["status"] == "ok"
     found = client.ask("GET", "/openapi.json").json()
-    assert set(found["paths"]) == {"/healthz", "/v1/embed", "/v1/analyze"}
+    assert set(found["paths"]) == {
+        "/healthz",
+        "/v1/embed",
+        "/v1/analyze",
+        "/v1/jobs",
+        "/v1/jobs/{id}",
+        "/v1/jobs/{id}/{format}",
+    }
     embed = found["paths"]["/v1/embed"]["post"]
     assert "audio/*" in embed["requestBody"]["content"]
     assert {parameter["name"] for parameter in embed["parameters"]} == {"name", "layer", "pool"}
@@ -327,7 +407,11 @@ def test_the_documentation_lists_every_status(client: Client) -> None:
     found = client.ask("GET", "/openapi.json").json()["paths"]
     ways = [way for path in found.values() for way in path.values()]
     known = {status for way in ways for status in way["responses"]}
-    assert set(re.findall(r"^\| (\d+) \|", DOCUMENTATION, re.M)) == known - {"200"} | {"421"}
+    assert set(re.findall(r"^\| (\d+) \|", DOCUMENTATION, re.M)) == known - {
+        "200",
+        "201",
+        "204",
+    } | {"421"}
 
 
 class Gate:

@@ -90,6 +90,20 @@ def test_a_file_that_is_chosen_becomes_a_page(page: Any, song: Path, client: Cli
     page.keyboard.press("Escape")
 
 
+def test_a_reload_comes_back_to_what_is_shown(page: Any, song: Path, client: Client) -> None:
+    page.set_input_files("#file", song)
+    frame = page.frame_locator("#frame iframe")
+    frame.locator("html[data-ready]").wait_for()
+    page.reload()
+    frame.locator("html[data-ready]").wait_for()
+    assert frame.locator("h1").inner_text() == "<i>tone<i>"
+    page.go_back()
+    assert page.locator(".song-state").all_inner_texts() == ["Done."]
+    with page.expect_download() as download:
+        page.click('.song-files [data-format="csv"]')
+    assert download.value.path().read_text().startswith("kind,start,end")
+
+
 def test_a_page_in_its_frame_has_no_rights_here(page: Any, song: Path, client: Client) -> None:
     page.set_input_files("#file", song)
     page.frame_locator("#frame iframe").locator("html[data-ready]").wait_for()

@@ -80,19 +80,16 @@ def test_a_process_that_dies_costs_one_file(hands: Hands, song: Path) -> None:
 def test_the_sound_of_a_file_is_made_in_a_process(song: Path, tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"no sound")
     with contextlib.closing(Hands(24_000, timeout_seconds=60.0)) as hands:
-        before, checks = decoders(), 0
-
-        def check() -> None:
-            nonlocal checks
-            checks += 1
-
-        sound = hands.sound_of(song, check)
+        before = decoders()
+        noted: list[float] = []
+        sound = hands.sound_of(song, noted.append)
         assert len(decoders() - before) == 1
-        assert checks > 0
+        assert noted == sorted(noted)
+        assert noted
         assert len(sound.peaks) == 100
         (tmp_path / "sound.mp3").write_bytes(sound.mp3)
         with av.open(str(tmp_path / "sound.mp3")) as container:
             assert container.streams.audio[0].codec_context.name == "mp3float"
         with pytest.raises(AudioError, match="not audio in a known format"):
-            hands.sound_of(tmp_path / "bad", check)
+            hands.sound_of(tmp_path / "bad", noted.append)
     assert decoders() <= before

@@ -8,7 +8,7 @@ all frames have one size, stand alone, and the first begins with the recording's
 import io
 import itertools
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -46,13 +46,15 @@ class Sound:
     """(peaks,) the largest absolute sample of each hundredth of a second, from 0 to 1."""
 
     @classmethod
-    def of(cls, recording: AudioFile) -> "Sound":
+    def of(cls, recording: AudioFile, note: Callable[[float], object] | None = None) -> "Sound":
         """The sound of a recording, in memory that grows with the result alone.
+
+        ``note`` is told now and then how many seconds are done.
 
         Of a damaged one it is what comes before the damage, with an AudioWarning. Raises AudioError
         if nothing can be read.
         """
-        file, outline = io.BytesIO(), _Outline()
+        file, outline = io.BytesIO(), _Outline(note)
         blocks = reading.stream(recording, SAMPLE_RATE, on_damage="warn")
         file.write(bytes(FRAME_BYTES))  # becomes the tag
         for packet in _packets(outline.through(blocks)):
@@ -65,7 +67,8 @@ class Sound:
 class _Outline:
     """Collects peaks from blocks of any length."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[float], object] | None) -> None:
+        self._note = note
         self._parts: list[_Samples] = []
         self._rest: _Samples = np.zeros(0, np.float32)
 
@@ -78,6 +81,8 @@ class _Outline:
             self._parts.append(samples[:whole].reshape(-1, _PEAK_SAMPLES).max(axis=1))
             self._rest = samples[whole:]
             yield cut
+            if self._note is not None:
+                self._note(sum(map(len, self._parts)) / PEAK_RATE)
 
     def peaks(self) -> _Samples:
         last = [self._rest.max(keepdims=True)] if len(self._rest) else []

@@ -14,19 +14,21 @@ from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 import musicfm
+from musicfm.analysis.analyzer import Analysis
 from musicfm.embedding.embedder import Embedder, wanted_layers
 from musicfm.errors import AudioError
 from musicfm.serving import uploads
 from musicfm.serving.drop import drop_page
-from musicfm.serving.jobs import Cancelled, Format, Progress
+from musicfm.serving.jobs import RESULTS, Cancelled, Format, Progress, write_result
 from musicfm.serving.limits import Refusal
 from musicfm.serving.protection import Protection
-from musicfm.serving.service import Place, Running, Service, shutting_down
+from musicfm.serving.service import Kept, Place, Running, Service, shutting_down
 from musicfm.serving.swagger import add_docs
 
 _TICK_SECONDS = 0.25
@@ -79,6 +81,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         504: "The result took too long.",
         507: "The server's disk is full.",
     }.items()
+}
+
+
+_GONE: dict[int | str, dict[str, Any]] = {
+    404: {"model": Error, "description": "There is no such job, or no more."},
+    409: {"model": Error, "description": "The result is not there yet; see Retry-After."},
 }
 
 
@@ -185,8 +193,7 @@ def _add_routes(api: FastAPI, service: Service) -> None:
         progress: Annotated[bool, Query(description="Tell how far it is, as it goes.")] = False,
     ) -> Response:
         """Find beats, chords, sections, key and tags."""
-        if service.predictor is None:
-            raise Refusal(501, "this server has no heads; ask it for embeddings (/v1/embed)")
+        _check_heads(service)
         if progress and format not in _LINES:
             raise Refusal(422, f"progress goes with {' and '.join(_LINES)}, not with {format}")
         place = await _place(request, service)
@@ -195,6 +202,64 @@ def _add_routes(api: FastAPI, service: Service) -> None:
             lines = _lines(request, service, running)
             return StreamingResponse(lines, media_type="application/x-ndjson")
         return await _file(request, service, running)
+
+    @api.post(
+        "/v1/jobs",
+        status_code=201,
+        dependencies=[Depends(_only_known)],
+        openapi_extra=_BODY,
+        responses=_ERRORS,
+    )
+    async def begin(request: Request, name: Name = "recording") -> dict[str, str]:
+        """Begin to analyse a recording, and keep the result for an hour: `{"id": ...}`."""
+        _check_heads(service)
+        place = await _place(request, service)
+        return {"id": service.begin(place, uploads.shown(name) or "recording")}
+
+    @api.get("/v1/jobs/{id}", dependencies=[Depends(_only_known)], responses=_GONE)
+    async def look(id: str) -> dict[str, Any]:
+        """How far an analysis is: waiting, listening, finishing, done or failed."""
+        kept = service.kept(id)
+        running = kept.running
+        about = {"name": running.job.name, **asdict(running.job.progress)}
+        if not running.future.done():
+            return about
+        try:
+            _kept_result(service, kept)
+        except Refusal as refusal:
+            failed = {"stage": "failed", "status": refusal.status, "error": str(refusal)}
+            return about | failed
+        return about | {"stage": "done"}
+
+    @api.get(
+        "/v1/jobs/{id}/{format}",
+        dependencies=[Depends(_only_known)],
+        response_class=Response,
+        responses=_GONE,
+    )
+    async def fetch(id: str, format: Format) -> Response:
+        """The result of an analysis, in any format, and again while it is kept."""
+        kept = service.kept(id)
+        if not kept.running.future.done():
+            raise Refusal(409, "the result is not there yet; ask again in a moment", 1)
+        _kept_result(service, kept)
+        file, title = kept.folder / RESULTS[format], kept.running.job.title
+        if format not in ("jams", "html"):
+            analysis = await run_in_threadpool(Analysis.load, kept.folder / RESULTS["jams"])
+            await run_in_threadpool(write_result, analysis, format, title, kept.folder)
+        return _answer(file, title)
+
+    @api.delete(
+        "/v1/jobs/{id}", status_code=204, dependencies=[Depends(_only_known)], responses=_GONE
+    )
+    async def forget(id: str) -> None:
+        """End an analysis, and delete its result."""
+        service.forget(id)
+
+
+def _check_heads(service: Service) -> None:
+    if service.predictor is None:
+        raise Refusal(501, "this server has no heads; ask it for embeddings (/v1/embed)")
 
 
 def _only_known(request: Request) -> None:
@@ -246,11 +311,22 @@ async def _progress(
         if running.job.is_cancelled:
             raise shutting_down()
         if clock.time() > deadline:
-            raise Refusal(
-                504,
-                f"the result took longer than {service.limits.work_seconds:g} s; "
-                "send a shorter recording, or try later",
-            )
+            raise _late(service)
+
+
+def _late(service: Service) -> Refusal:
+    return Refusal(
+        504,
+        f"the result took longer than {service.limits.work_seconds:g} s; send a shorter recording, "
+        "or try later",
+    )
+
+
+def _kept_result(service: Service, kept: Kept) -> Path:
+    """As :func:`_result`, of a job that nobody waits for."""
+    if kept.is_late:
+        raise _late(service)
+    return _result(kept.running)
 
 
 def _result(running: Running) -> Path:
@@ -274,7 +350,11 @@ async def _file(request: Request, service: Service, running: Running) -> Respons
     """The result, once it is there."""
     async for _ in _progress(request, service, running):
         pass
-    result = _result(running)
+    return _answer(_result(running), running.job.title)
+
+
+def _answer(result: Path, title: str) -> Response:
+    """A file of results."""
     headers = {}
     if result.suffix == ".html":  # it is another's song: it gets no rights here
         headers["Content-Security-Policy"] = "sandbox allow-scripts allow-downloads"
@@ -282,7 +362,7 @@ async def _file(request: Request, service: Service, running: Running) -> Respons
         result,
         headers=headers,
         media_type=_MEDIA[result.suffix],
-        filename=running.job.title + result.suffix,
+        filename=title + result.suffix,
         content_disposition_type="inline" if result.suffix == ".html" else "attachment",
     )
 

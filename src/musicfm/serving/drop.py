@@ -26,6 +26,7 @@ def drop_page(limits: Limits, has_heads: bool) -> tuple[str, str]:
         max_bytes=limits.max_bytes,
         megabytes=f"{limits.max_bytes / 1e6:g}",
         minutes=f"{limits.max_seconds / 60:.3g}",
+        kept="an hour" if limits.keep_seconds == 3_600 else f"{limits.keep_seconds / 60:g} minutes",
         drop_hidden="" if has_heads else "hidden",
         note_hidden="hidden" if has_heads else "",
     )

@@ -90,22 +90,23 @@ class Hands:
         """The samples of a file."""
         return self._decoder.events(file)
 
-    def sound_of(self, file: Path, check: Callable[[], None]) -> Sound:
+    def sound_of(self, file: Path, note: Callable[[float], None]) -> Sound:
         """The sound of a file, for its page.
 
         Args:
             file: a recording.
-            check: is called now and then, and may raise to leave early.
+            note: is told now and then how many seconds are done, and may raise to leave early.
 
         Raises AudioError if it cannot be read.
         """
         with contextlib.closing(self._encoder.events(file)) as events:
             found: Sound | None = None
             for event in events:
-                check()
                 match event:
                     case Message(value=Sound() as sound):
                         found = sound
+                    case Message(value=float(seconds)):
+                        note(seconds)
                     case Failure(reason=reason):
                         raise AudioError(reason)
         assert found is not None
@@ -117,11 +118,12 @@ class Hands:
         self._encoder.close()
 
 
-def _sound_of(file: Path) -> Iterator[Sound | None]:
-    """The task: gives None every now and then, for it may take long."""
+def _sound_of(file: Path) -> Iterator[Sound | float]:
+    """The task: gives the seconds that are done every now and then, and at last the sound."""
+    done = [0.0]
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(Sound.of, file)
+        future = pool.submit(Sound.of, file, done.append)
         while not future.done():
-            wait([future], timeout=1.0)
-            yield None
+            wait([future], timeout=0.25)
+            yield done[-1]
     yield future.result()

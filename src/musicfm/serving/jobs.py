@@ -6,14 +6,14 @@ import os
 import threading
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from musicfm.analysis.analyzer import analyse
+from musicfm.analysis.analyzer import Analysis, analyse
 from musicfm.analysis.exports import EXPORTS, label_tracks
 from musicfm.analysis.page import render_page
 from musicfm.audio.decoders import Block, Event, Start
@@ -33,6 +33,16 @@ from musicfm.tasks.features import FeatureWriter
 from musicfm.tasks.predict import Predictor
 
 Format = Literal["jams", "html", "csv", "midi", "labels"]
+
+
+RESULTS: Mapping[Format, str] = {
+    "jams": "result.jams",
+    "html": "result.html",
+    "csv": "result.csv",
+    "midi": "result.mid",
+    "labels": "result.zip",
+}
+"""Names of the files of results."""
 
 
 class Cancelled(Exception):
@@ -183,7 +193,7 @@ class AnalyzeJob(Job):
     Args:
         name, upload, encoder: see :class:`Job`.
         predictor: has the heads.
-        format: of the result.
+        formats: of the results; the last one is what it gives.
     """
 
     def __init__(
@@ -192,10 +202,10 @@ class AnalyzeJob(Job):
         upload: Path,
         encoder: SharedEncoder,
         predictor: Predictor,
-        format: Format,
+        formats: Sequence[Format],
     ) -> None:
         super().__init__(name, upload, encoder)
-        self._predictor, self._format = predictor, format
+        self._predictor, self._formats = predictor, formats
         self._files = predictor.files(self.folder, "states")
         self._writer = FeatureWriter(name, list(self._files.values()))
 
@@ -204,34 +214,52 @@ class AnalyzeJob(Job):
         self._writer.add(self._pick(frames, list(self._files)))
 
     def finish(self, duration: float, hands: Hands) -> Path:
-        """The file of the format."""
+        """The file of the last format."""
+
+        def note(seconds: float) -> None:
+            self.check()
+            self.progress = Progress("finishing", seconds, duration)
+
         self._writer.finish()
         features = self._predictor.features(self._files)
         analysis = analyse(self._predictor, features, duration, self.title, file=self.name)
         analysis = replace(analysis, provenance=_without_paths(analysis.provenance))
-        self.check()
-        stem = self.folder / "result"
-        match self._format:
-            case "jams":
-                result = stem.with_suffix(".jams")
-                result.write_text(json.dumps(analysis.to_jams()), encoding="utf-8")
-            case "html":
-                result = stem.with_suffix(".html")
-                sound = hands.sound_of(self.upload, self.check)
-                result.write_text(render_page(analysis, sound), encoding="utf-8")
-            case "labels":
-                result = stem.with_suffix(".zip")
-                with zipfile.ZipFile(result, "w") as file:
-                    for suffix, text in label_tracks(analysis).items():
-                        file.writestr(f"{self.title}{suffix}", text)
-            case "csv" | "midi":
-                EXPORTS[self._format].write(analysis, self.upload, stem)
-                result = stem.with_suffix(EXPORTS[self._format].suffixes[0])
+        note(0.0)
+        for format in self._formats:
+            if format == "html":
+                result = self.folder / RESULTS[format]
+                page = render_page(analysis, hands.sound_of(self.upload, note))
+                result.write_text(page, encoding="utf-8")
+            else:
+                result = write_result(analysis, format, self.title, self.folder)
         return result
 
     def close(self) -> None:
         """Frees what frames are kept in."""
         self._writer.close()
+
+
+def write_result(
+    analysis: Analysis, format: Literal["jams", "csv", "midi", "labels"], title: str, folder: Path
+) -> Path:
+    """Writes an analysis into a folder, in a format that needs no recording; gives the file.
+
+    Args:
+        analysis: what to write.
+        format: how.
+        title: what label tracks are called.
+        folder: where; the file's name is that of :data:`RESULTS`.
+    """
+    result = folder / RESULTS[format]
+    if format == "jams":
+        result.write_text(json.dumps(analysis.to_jams()), encoding="utf-8")
+    elif format == "labels":
+        with zipfile.ZipFile(result, "w") as file:
+            for suffix, text in label_tracks(analysis).items():
+                file.writestr(f"{title}{suffix}", text)
+    else:
+        EXPORTS[format].write(analysis, folder, result.with_suffix(""))
+    return result
 
 
 def _within(

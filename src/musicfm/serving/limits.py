@@ -19,6 +19,10 @@ class Limits:
     """From an upload's arrival to its result, waiting included."""
     max_requests: int = 32
     """Under way at once: arriving, waiting or in hand."""
+    keep_seconds: float = 3_600.0
+    """For which the result of a job that is not waited for is kept."""
+    max_kept: int = 200
+    """Such results at once; beyond them, the oldest go."""
 
 
 class Refusal(MusicFMError):

@@ -64,6 +64,12 @@ class Server(uvicorn.Server):
         for host, port, *_ in (listening.getsockname() for listening in sockets or ()):
             self._started(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
+    async def on_tick(self, counter: int) -> bool:
+        """Tidies up every ten seconds."""
+        if counter % 100 == 0:
+            self._service.tidy()
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends what is under way."""
         ending = asyncio.get_running_loop().call_later(self._grace_seconds, self._service.stop)

@@ -1,11 +1,13 @@
 """Jobs of many clients, done by one model with some threads, within limits."""
 
+import secrets
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,7 +19,7 @@ from musicfm.embedding.results import Pooling
 from musicfm.errors import ConfigError
 from musicfm.model.musicfm import MusicFM
 from musicfm.serving.hands import Hands
-from musicfm.serving.jobs import AnalyzeJob, EmbedJob, Format, Job
+from musicfm.serving.jobs import RESULTS, AnalyzeJob, EmbedJob, Format, Job
 from musicfm.serving.limits import Limits, Refusal
 from musicfm.serving.sharing import SharedEncoder
 from musicfm.tasks.heads import shipped
@@ -84,12 +86,15 @@ class Running:
 class Place:
     """What a client holds while it is served: a folder for its upload, and its job.
 
-    Leaving the ``with`` block cancels the job; the place is free again once that has ended.
+    Leaving the ``with`` block cancels the job, unless it is kept; the place is free again once that
+    has ended.
     """
 
     def __init__(self, service: "Service", folder: Path) -> None:
         self.folder, self.upload = folder, folder / "upload"
         self.running: Running | None = None
+        self.is_kept = False
+        """Whether the job goes on, and its result stays, when the client leaves."""
         self._service = service
 
     def __enter__(self) -> Self:
@@ -98,9 +103,22 @@ class Place:
     def __exit__(self, *_: object) -> None:
         if self.running is None:
             self._service.free(self)
-        else:
+        elif not self.is_kept:
             self.running.cancel()
             self.running.future.add_done_callback(lambda _: self._service.free(self))
+
+
+@dataclass
+class Kept:
+    """An analysis that nobody has to wait for, and its result."""
+
+    running: Running
+    folder: Path
+    begun: float
+    """By the monotonic clock; likewise the end, None before."""
+    ended: float | None = None
+    is_late: bool = False
+    """Whether it took too long, and was given up."""
 
 
 class Service:
@@ -128,6 +146,8 @@ class Service:
         self._num_workers, self._timeout_seconds = num_workers, timeout_seconds
         self._hands: SimpleQueue[Hands] = SimpleQueue()
         self._places: set[Place] = set()
+        self._kept: dict[str, Kept] = {}
+        """By the id of the job."""
         self._lock = threading.Lock()
         self._is_closing = False
 
@@ -180,8 +200,68 @@ class Service:
     def analyze(self, place: Place, name: str, format: Format) -> Running:
         """Analyses the upload in a place; see :class:`musicfm.serving.jobs.AnalyzeJob`."""
         assert self.predictor is not None
-        job = AnalyzeJob(name, place.upload, self._encoder, self.predictor, format)
+        job = AnalyzeJob(name, place.upload, self._encoder, self.predictor, [format])
         return self._submit(place, job)
+
+    def begin(self, place: Place, name: str) -> str:
+        """Analyses the upload in a place, and keeps a JAMS file and a page.
+
+        Returns:
+            The id of the job, which nobody can guess, for :meth:`kept`.
+        """
+        assert self.predictor is not None
+        formats: list[Format] = ["jams", "html"]
+        job = AnalyzeJob(name, place.upload, self._encoder, self.predictor, formats)
+        running = self._submit(place, job)
+        place.is_kept = True
+        identity, kept = secrets.token_urlsafe(12), Kept(running, place.folder, time.monotonic())
+        with self._lock:
+            self._kept[identity] = kept
+
+        def end(_: Future[Path]) -> None:
+            with suppress(OSError):
+                for path in place.folder.iterdir():
+                    if path.name not in RESULTS.values():
+                        path.unlink(missing_ok=True)
+            kept.ended = time.monotonic()
+            with self._lock:
+                self._places.discard(place)
+
+        running.future.add_done_callback(end)
+        return identity
+
+    def kept(self, identity: str) -> Kept:
+        """A job that was begun. Raises Refusal if there is none of that id, or none any more."""
+        with self._lock:
+            if identity in self._kept:
+                return self._kept[identity]
+        minutes = self.limits.keep_seconds / 60
+        raise Refusal(404, f"there is no such job; results are kept for {minutes:g} min")
+
+    def forget(self, identity: str) -> None:
+        """Ends a job that was begun, and deletes its result. Raises Refusal if there is none."""
+        kept = self.kept(identity)
+        kept.running.cancel()
+        with self._lock:
+            self._kept.pop(identity, None)
+        kept.running.future.add_done_callback(
+            lambda _: shutil.rmtree(kept.folder, ignore_errors=True)
+        )
+
+    def tidy(self) -> None:
+        """Gives up jobs that take too long, and forgets results that were kept long enough."""
+        now, limits = time.monotonic(), self.limits
+        with self._lock:
+            ended = [(i, k.ended) for i, k in self._kept.items() if k.ended is not None]
+            latest = now - limits.work_seconds
+            late = [k for k in self._kept.values() if k.ended is None and k.begun < latest]
+        for kept in late:
+            kept.is_late = True
+            kept.running.cancel()
+        extra = max(0, len(ended) - limits.max_kept)
+        for place, (identity, end) in enumerate(sorted(ended, key=lambda item: item[1])):
+            if place < extra or now > end + limits.keep_seconds:
+                self.forget(identity)
 
     def stop(self) -> None:
         """Admits nobody any more, and ends all jobs."""

@@ -1,13 +1,16 @@
 "use strict";
-// Songs are sent one after the other. The answer to an upload is lines of JSON: how far it is, and
-// at last the page. XMLHttpRequest, because fetch does not tell how far an upload is.
+// Songs are sent one after the other. Each becomes a job of the server, whose id is kept in the
+// page's address (#id,id), so that a reload, or a link, comes back to it while the server keeps it.
+// XMLHttpRequest sends, because fetch does not tell how far an upload is.
 
 const find = (id) => document.getElementById(id);
 const drop = find("drop");
 const maxBytes = Number(drop.dataset.maxBytes);
 const busySeconds = 5;
 const attempts = 120;
+const pollSeconds = 0.5;
 const waiting = [];
+const songs = [];
 let atWork = false;
 
 const clock = (seconds) =>
@@ -18,19 +21,32 @@ function say(text) {
 }
 
 /** A row of the list, and what is known of its song. */
-function addSong(file) {
+function addSong(name, file) {
   const row = find("song").content.firstElementChild.cloneNode(true);
-  const part = (name) => row.querySelector(name);
-  const song = { file, row, request: null, isOver: false, url: null };
-  part(".song-name").textContent = file.name;
-  part("progress").setAttribute("aria-label", `Progress of ${file.name}`);
-  part(".cancel").setAttribute("aria-label", `Cancel ${file.name}`);
+  const part = (selector) => row.querySelector(selector);
+  const song = { name, file, row, request: null, isOver: false, id: null, url: null };
   part(".cancel").addEventListener("click", () => cancel(song));
-  part(".open").setAttribute("aria-label", `Open the page of ${file.name}`);
   part(".open").addEventListener("click", () => open(song));
+  rename(song, name);
   find("songs").append(row);
   find("songs-card").hidden = false;
+  songs.push(song);
   return song;
+}
+
+function rename(song, name) {
+  song.name = name;
+  const part = (selector) => song.row.querySelector(selector);
+  part(".song-name").textContent = name;
+  part("progress").setAttribute("aria-label", `Progress of ${name}`);
+  part(".cancel").setAttribute("aria-label", `Cancel ${name}`);
+  part(".open").setAttribute("aria-label", `Open the page of ${name}`);
+}
+
+/** Notes in the page's address which jobs it shows. */
+function remember() {
+  const ids = songs.map((song) => song.id).filter(Boolean);
+  history.replaceState(history.state, "", `#${ids.join(",")}`);
 }
 
 /** Shows where a song is; done is between 0 and 1, or null where that is not known. */
@@ -52,7 +68,7 @@ function end(song, text) {
 function fail(song, reason) {
   song.row.classList.add("failed");
   end(song, reason);
-  say(`${song.file.name}: ${reason}`);
+  say(`${song.name}: ${reason}`);
 }
 
 function cancel(song) {
@@ -61,33 +77,38 @@ function cancel(song) {
   if (place >= 0) waiting.splice(place, 1);
   end(song, "Cancelled.");
   if (request) request.abort();
-  say(`${song.file.name} is cancelled.`);
+  if (song.id) fetch(`/v1/jobs/${song.id}`, { method: "DELETE" });
+  song.id = null;
+  remember();
+  say(`${song.name} is cancelled.`);
   find("file").focus();
 }
 
-function finish(song, page) {
-  song.url = URL.createObjectURL(new Blob([page], { type: "text/html" }));
-  const save = song.row.querySelector(".save");
-  save.href = song.url;
-  save.download = song.file.name.replace(/\.[^.]*$/, "") + ".html";
-  save.setAttribute("aria-label", `Save the page of ${song.file.name}`);
+function finish(song) {
+  for (const link of song.row.querySelectorAll("[data-format]")) {
+    link.href = `/v1/jobs/${song.id}/${link.dataset.format}`;
+    link.download = "";
+  }
   end(song, "Done.");
-  save.hidden = false;
+  song.row.querySelector(".song-files").hidden = false;
   song.row.querySelector(".open").hidden = false;
-  say(`${song.file.name} is done.`);
-  if (find("viewer").hidden && !waiting.length) open(song);
+  say(`${song.name} is done.`);
+  const isAgain = history.state && history.state.viewer === song.id;
+  const isLast = song.file && find("viewer").hidden && !waiting.length;
+  if (isAgain || isLast) open(song, isAgain);
 }
 
-/** A line of the answer. */
+/** What the server says of a job. */
 function hear(song, line) {
   if (line.stage === "waiting") show(song, "Waiting for its turn…", null);
   else if (line.stage === "listening") {
     const part = line.duration ? Math.min(1, line.seconds / line.duration) : null;
     const whole = line.duration ? ` of ${clock(line.duration)}` : "";
     show(song, `Listening: ${clock(line.seconds)}${whole}`, part);
-  } else if (line.stage === "finishing") show(song, "Making the page…", null);
+  } else if (line.stage === "finishing")
+    show(song, "Making the page…", line.duration ? Math.min(1, line.seconds / line.duration) : null);
   else if (line.stage === "failed") fail(song, line.error);
-  else finish(song, line.result);
+  else finish(song);
 }
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
@@ -96,31 +117,53 @@ const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * s
 function send(song) {
   return new Promise((resolve) => {
     const request = new XMLHttpRequest();
-    const query = new URLSearchParams({ name: song.file.name, format: "html", progress: "true" });
-    let heard = 0;
-    const read = () => {
-      if (request.status !== 200) return;
-      for (let stop; (stop = request.responseText.indexOf("\n", heard)) >= 0; heard = stop + 1)
-        hear(song, JSON.parse(request.responseText.slice(heard, stop)));
-    };
+    const query = new URLSearchParams({ name: song.name });
     request.upload.addEventListener("progress", (event) =>
       show(song, "Sending…", event.lengthComputable ? event.loaded / event.total : null));
-    request.addEventListener("progress", read);
     request.addEventListener("loadend", () => {
       song.request = null;
-      read();
       if (song.isOver) return resolve(0);
       if (request.status === 503) return resolve(Number(request.getResponseHeader("Retry-After")) || busySeconds);
+      if (request.status === 201) {
+        song.id = JSON.parse(request.responseText).id;
+        remember();
+        return resolve(0);
+      }
       let reason = "The server broke off; is it still running?";
       if (request.status >= 400) reason = JSON.parse(request.responseText).error;
       fail(song, reason);
       resolve(0);
     });
-    request.open("POST", `/v1/analyze?${query}`);
+    request.open("POST", `/v1/jobs?${query}`);
     request.setRequestHeader("Content-Type", "application/octet-stream");
     song.request = request;
     request.send(song.file);
   });
+}
+
+/** Looks at a job until it is over. */
+async function follow(song) {
+  for (let lost = 0; !song.isOver;) {
+    let answer = null;
+    try {
+      answer = await fetch(`/v1/jobs/${song.id}`);
+    } catch {
+      lost += 1;
+      if (lost > 20) return fail(song, "The server does not answer; is it still running?");
+    }
+    if (song.isOver) return;
+    if (answer) {
+      lost = 0;
+      const said = await answer.json();
+      if (said.name) rename(song, said.name);
+      if (answer.status === 404) {
+        fail(song, "The server does not keep it any more; drop the song again.");
+        song.id = null;
+        remember();
+      } else if (answer.ok && !song.isOver) hear(song, said);
+    }
+    if (!song.isOver) await pause(pollSeconds);
+  }
 }
 
 async function work() {
@@ -134,6 +177,7 @@ async function work() {
       show(song, "The server is busy; trying again soon…", null);
       await pause(again);
     }
+    if (song.id) await follow(song);
     if (!song.isOver) fail(song, "The server stays busy; try again later.");
   }
   atWork = false;
@@ -141,7 +185,7 @@ async function work() {
 
 function take(list) {
   for (const file of list) {
-    const song = addSong(file);
+    const song = addSong(file.name, file);
     if (file.size > maxBytes) fail(song, `The file is larger than ${maxBytes / 1e6} MB.`);
     else {
       show(song, "Waiting…", null);
@@ -151,20 +195,24 @@ function take(list) {
   work();
 }
 
-/** Shows a song's page over everything. */
-function open(song) {
+/** Shows a song's page over everything; again, where a reload comes back to it. */
+async function open(song, again = false) {
+  if (!song.url) {
+    const answer = await fetch(`/v1/jobs/${song.id}/html`).catch(() => null);
+    if (!answer || !answer.ok) return fail(song, "The server does not keep it any more; drop the song again.");
+    song.url = URL.createObjectURL(new Blob([await answer.text()], { type: "text/html" }));
+  }
   const frame = document.createElement("iframe");
   frame.setAttribute("sandbox", "allow-scripts allow-downloads");
-  frame.title = `Analysis of ${song.file.name}`;
+  frame.title = `Analysis of ${song.name}`;
   frame.src = song.url;
   find("frame").replaceChildren(frame);
-  find("viewer-name").textContent = song.file.name;
-  const save = song.row.querySelector(".save");
-  find("viewer-save").href = save.href;
-  find("viewer-save").download = save.download;
+  find("viewer-name").textContent = song.name;
+  find("viewer-save").href = `/v1/jobs/${song.id}/html`;
+  find("viewer-save").download = "";
   for (const part of document.querySelectorAll("header, main")) part.inert = true;
   find("viewer").hidden = false;
-  history.pushState("viewer", "");
+  if (!again) history.pushState({ viewer: song.id }, "");
   frame.focus();
 }
 
@@ -193,5 +241,11 @@ if (!drop.hidden) {
     });
 }
 window.addEventListener("beforeunload", (event) => {
-  if (atWork) event.preventDefault();
+  if (songs.some((song) => !song.isOver && !song.id)) event.preventDefault();
 });
+for (const id of location.hash.slice(1).split(",").filter((part) => /^[\w-]+$/.test(part))) {
+  const song = addSong("…", null);
+  song.id = id;
+  show(song, "Asking the server…", null);
+  follow(song);
+}
