@@ -244,7 +244,7 @@ def _add_routes(api: FastAPI, service: Service) -> None:
             raise Refusal(409, "the result is not there yet; ask again in a moment", 1)
         _kept_result(service, kept)
         file, title = kept.folder / RESULTS[format], kept.running.job.title
-        if format not in ("jams", "html"):
+        if format != "jams" and format != "html":  # these are there
             analysis = await run_in_threadpool(Analysis.load, kept.folder / RESULTS["jams"])
             await run_in_threadpool(write_result, analysis, format, title, kept.folder)
         return _answer(file, title)
