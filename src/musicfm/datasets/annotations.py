@@ -214,15 +214,8 @@ def read_jams(path: str | os.PathLike[str]) -> Read:
     Raises DataError if the file cannot be read or is not JAMS.
     """
     path = Path(path)
-    try:
-        content = parse_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read the annotations {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON, hence not JAMS: {error}") from error
-    annotations = content.get("annotations") if isinstance(content, dict) else None
-    if not isinstance(annotations, list):
-        raise DataError(f"{path} is not JAMS: it has no list of annotations")
+    content = _content(path)
+    annotations: list[Any] = content["annotations"]
     problems: list[str] = []
 
     def usable(
@@ -282,12 +275,28 @@ def read_jams(path: str | os.PathLike[str]) -> Read:
         )
     if not all(isinstance(name, str) for name in names):
         problems.append(f"{path}: an annotation without a namespace is not used")
-    metadata = content.get("file_metadata")
+    return Read(found, _duration(content.get("file_metadata")), tuple(problems))
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a JAMS file holds, with a list of annotations in it. Raises DataError."""
     try:
-        duration = _number(metadata, "duration") if isinstance(metadata, dict) else 0.0
+        content = parse_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read the annotations {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON, hence not JAMS: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        raise DataError(f"{path} is not JAMS: it has no list of annotations")
+    return content
+
+
+def _duration(metadata: object) -> float | None:
+    """Seconds, if they are known."""
+    try:
+        return (_number(metadata, "duration") or None) if isinstance(metadata, dict) else None
     except DataError:
-        duration = 0.0
-    return Read(found, duration or None, tuple(problems))
+        return None
 
 
 def fit(read: Read, duration: float, name: str) -> Read:

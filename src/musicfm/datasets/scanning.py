@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -207,42 +207,9 @@ def scan(
     num_workers = num_cores(num_workers)
     roots = [Path(os.path.abspath(source)) for source in sources]
     before = {item.path: item for item in known}
-    found: dict[str, Track | Failed] = {}
-    pending: dict[str, int] = {}
-    num_unchanged = 0
-
-    closed: set[str] = set()
-
-    def note_folder(error: OSError) -> None:
-        path, reason = describe(error)
-        found[path] = Failed(path, 0, 0, reason)
-        closed.add(path)
-
     passed_over: dict[str, int] = {}
-    files = (file for root in roots for file in recordings_in(root, note_folder, passed_over))
-    for path in dict.fromkeys(map(str, files)):
-        item = before.get(path)
-        try:
-            path.encode()
-            status = os.stat(path)
-        except UnicodeError:
-            reason = f"{printable(path)} is not valid UTF-8; rename the file"
-            found[path] = Failed(path, 0, 0, reason)
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-            why = getattr(error, "strerror", error)
-            reason = f"{path} cannot be read: {why}; check the path"
-            found[path] = Failed(path, 0, 0, reason)
-            closed.add(path)  # perhaps a folder on a disk that is away
-        else:
-            if item and (item.size, item.modified) == (status.st_size, status.st_mtime_ns):
-                found[path] = item
-                num_unchanged += isinstance(item, Track)
-            else:
-                pending[path] = status.st_size
-    for path, item in before.items():
-        if isinstance(item, Track) and not closed.isdisjoint(map(str, Path(path).parents)):
-            found[path] = item
-            num_unchanged += 1
+    found, pending = _find(roots, before, passed_over)
+    num_unchanged = sum(isinstance(item, Track) for item in found.values())
     if not found and not pending:
         raise ConfigError(no_recordings(sources, passed_over))
     with AudioProgress("Scanning", len(pending), sum(pending.values()), progress) as bar:
@@ -272,6 +239,47 @@ def scan(
         num_vanished=sum(isinstance(t, Track) and t.path not in there for t in before.values()),
         passed_over=passed_over,
     )
+
+
+def _find(
+    roots: Sequence[Path], before: Mapping[str, Track | Failed], passed_over: dict[str, int]
+) -> tuple[dict[str, Track | Failed], dict[str, int]]:
+    """What is known of the files in some folders, and the sizes of those that have to be read.
+
+    Known are failures, and what has not changed; tracks in folders that cannot be read stay, too.
+    """
+    found: dict[str, Track | Failed] = {}
+    pending: dict[str, int] = {}
+    closed: set[str] = set()
+
+    def note_folder(error: OSError) -> None:
+        path, reason = describe(error)
+        found[path] = Failed(path, 0, 0, reason)
+        closed.add(path)
+
+    files = (file for root in roots for file in recordings_in(root, note_folder, passed_over))
+    for path in dict.fromkeys(map(str, files)):
+        item = before.get(path)
+        try:
+            path.encode()
+            status = os.stat(path)
+        except UnicodeError:
+            reason = f"{printable(path)} is not valid UTF-8; rename the file"
+            found[path] = Failed(path, 0, 0, reason)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            why = getattr(error, "strerror", error)
+            reason = f"{path} cannot be read: {why}; check the path"
+            found[path] = Failed(path, 0, 0, reason)
+            closed.add(path)  # perhaps a folder on a disk that is away
+        else:
+            if item and (item.size, item.modified) == (status.st_size, status.st_mtime_ns):
+                found[path] = item
+            else:
+                pending[path] = status.st_size
+    for path, item in before.items():
+        if isinstance(item, Track) and not closed.isdisjoint(map(str, Path(path).parents)):
+            found[path] = item
+    return found, pending
 
 
 def _keep_split(track: Track, before: Track | Failed | None) -> Track:

@@ -130,14 +130,7 @@ def prepare(
         ConfigError: impossible settings, or no tracks.
         OutputError: the folder cannot be written, or holds shards of other tracks or settings.
     """
-    for name, value in (("shard_seconds", shard_seconds), ("piece_seconds", piece_seconds)):
-        if not 1.0 <= value < math.inf:
-            raise ConfigError(f"{name} is {value}; give 1 or more")
-    # What can be read again, and what FLAC has.
-    if not (1_000 <= sample_rate < 65_536 or sample_rate in range(65_540, 655_351, 10)):
-        raise ConfigError(
-            f"sample_rate is {sample_rate} Hz; give 1000 to 65535, or a multiple of 10 up to 655350"
-        )
+    _check(sample_rate, shard_seconds=shard_seconds, piece_seconds=piece_seconds)
     if not len(manifest):
         raise ConfigError("there are no tracks to prepare; scan some, or choose another split")
     num_workers, out = num_cores(num_workers), Path(out)
@@ -177,6 +170,18 @@ def prepare(
         prepared = Prepared(index, len(shards), len(shards) - len(pending), bad_tracks)
         _write_report(out / REPORT, settings, prepared)
     return prepared
+
+
+def _check(sample_rate: int, **seconds: float) -> None:
+    """Raises ConfigError for impossible settings."""
+    for name, value in seconds.items():
+        if not 1.0 <= value < math.inf:
+            raise ConfigError(f"{name} is {value}; give 1 or more")
+    # What can be read again, and what FLAC has.
+    if not (1_000 <= sample_rate < 65_536 or sample_rate in range(65_540, 655_351, 10)):
+        raise ConfigError(
+            f"sample_rate is {sample_rate} Hz; give 1000 to 65535, or a multiple of 10 up to 655350"
+        )
 
 
 def _plan(manifest: Manifest, template: _Shard, shard_seconds: float) -> list[_Shard]:

@@ -91,11 +91,8 @@ def make_plan(seed: int, version: Version = 2, sheet: LeadSheet | None = None) -
         )
         style = STYLES[style_name]
         feel = _feel(feel_dice, style, metre, tempo)
-    grid = Grid(
-        STEPS_PER_BAR[metre],
-        STEPS_PER_BEAT[metre],
-        60 / feel.beats_per_minute / STEPS_PER_BEAT[metre],
-    )
+    per_beat = STEPS_PER_BEAT[metre]
+    grid = Grid(STEPS_PER_BAR[metre], per_beat, 60 / feel.beats_per_minute / per_beat)
     drums = not dice.child("drums").chance(style.drumless)
     drums_alone = version > 1 and drums and dice.child("drums alone").chance(0.05)
     key = key_of(seed)

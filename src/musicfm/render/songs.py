@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from musicfm.audio.processes import (
     Failure,
     Message,
+    Task,
     num_cores,
     run_tasks,
 )
@@ -103,12 +104,8 @@ def render_songs(
         OutputError: the folder cannot be written, or holds songs of other settings.
     """
     begin, summary = time.monotonic(), RenderSummary()
-    _check_seeds(seed, count)
+    _check(seed, count, max_seconds)
     num_workers = num_cores(num_workers)
-    if max_seconds is not None and not max_seconds >= MIN_SECONDS:
-        raise ConfigError(
-            f"songs of {max_seconds:g} s are too short for labels; give {MIN_SECONDS:g} or more"
-        )
     fonts = [_font(path) for path in soundfonts or (None,)]
     settings = {
         "generator": GENERATOR,
@@ -129,39 +126,40 @@ def render_songs(
             or not (journal.has(song) and os.path.isfile(_audio(folder, song, audio_format)))
         ]
         summary.skipped = count - len(pending)
-        rendered = run_tasks(
-            partial(
-                _render,
-                tuple(soundfonts),
-                audio_format,
-                sample_rate,
-                lead_sheets,
-                max_seconds,
-                version,
-            ),
-            ((number, number) for number in pending),
-            num_workers=num_workers,
-            timeout_seconds=_PATIENCE_SECONDS,
-        )
-        with (
-            contextlib.closing(rendered),
-            AudioProgress("Rendering", len(pending), len(pending), progress) as bar,
-        ):
-            for event in rendered:
-                if isinstance(event, Failure):
-                    raise MusicFMError(f"song {event.key} cannot be rendered: {event.reason}")
-                if isinstance(event, Message):
-                    song, result = songs[event.key], event.value
-                    _save(result, _audio(folder, song, audio_format), _labels(folder, song))
-                    journal.add(song, output=_labels(folder, song).name, duration=result.seconds)
-                    summary.done += 1
-                    summary.audio_seconds += result.seconds
-                    bar.advance(files=1, seconds=result.seconds, work=1)
+        how = (tuple(soundfonts), audio_format, sample_rate, lead_sheets, max_seconds, version)
+        with AudioProgress("Rendering", len(pending), len(pending), progress) as bar:
+            for number, result in _rendered(partial(_render, *how), pending, num_workers):
+                song = songs[number]
+                _save(result, _audio(folder, song, audio_format), _labels(folder, song))
+                journal.add(song, output=_labels(folder, song).name, duration=result.seconds)
+                summary.done += 1
+                summary.audio_seconds += result.seconds
+                bar.advance(files=1, seconds=result.seconds, work=1)
     summary.wall_seconds = time.monotonic() - begin
     return summary
 
 
-def _check_seeds(seed: int, count: int) -> None:
+def _rendered(render: Task, pending: Sequence[int], num_workers: int) -> Iterator[tuple[int, Any]]:
+    """The songs of some seeds, as they come. Raises MusicFMError if one cannot be rendered."""
+    events = run_tasks(
+        render,
+        ((number, number) for number in pending),
+        num_workers=num_workers,
+        timeout_seconds=_PATIENCE_SECONDS,
+    )
+    with contextlib.closing(events):
+        for event in events:
+            if isinstance(event, Failure):
+                raise MusicFMError(f"song {event.key} cannot be rendered: {event.reason}")
+            if isinstance(event, Message):
+                yield event.key, event.value
+
+
+def _check(seed: int, count: int, max_seconds: float | None) -> None:
+    if max_seconds is not None and not max_seconds >= MIN_SECONDS:
+        raise ConfigError(
+            f"songs of {max_seconds:g} s are too short for labels; give {MIN_SECONDS:g} or more"
+        )
     if count < 1:
         raise ConfigError(f"{count} songs cannot be rendered; give 1 or more")
     first, last = split_of(seed), split_of(seed + count - 1)

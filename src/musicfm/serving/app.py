@@ -104,13 +104,15 @@ def create_app(service: Service, names: Collection[str] = ()) -> ASGIApp:
         docs_url=None,  # they load scripts from other hosts
         redoc_url=None,
     )
-    _add_routes(api, service)
+    _add_pages(api, service)
+    _add_embed(api, service)
+    _add_analyze(api, service)
     add_docs(api)
     _add_handlers(api)
     return Protection(api, names)
 
 
-def _add_routes(api: FastAPI, service: Service) -> None:
+def _add_pages(api: FastAPI, service: Service) -> None:
     page, policy = drop_page(service.limits, service.predictor is not None)
 
     @api.get("/", include_in_schema=False)
@@ -122,6 +124,8 @@ def _add_routes(api: FastAPI, service: Service) -> None:
         """Whether the server is up, and how many requests it has under way."""
         return {"status": "ok", "version": musicfm.__version__, "requests": service.num_requests}
 
+
+def _add_embed(api: FastAPI, service: Service) -> None:
     @api.post(
         "/v1/embed",
         dependencies=[Depends(_only_known)],
@@ -156,6 +160,8 @@ def _add_routes(api: FastAPI, service: Service) -> None:
         place = await _place(request, service)
         return await _file(request, service, service.embed(place, name, layers, pool))
 
+
+def _add_analyze(api: FastAPI, service: Service) -> None:
     @api.post(
         "/v1/analyze",
         dependencies=[Depends(_only_known)],
