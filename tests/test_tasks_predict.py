@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import tones
 from musicfm.datasets.annotations import read_jams
 from musicfm.datasets.labelled import read_labelled
 from musicfm.datasets.splits import Splitting
+from musicfm.embedding.collection import Run
 from musicfm.errors import AudioError, CheckpointError, OutputError
+from musicfm.journal import Recording
 from musicfm.model.musicfm import MusicFM
 from musicfm.tasks import heads
 from musicfm.tasks.corpus import Corpus
@@ -159,6 +162,27 @@ def test_a_result_that_cannot_be_written_ends_a_run_if_no_other_can(
         assert [reason for _, reason in summary.failures] == ["it cannot be written"]
         assert (out / "tone_1.jams").is_file()
     assert not list(out.rglob("*.npy"))
+
+
+def test_the_encoder_goes_on_while_a_result_is_written(
+    head: Path, music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, is_computed = Predictor.load([head]), threading.Event()
+    on_audio = Run.on_audio
+
+    def noted(self: Run, recording: Recording, seconds: float) -> None:
+        on_audio(self, recording, seconds)
+        if recording.name == "tone_1":
+            is_computed.set()
+
+    def write(heard: Heard, out: Path) -> str:
+        assert heard.recording.name == "tone_1" or is_computed.wait(30.0)
+        return write_jams(predictor, heard, out)
+
+    monkeypatch.setattr(Run, "on_audio", noted)
+    paths = [music / "tone_0.wav", music / "tone_1.wav"]
+    output = Output(write, [".jams"])
+    assert predict_collection(predictor, paths, tmp_path, output=output, num_workers=1).done == 2
 
 
 def test_what_is_exported_scores_what_was_scored(head: Path, music: Path, corpus: Corpus) -> None:

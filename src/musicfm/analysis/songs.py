@@ -4,6 +4,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -67,41 +68,12 @@ def analyse_collection(
     if unknown := sorted(set(exports) - set(EXPORTS)):
         raise ConfigError(f"there is no export '{unknown[0]}'; choose from {', '.join(EXPORTS)}")
 
-    def write(heard: Heard, out: Path) -> str:
-        """Writes the files of a recording, the JAMS file last."""
-        recording = heard.recording.path
-        tags = reading.tags(recording)
-        analysis = analyse(
-            predictor,
-            heard.features,
-            heard.duration,
-            as_text(tags.get("title") or heard.title),
-            heard.warnings,
-            as_text(tags.get("artist", "")),
-            as_text(PurePath(str(recording)).name),
-        )
-        stem, jams = out / heard.recording.name, analysis.to_jams()
-        _export(Analysis.from_jams(jams), recording, stem, page, exports)
-        with atomic_write(_file(stem, JAMS)) as temporary:
-            temporary.write_text(json.dumps(jams, indent=1) + "\n", encoding="utf-8")
-        return f"{heard.recording.name}{JAMS}"
-
-    def complete(recording: Recording, out: Path) -> bool:
-        """Writes what an earlier run was not asked for, if anything."""
-        stem = out / recording.name
-        missing = [kind for kind in exports if not _is_there(stem, EXPORTS[kind].suffixes)]
-        lacks_page = page and not _is_there(stem, [PAGE])
-        if missing or lacks_page:
-            analysis = Analysis.load(_file(stem, JAMS))
-            _export(analysis, recording.path, stem, lacks_page, missing)
-        return bool(missing or lacks_page)
-
-    suffixes = [suffix for kind in exports for suffix in EXPORTS[kind].suffixes]
+    files = _Files(predictor, page, exports)
     return predict_collection(
         predictor,
         sources,
         out,
-        output=Output(write, [JAMS, *suffixes, *([PAGE] if page else [])], complete),
+        output=Output(files.write, files.suffixes, files.complete),
         conclude=partial(write_index, out) if page else None,
         num_workers=num_workers,
         timeout_seconds=timeout_seconds,
@@ -110,6 +82,50 @@ def analyse_collection(
         progress=progress,
         options=options,
     )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What is written of each recording."""
+
+    predictor: Predictor
+    page: bool
+    exports: Sequence[str]
+
+    @property
+    def suffixes(self) -> list[str]:
+        """Of all files."""
+        kinds = [suffix for kind in self.exports for suffix in EXPORTS[kind].suffixes]
+        return [JAMS, *kinds, *([PAGE] if self.page else [])]
+
+    def write(self, heard: Heard, out: Path) -> str:
+        """Writes the files of a recording, the JAMS file last."""
+        recording = heard.recording.path
+        tags = reading.tags(recording)
+        analysis = analyse(
+            self.predictor,
+            heard.features,
+            heard.duration,
+            as_text(tags.get("title") or heard.title),
+            heard.warnings,
+            as_text(tags.get("artist", "")),
+            as_text(PurePath(str(recording)).name),
+        )
+        stem, jams = out / heard.recording.name, analysis.to_jams()
+        _export(Analysis.from_jams(jams), recording, stem, self.page, self.exports)
+        with atomic_write(_file(stem, JAMS)) as temporary:
+            temporary.write_text(json.dumps(jams, indent=1) + "\n", encoding="utf-8")
+        return f"{heard.recording.name}{JAMS}"
+
+    def complete(self, recording: Recording, out: Path) -> bool:
+        """Writes what an earlier run was not asked for, if anything."""
+        stem = out / recording.name
+        missing = [kind for kind in self.exports if not _is_there(stem, EXPORTS[kind].suffixes)]
+        lacks_page = self.page and not _is_there(stem, [PAGE])
+        if missing or lacks_page:
+            analysis = Analysis.load(_file(stem, JAMS))
+            _export(analysis, recording.path, stem, lacks_page, missing)
+        return bool(missing or lacks_page)
 
 
 def _export(

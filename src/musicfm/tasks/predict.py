@@ -7,11 +7,12 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import musicfm
 from musicfm.audio.decoders import decode_files
@@ -47,6 +48,9 @@ from musicfm.tasks.heads import MODEL, Head, HeadConfig, check_model
 from musicfm.tasks.key import with_chords
 from musicfm.tasks.probe import run
 from musicfm.tasks.rows import Row
+
+_WAITING_RESULTS = 2
+"""Recordings whose results may be on their way while the encoder goes on."""
 
 
 @dataclass(frozen=True)
@@ -271,40 +275,71 @@ def predict_collection(
             timeout_seconds=timeout_seconds,
             on_damage=on_damage,
         )
-        with contextlib.closing(decoded):
+        with contextlib.closing(decoded), _Results(run, output, out) as results:
             events = written(predictor.encoder.tracks(decoded), writer)
             for done in run.follow(events, predictor.encoder.rate):
-                _finish(run, output, predictor.features(files[done.key]), done, out)
-                for path in files[done.key].values():
-                    path.unlink()
-        if output.complete is not None:
-            for recording in run.skipped:
-                try:
-                    run.summary.completed += output.complete(recording, out)
-                except (AudioError, DataError) as error:
-                    run.summary.skipped -= 1
-                    run.summary.failures.append((str(recording), str(error)))
+                results.add(done, predictor.features(files[done.key]))
+        _complete(run, output, out)
     return run.summary
 
 
-def _finish(
-    run: Run, output: Output, features: Features, done: Written[Recording], out: Path
-) -> None:
-    """Writes what was heard in a recording. Raises OutputError if nothing can be written."""
-    recording = done.key
-    # Without the folder: results are passed on, and paths are private.
-    named = tuple(
-        warning.replace(printable(str(recording)), printable(PurePath(str(recording)).name))
-        for warning in done.warnings
-    )
-    try:
-        result = output.write(Heard(recording, features, done.duration, named), out)
-    except (AudioError, OutputError) as error:  # exports and pages read the recording once more
-        if is_disk_error(error):
-            raise
-        run.on_error(recording, str(error))
-    else:
-        run.on_done(replace(done, found={"output": result}))
+class _Results:
+    """Results that are made in a thread while the encoder goes on: a page or a click track takes
+    another pass over the sound.
+    """
+
+    def __init__(self, run: Run, output: Output, out: Path) -> None:
+        self._run, self._output, self._out = run, output, out
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: deque[tuple[Written[Recording], Features, Future[str]]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._pool:
+            if kind is None:
+                self._note(at_most=0)
+
+    def add(self, done: Written[Recording], features: Features) -> None:
+        """Makes the result of a recording soon. Raises OutputError if nothing can be written."""
+        recording = done.key
+        # Without the folder: results are passed on, and paths are private.
+        named = tuple(
+            warning.replace(printable(str(recording)), printable(PurePath(str(recording)).name))
+            for warning in done.warnings
+        )
+        heard = Heard(recording, features, done.duration, named)
+        result = self._pool.submit(self._output.write, heard, self._out)
+        self._waiting.append((done, features, result))
+        self._note(_WAITING_RESULTS)
+
+    def _note(self, at_most: int) -> None:
+        """Notes results that are there, and waits for others until so many are left."""
+        while self._waiting and (len(self._waiting) > at_most or self._waiting[0][2].done()):
+            done, features, result = self._waiting.popleft()
+            try:
+                found = result.result()
+            except (AudioError, OutputError) as error:  # exports and pages read the file once more
+                if is_disk_error(error):
+                    raise
+                self._run.on_error(done.key, str(error))
+            else:
+                self._run.on_done(replace(done, found={"output": found}))
+            for path in features.paths.values():
+                path.unlink()
+
+
+def _complete(run: Run, output: Output, out: Path) -> None:
+    """Writes what is missing of the recordings that were done before."""
+    if output.complete is None:
+        return
+    for recording in run.skipped:
+        try:
+            run.summary.completed += output.complete(recording, out)
+        except (AudioError, DataError) as error:
+            run.summary.skipped -= 1
+            run.summary.failures.append((str(recording), str(error)))
 
 
 def write_jams(predictor: Predictor, heard: Heard, out: Path) -> str:

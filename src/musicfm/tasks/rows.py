@@ -107,7 +107,7 @@ class Row:
         """What gives the frames.
 
         Args:
-            context_seconds: to be heard at once; None: the encoder's own context.
+            context_seconds: encoded at once; None: the encoder's own context.
             device: to compute on.
             layers: of a model; None: the embedder's default.
 

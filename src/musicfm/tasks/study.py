@@ -3,7 +3,7 @@
 ``musicfm probe`` is a study of one row and one task, ``musicfm table1`` one of many. Its folder:
 
     study.json                           what is studied; the same call goes on
-    ROW/heard.json                       of rows with layers: what their frames are like
+    ROW/features.json                    of rows with layers: what their frames are like
     ROW/TASK/layer_3/seed_0/             a head, its fit.json, and tests.json if it was chosen
     ROW/TASK/                            of rows without layers: fit.json, tests.json, a model
     report.json, table.md, table.csv, table.png, layers.png
@@ -111,7 +111,7 @@ class _Listener:
         study: where that stays, and how to compute.
         corpus: the recordings.
         row: whose encoder it is.
-        context_seconds: to be heard at once; None: the encoder's own context.
+        context_seconds: encoded at once; None: the encoder's own context.
         cache: the folder for hidden states.
     """
 
@@ -125,16 +125,19 @@ class _Listener:
         self._study, self._corpus, self._cache = study, corpus, cache
         self._features: dict[str, Features] | None = None
         suffix = "" if context_seconds is None else f"_{context_seconds:g}s"
-        self._path = study.out / row.folder / f"heard{suffix}.json"
+        self._path = study.out / row.folder / f"features{suffix}.json"
+        self._old_path = study.out / row.folder / f"heard{suffix}.json"
+        """As it was called before 0.2."""
 
     @cached_property
-    def heard(self) -> _Heard:
-        """As it was noted, or found out now."""
+    def facts(self) -> _Heard:
+        """As they were noted, or found out now."""
         encoder = self._load()
         fingerprint, layers = encoder.fingerprint(), encoder.layers
-        if os.path.isfile(self._path):
+        path = self._path if os.path.isfile(self._path) else self._old_path
+        if os.path.isfile(path):
             cure = "delete it, and it will be written again"
-            content = read_object(self._path, cure)
+            content = read_object(path, cure)
             try:
                 found = _Heard(
                     str(content["fingerprint"]),
@@ -143,7 +146,7 @@ class _Listener:
                     tuple(content["failures"]),
                 )
             except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"{self._path} is damaged; {cure}") from error
+                raise DataError(f"{path} is damaged; {cure}") from error
             if (found.fingerprint, found.layers) == (fingerprint, layers):
                 return found
         features, failures = self._extract(encoder)
@@ -246,11 +249,11 @@ def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> It
             if clip not in known:
                 known[clip] = _Listener(study, corpus, row, clip, cache)
             listeners[_source(row, task)] = known[clip]
-            heard = known[clip].heard
-            failures[row] = tuple(dict.fromkeys((*failures.get(row, ()), *heard.failures)))
+            facts = known[clip].facts
+            failures[row] = tuple(dict.fromkeys((*failures.get(row, ()), *facts.failures)))
             trials[row, task] = {
                 config.layers: [_trial(study, row, task, config, seed) for seed in first_seeds]
-                for config in _configs(study, corpus, row, task, heard)
+                for config in _configs(study, corpus, row, task, facts)
             }
     first = [t for by_layers in trials.values() for some in by_layers.values() for t in some]
     _run(study, first, listeners)
@@ -309,23 +312,23 @@ def _trial(
 
 
 def _configs(
-    study: Study, corpus: Corpus, row: Row, name: TaskName, heard: _Heard
+    study: Study, corpus: Corpus, row: Row, name: TaskName, facts: _Heard
 ) -> list[HeadConfig]:
     """The heads to try: one, or one for each layer."""
     base = HeadConfig(
         task=name,
         vocabulary=corpus.vocabulary_for(name),
         model=row.lasting_name,
-        fingerprint=heard.fingerprint,
-        layers=heard.layers,
-        dim=heard.dim,
+        fingerprint=facts.fingerprint,
+        layers=facts.layers,
+        dim=facts.dim,
         inputs=row.inputs(name),
         relative=task_class(name).is_relative,
         context=study.context,
     )
     if study.layers == "mixed":
         return [base]
-    wanted: Sequence[int] = heard.layers
+    wanted: Sequence[int] = facts.layers
     if isinstance(study.layers, tuple) and row.is_from_file:  # which gives all that it has
         wanted = sorted(set(study.layers))
     return [base.replace(layers=(layer,)) for layer in wanted]
