@@ -65,7 +65,11 @@ def test_the_wheel_holds_all_of_the_package_and_nothing_else(dist: Dist) -> None
     assets = "musicfm/analysis/assets"
     for name in ("musicfm/py.typed", "musicfm/nano/model.safetensors", f"{assets}/page.html"):
         assert name in files
-    for licence in ("LICENSE", f"src/{assets}/wavesurfer.LICENSE"):
+    for licence in (
+        "LICENSE",
+        f"src/{assets}/wavesurfer.LICENSE",
+        "src/musicfm/library/assets/scatterplot.LICENSE",
+    ):
         assert files[f"{info}/licenses/{licence}"] == (ROOT / licence).read_bytes()
     metadata = files[f"{info}/METADATA"].decode()
     assert f"\nVersion: {musicfm.__version__}\n" in metadata

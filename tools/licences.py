@@ -34,6 +34,7 @@ SPELLINGS = {
     "MIT License": "MIT",
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
+    "zlib/libpng": "Zlib",
 }
 
 TEXT = """\
@@ -53,10 +54,13 @@ It is a list and no legal advice.
 MIT | yes |
 | [wavesurfer.js](https://wavesurfer.xyz) 8.0.1, unchanged; pages of songs carry it too | \
 BSD-3-Clause: `src/musicfm/analysis/assets/wavesurfer.LICENSE` | yes |
+| [regl-scatterplot](https://github.com/flekschas/regl-scatterplot) 1.16.0 and what it needs, \
+unchanged, in one file; maps of libraries carry it too | MIT, and ISC for two parts: \
+`src/musicfm/library/assets/scatterplot.LICENSE` | yes |
 | the demo song and its sections, and the script that renders it | CC0-1.0 | no |
 | rendered-v1, rendered-v2: seeds of songs, and fingerprints of their labels | MIT | yes |
 
-Hence the package's licence: `MIT AND BSD-3-Clause`. Pages of songs use the fonts of the reader's
+Hence the package's licence: `MIT AND BSD-3-Clause AND ISC`. Pages use the fonts of the reader's
 system and load nothing.
 
 ## Not in the package
@@ -81,6 +85,10 @@ Whether a licence of music reaches the weights of a model that has heard it is d
 Songs of `musicfm render` are played from a font under the GPL. Whether that licence reaches sound
 made with a font is disputed. Each song's labels name font and licence, and `--soundfonts` takes any
 other font.
+
+mutagen, which `musicfm library tag` writes with, is under the GPL. It is an extra of its own,
+`musicfm[tags]`, which nothing else needs. This package calls it and contains nothing of it; who
+passes on both together, in a container image for instance, does so under the GPL.
 
 ## Inside wheels
 

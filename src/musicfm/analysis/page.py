@@ -59,7 +59,7 @@ def render_page(analysis: Analysis, sound: Sound) -> str:
         about=html.escape(ABOUT_TRIAL),
         player=scripts[0],
         script=scripts[1],
-        data=_json(_data(analysis)),
+        data=as_json(_data(analysis)),
         peaks=_base64(_bytes(sound.peaks, 0.0, float(sound.peaks.max(initial=0.0)))),
         similarity=_base64(_bytes(analysis.similarity, -1.0, 1.0)),
         sound=_base64(sound.mp3),
@@ -81,7 +81,7 @@ def hash_of(script: str) -> str:
     return f"'sha256-{_base64(hashlib.sha256(script.encode()).digest())}'"
 
 
-def _json(value: object) -> str:
+def as_json(value: object) -> str:
     """JSON that ends no element of HTML, whatever texts are in it."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 

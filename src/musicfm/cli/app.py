@@ -132,7 +132,9 @@ Timeout = Annotated[
 
 EXTRAS = {
     "export": ("onnx", "onnxscript"),
+    "map": ("sklearn",),
     "scale": ("fsspec", "ray"),
+    "tags": ("mutagen",),
     "tasks": ("matplotlib", "mir_eval", "sklearn"),
     "train": ("lightning", "matplotlib", "sklearn", "tensorboard"),
     "web": ("fastapi", "fastapi_offline", "uvicorn"),

@@ -1,0 +1,137 @@
+"""A library for other programs: tables, JAMS files, and a collection for rekordbox."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from musicfm.errors import ConfigError, printable
+from musicfm.files import atomic_write
+from musicfm.library.database import Track
+from musicfm.library.keys import write_key
+from musicfm.library.library import Library
+from musicfm.library.rekordbox import plays, write_collection
+from musicfm.remote import is_url
+
+_ROWS = 1_000
+"""In a row group of Parquet."""
+
+
+def write_csv(library: Library, path: Path) -> int:
+    """A table with a line for each track, and tags as JSON; returns how many."""
+    count = 0
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        for row in map(_row, _there(library)):
+            if not count:
+                writer = csv.DictWriter(file, list(row))
+                writer.writeheader()
+            writer.writerow({**row, "tags": json.dumps(row["tags"], ensure_ascii=False)})
+            count += 1
+    return count
+
+
+def write_parquet(library: Library, path: Path) -> int:
+    """The same table as Parquet, with vectors: as they were computed, means and then deviations
+    over time of hidden states. Returns the number of tracks.
+    """
+    vectors, tracks = library.vectors(raw=True), list(_there(library))
+    settings = library.settings
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in ("path", "title", "artist", "album")),
+            ("duration", pa.float64()),
+            ("tempo", pa.float64()),
+            *((name, pa.string()) for name in ("key", "camelot", "openkey")),
+            ("tags", pa.map_(pa.string(), pa.float64())),
+            ("vector", pa.list_(pa.float32(), 2 * settings.dim)),
+        ],
+        metadata={"model": settings.model, "fingerprint": settings.fingerprint},
+    )
+    with atomic_write(path) as temporary, parquet.ParquetWriter(temporary, schema) as file:
+        for start in range(0, len(tracks), _ROWS):
+            part = tracks[start : start + _ROWS]
+            rows = [
+                {**_row(track), "tags": list(track.tags.items()), "vector": vectors[track.vector]}
+                for track in part
+            ]
+            file.write_table(pa.Table.from_pylist(rows, schema))
+    return len(tracks)
+
+
+def write_jams(library: Library, folder: Path) -> int:
+    """A JAMS file for each track that heads have listened to, in folders as the tracks are in;
+    returns how many.
+    """
+    tracks = list(_there(library))
+    root = _common_folder([track.path for track in tracks if not is_url(track.path)])
+    count = 0
+    for track in tracks:
+        content = library.database.analysis(track)
+        if content is None:
+            continue
+        target = folder / (_name(track.path, root) + ".jams")
+        with atomic_write(target) as temporary:
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+        count += 1
+    return count
+
+
+def write_rekordbox(library: Library, path: Path) -> tuple[int, int]:
+    """A collection that rekordbox imports; see :mod:`musicfm.library.rekordbox`.
+
+    Returns:
+        The number of tracks, and of those left out because rekordbox does not play their formats.
+    """
+    tracks = list(_there(library))
+    playable = [track for track in tracks if plays(track)]
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        write_collection(((track, library.analysis(track)) for track in playable), file)
+    return len(playable), len(tracks) - len(playable)
+
+
+def _there(library: Library) -> Iterator[Track]:
+    """The tracks whose files are there. Raises ConfigError if there are none."""
+    tracks = [track for track in library.tracks() if not track.missing]
+    if not tracks:
+        raise ConfigError(f"there are no tracks in {library.path}; add some: musicfm library add")
+    yield from tracks
+
+
+def _row(track: Track) -> dict[str, Any]:
+    return {
+        "path": printable(track.path),
+        "title": printable(track.title),
+        "artist": printable(track.artist),
+        "album": printable(track.album),
+        "duration": round(track.duration, 3),
+        "tempo": track.tempo,
+        "key": track.key,
+        "camelot": None if track.key is None else write_key(track.key, "camelot"),
+        "openkey": None if track.key is None else write_key(track.key, "openkey"),
+        "tags": dict(track.tags),
+    }
+
+
+def _common_folder(paths: list[str]) -> str:
+    """The folder that all files are in; empty if there is none."""
+    try:
+        return os.path.commonpath([os.path.dirname(path) for path in paths])
+    except ValueError:  # no files, or on several drives
+        return ""
+
+
+def _name(path: str, root: str) -> str:
+    """Of a track's file, relative to the folder that all are in."""
+    if is_url(path):
+        address = urlsplit(path)
+        return str(PurePosixPath(address.netloc, *PurePosixPath(address.path).parts[1:]))
+    return os.path.relpath(path, root) if root else os.path.splitdrive(path)[1].lstrip("/\\")

@@ -1,0 +1,217 @@
+"""A library as a map: one HTML page, where tracks that sound alike are near each other.
+
+The page is made of the files in ``assets`` and the style sheet of :mod:`musicfm.analysis.page`. As
+there, what differs from library to library is data, in elements that the browser does not run, and
+scripts are allowed by their hashes alone. Unlike there, these may make code of strings
+("unsafe-eval"): the library that draws the points builds its drawing functions in that way.
+
+Places are those of t-SNE (van der Maaten and Hinton, "Visualizing Data using t-SNE", 2008).
+"""
+
+import base64
+import html
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+
+import musicfm
+from musicfm.analysis.page import as_json, asset, hash_of
+from musicfm.errors import ConfigError, printable
+from musicfm.library.database import Track
+from musicfm.library.keys import write_key
+from musicfm.library.library import Library
+from musicfm.library.matrices import Matrix
+from musicfm.remote import is_url
+
+NEIGHBOURS = 8
+"""That are shown of a track."""
+CLUSTERS = 7
+"""As many as there are colours that can be told apart."""
+
+_TAGS = 8
+"""Of a track that are in the page."""
+_LEAST_TAG = 0.1
+_PERPLEXITY = 30.0
+_BLOCK = 2_048
+_SCRIPTS = ("scatterplot.min.js", "map.js")
+
+
+def map_page(library: Library, folder: Path | None = None) -> str:
+    """The page.
+
+    Args:
+        library: whose tracks are shown; those whose files are gone are not.
+        folder: that the page will be in, from which it finds the recordings; None for one that
+            :mod:`musicfm.serving` gives out, which has them under ``/v1/tracks``.
+
+    Raises:
+        ConfigError: there are no tracks.
+        DataError: there is no library, or nothing to compare yet.
+    """
+    tracks = [track for track in library.tracks() if not track.missing]
+    if not tracks:
+        raise ConfigError(f"there are no tracks in {library.path}; add some: musicfm library add")
+    vectors = library.vectors()[[track.vector for track in tracks]]
+    addresses = [_address(track, folder) for track in tracks]
+    data = _data(tracks, addresses, clusters(vectors))
+    name = printable(library.path.absolute().name)
+    data |= {"title": name, "model": library.settings.model, "version": musicfm.__version__}
+    scripts = [_asset(name) for name in _SCRIPTS]
+    return Template(_asset("map.html")).substitute(
+        title=html.escape(name),
+        policy="; ".join(
+            [
+                "default-src 'none'",
+                f"script-src 'unsafe-eval' {' '.join(map(hash_of, scripts))}",
+                "style-src 'unsafe-inline'",
+                "media-src 'self' file: http: https:",
+                "base-uri 'none'",
+                "form-action 'none'",
+            ]
+        ),
+        style=asset("page.css") + _asset("map.css"),
+        licence=html.escape(_asset("scatterplot.LICENSE")),
+        data=as_json(data),
+        places=_base64(places(vectors).astype("<f4")),
+        neighbours=_base64(neighbours(vectors, NEIGHBOURS).astype("<u4")),
+        plot=scripts[0],
+        script=scripts[1],
+    )
+
+
+def places(vectors: Matrix) -> npt.NDArray[np.float64]:
+    """(tracks, 2) places between -1 and 1, so that similar vectors are near each other.
+
+    Args:
+        vectors: (tracks, dim), of length 1. The same vectors always get the same places.
+    """
+    from sklearn.manifold import TSNE
+
+    count = len(vectors)
+    if count < 4:
+        return np.stack([np.linspace(-0.5, 0.5, count), np.zeros(count)], axis=1)
+    # Exact duplicates would divide by 0.
+    jitter = np.random.default_rng(0).standard_normal(vectors.shape).astype(np.float32)
+    found = TSNE(
+        perplexity=min(_PERPLEXITY, (count - 1) / 3),
+        init="pca",
+        random_state=0,
+    ).fit_transform(vectors + 1e-6 * jitter)
+    found = np.asarray(found, np.float64)
+    found -= (found.max(axis=0) + found.min(axis=0)) / 2
+    return 0.95 * found / np.maximum(np.abs(found).max(axis=0), 1e-9)
+
+
+def neighbours(vectors: Matrix, limit: int) -> npt.NDArray[np.int64]:
+    """(tracks, limit) of each track the most similar others, the nearest first; fewer columns if
+    there are fewer tracks.
+    """
+    limit = min(limit, len(vectors) - 1)
+    found = []
+    for start in range(0, len(vectors), _BLOCK):
+        products = vectors[start : start + _BLOCK] @ vectors.T
+        rows = np.arange(len(products))
+        products[rows, start + rows] = -np.inf
+        best = np.argpartition(-products, max(0, limit - 1), axis=1)[:, :limit]
+        order = np.argsort(-np.take_along_axis(products, best, axis=1), axis=1, kind="stable")
+        found.append(np.take_along_axis(best, order, axis=1))
+    return np.concatenate(found)
+
+
+def clusters(vectors: Matrix) -> npt.NDArray[np.int64]:
+    """(tracks,) numbers from 0: groups of tracks that sound alike."""
+    from sklearn.cluster import KMeans
+
+    count = min(CLUSTERS, len(vectors) // 4)
+    if count < 2:
+        return np.zeros(len(vectors), np.int64)
+    found = KMeans(count, n_init=3, random_state=0).fit_predict(vectors)
+    return np.asarray(found, np.int64)
+
+
+def cluster_names(tracks: Sequence[Track], numbers: npt.NDArray[np.int64]) -> list[str]:
+    """What each group has more of than the library as a whole, by tags."""
+    vocabulary = sorted({tag for track in tracks for tag in track.tags})
+    table = np.array([[track.tags.get(tag, 0.0) for tag in vocabulary] for track in tracks])
+    names = []
+    for number in range(int(numbers.max()) + 1):
+        name = str(number + 1)
+        if vocabulary:
+            lift = table[numbers == number].mean(axis=0) - table.mean(axis=0)
+            best = [vocabulary[i] for i in np.argsort(-lift)[:2] if lift[i] > 0]
+            name = ": ".join([name, ", ".join(best)]) if best else name
+        names.append(name)
+    return names
+
+
+def _data(
+    tracks: Sequence[Track], addresses: Sequence[str], numbers: npt.NDArray[np.int64]
+) -> dict[str, Any]:
+    keys = sorted({track.key for track in tracks if track.key}, key=_fifths)
+    artists, artist_names = _numbered([printable(track.artist) for track in tracks])
+    albums, album_names = _numbered([printable(track.album) for track in tracks])
+    found = [
+        [(tag, sure) for tag, sure in list(track.tags.items())[:_TAGS] if sure >= _LEAST_TAG]
+        for track in tracks
+    ]
+    vocabulary = sorted({tag for tags in found for tag, _ in tags})
+    number = {tag: index for index, tag in enumerate(vocabulary)}
+    return {
+        "titles": [printable(track.title) for track in tracks],
+        "artists": artists,
+        "artistNames": artist_names,
+        "albums": albums,
+        "albumNames": album_names,
+        "files": addresses,
+        "durations": [round(track.duration, 1) for track in tracks],
+        "tempi": [None if track.tempo is None else round(track.tempo, 1) for track in tracks],
+        "keys": [keys.index(track.key) if track.key else -1 for track in tracks],
+        "keyNames": keys,
+        "fifths": [_fifths(key)[0] for key in keys],
+        "tags": [[[number[tag], round(100 * sure)] for tag, sure in tags] for tags in found],
+        "tagNames": vocabulary,
+        "clusters": numbers.tolist(),
+        "clusterNames": cluster_names(tracks, numbers),
+    }
+
+
+def _fifths(key: str) -> tuple[int, str]:
+    """A key's number on the wheel, then its mode."""
+    place = write_key(key, "openkey")
+    return int(place[:-1]), place[-1]
+
+
+def _numbered(values: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Values as numbers, and what these stand for."""
+    names = sorted(set(values))
+    number = {name: index for index, name in enumerate(names)}
+    return [number[value] for value in values], names
+
+
+def _address(track: Track, folder: Path | None) -> str:
+    """Where a page finds a recording."""
+    if folder is None:
+        return f"v1/tracks/{track.id}/audio"
+    if is_url(track.path):
+        return track.path
+    try:
+        path = Path(os.path.relpath(track.path, os.path.realpath(folder)))
+    except ValueError:  # on another drive
+        return Path(track.path).as_uri()
+    return quote(os.fsencode(path.as_posix()))
+
+
+def _asset(name: str) -> str:
+    """A file of ``assets``."""
+    return (files("musicfm.library") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _base64(values: npt.NDArray[Any]) -> str:
+    return base64.b64encode(values.tobytes()).decode("ascii")

@@ -1,0 +1,159 @@
+"""What a library writes into files, and for other programs, by the command line."""
+
+import csv
+import json
+from pathlib import Path
+from xml.etree import ElementTree as xml
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+
+import audio_files
+import libraries
+from command_line import Run
+from musicfm.datasets.annotations import read_jams
+from musicfm.errors import ConfigError
+from musicfm.library.library import Library
+
+mutagen = pytest.importorskip("mutagen")
+
+
+@pytest.fixture
+def music(tmp_path: Path) -> Path:
+    """Recordings in two folders."""
+    folder = tmp_path / "music"
+    for name in ("a.b/tone.flac", "c/tone.mp3", "c/tone.ogg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        audio_files.write(folder / name.split("/")[0], name.split("/")[1], seconds=1.0)
+    return folder
+
+
+@pytest.fixture
+def lib(tmp_path: Path, music: Path) -> Library:
+    return libraries.make(tmp_path / "lib", sorted(music.glob("*/*")))
+
+
+def test_tag_writes_and_takes_back(lib: Library, music: Path, run: Run) -> None:
+    paths = [Path(track.path) for track in lib.tracks()]
+    before = {path: path.read_bytes() for path in paths}
+    tempo, key = f"{lib.tracks()[0].tempo:g}", lib.tracks()[0].key
+    assert key is not None
+
+    status, out, err = run("library", "tag", lib.path, "--dry-run")
+    assert (status, err.strip()) == (0, "3 would be written")
+    assert f"{paths[0]}: tempo {tempo}, key" in out
+    assert {path: path.read_bytes() for path in paths} == before
+    assert not (lib.path / "tagging.sqlite").exists()
+
+    status, _, err = run("library", "tag", lib.path, "--key-notation", "camelot", "--tags")
+    assert (status, err.strip()) == (0, "3 written")
+    flac = mutagen.File(music / "a.b" / "tone.flac")
+    assert flac["bpm"] == [tempo]
+    assert flac["initialkey"][0][-1] in "AB"
+    assert flac["grouping"] == ["rock, piano"]
+    status, out, err = run("library", "tag", lib.path)
+    assert (status, err.strip()) == (0, "0 written")
+    assert "is there" in out
+
+    status, out, err = run("library", "tag", lib.path, "--undo")
+    assert (status, err.strip()) == (0, "3 put back")
+    assert {path: path.read_bytes() for path in paths} == before
+
+
+def test_one_bad_file_does_not_end_tag(lib: Library, music: Path, run: Run) -> None:
+    (music / "c" / "tone.mp3").write_bytes(b"no music")
+    status, _, err = run("library", "tag", lib.path)
+    assert status == 1
+    assert "tone.mp3 cannot be written" in err
+    assert err.strip().endswith("2 written, 1 failed")
+
+
+def test_only_one_run_writes_tags(lib: Library, run: Run) -> None:
+    from musicfm.library import tagging
+
+    with tagging._journal(lib):
+        status, _, err = run("library", "tag", lib.path)
+    assert status == 1
+    assert "another run is writing" in err
+
+
+def test_exports(lib: Library, music: Path, tmp_path: Path, run: Run) -> None:
+    status, _, err = run(
+        "library", "export", lib.path, "--rekordbox", tmp_path / "o.xml", "--csv",
+        tmp_path / "o.csv", "--parquet", tmp_path / "o.parquet", "--jams", tmp_path / "jams",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "2 tracks are in" in err
+    assert "1 left out, whose formats rekordbox does not play" in err
+
+    tracks = lib.tracks()
+    with (tmp_path / "o.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [track.path for track in tracks]
+    assert [float(row["tempo"]) for row in rows] == [track.tempo for track in tracks]
+    assert json.loads(rows[0]["tags"]) == dict(tracks[0].tags)
+
+    table = parquet.read_table(tmp_path / "o.parquet")
+    assert table.schema.metadata[b"model"] == b"nano"
+    raw = lib.vectors(raw=True)
+    for row, track in zip(table.to_pylist(), tracks, strict=True):
+        assert (row["path"], row["key"], dict(row["tags"])) == (track.path, track.key, track.tags)
+        np.testing.assert_array_equal(np.float32(row["vector"]), raw[track.vector])
+
+    found = sorted(path.relative_to(tmp_path / "jams") for path in (tmp_path / "jams").rglob("*.*"))
+    assert [str(path) for path in found if path.suffix == ".jams"] == [
+        "a.b/tone.flac.jams", "c/tone.mp3.jams", "c/tone.ogg.jams"
+    ]  # fmt: skip
+    assert read_jams(tmp_path / "jams" / "c" / "tone.mp3.jams").annotations.beats is not None
+
+    names = [each.attrib["Name"] for each in xml.parse(tmp_path / "o.xml").iter("TRACK")]
+    assert names == ["tone", "tone"]
+
+
+def test_files_that_are_gone_are_left_out(lib: Library, music: Path, run: Run) -> None:
+    from musicfm.library.adding import Writer
+
+    (music / "c" / "tone.mp3").unlink()
+    Writer(lib.database).look_for_files()
+    _, _, err = run("library", "export", lib.path, "--csv", lib.path / "o.csv")
+    assert err.startswith("2 tracks")
+
+
+def test_a_library_without_heads(tmp_path: Path, music: Path, run: Run) -> None:
+    lib = libraries.make(tmp_path / "bare", [music / "c" / "tone.mp3"], has_heads=False)
+    status, out, err = run("library", "tag", lib.path)
+    assert (status, err.strip()) == (0, "0 written")
+    assert "nothing to write" in out
+    run("library", "export", lib.path, "--rekordbox", tmp_path / "o.xml", "--jams", tmp_path / "j")
+    (track,) = xml.parse(tmp_path / "o.xml").iter("TRACK")
+    assert not track.attrib.keys() & {"AverageBpm", "Tonality"}
+    assert not (tmp_path / "j").exists()
+
+
+@pytest.mark.parametrize("verb", ["tag", "export --csv o.csv", "map --out o.html"])
+def test_what_is_no_library_is_told_in_a_sentence(
+    tmp_path: Path, run: Run, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    verb, *options = verb.split()
+    status, _, err = run("library", verb, tmp_path / "none", *options)
+    assert status == 1
+    assert f"{tmp_path / 'none'} is no library" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_export(lib: Library, run: Run) -> None:
+    status, _, err = run("library", "export", lib.path)
+    assert (status, "name a file" in err) == (1, True)
+
+
+def test_an_empty_library(tmp_path: Path) -> None:
+    from musicfm.library import exports
+
+    lib = libraries.make(tmp_path / "lib", [audio_files.write(tmp_path, "tone.wav", seconds=1.0)])
+    with lib.database.connect() as connection:
+        connection.execute("UPDATE tracks SET missing = 1")
+    with pytest.raises(ConfigError, match="there are no tracks"):
+        exports.write_csv(lib, tmp_path / "o.csv")
+    assert not (tmp_path / "o.csv").exists()
