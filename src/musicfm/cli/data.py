@@ -290,7 +290,7 @@ def render(
 
 def _describe_scan(scanned: "Scan", out: Path) -> str:
     known = f"{len(scanned.manifest)} tracks ({scanned.manifest.seconds / 3600:.2f} h) in {out}"
-    is_new = scanned.num_read or scanned.num_vanished
+    is_new = scanned.num_unchanged < len(scanned.manifest) or scanned.num_vanished
     parts = [known if is_new else f"nothing new: {known}"]
     if set(scanned.sizes) - {None}:
         sizes = scanned.sizes.items()
