@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ def rate_of(name: str) -> int:
 
 def tone(rate: int, seconds: float, channels: int = 2) -> Samples:
     """A chirp and some noise that differ per channel; shape (samples, channels)."""
+    return _tone(rate, seconds, channels).copy()
+
+
+@lru_cache(maxsize=16)
+def _tone(rate: int, seconds: float, channels: int) -> Samples:
     num_samples = round(rate * seconds)
     times = np.arange(num_samples) / rate
     noise = np.random.default_rng(0).standard_normal((num_samples, channels))

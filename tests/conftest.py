@@ -1,4 +1,5 @@
 import copy
+import multiprocessing
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from torch import Tensor
 import recipe
 from command_line import Run
 from musicfm import cli
+from musicfm.audio import processes
 from musicfm.model.musicfm import MusicFM
 from musicfm.render.soundfont import SoundFont, load_font
 
@@ -27,6 +29,23 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["RAY_AUTH_TOKEN"] = "0" * 64
 # Jobs in the background of a shell have Ctrl-C ignored, and hand that down to what tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Has worker processes fork from one that has imported what they need, once.
+
+    They are spawned in test_processes.py and test_decoders.py, as they are for users.
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        pytest.MonkeyPatch().setattr(processes, "_START_METHOD", "forkserver")
+        needed = ["musicfm.datasets.shards", "musicfm.render.songs", "musicfm.tasks.trials"]
+        if any(
+            item.path.stem == "test_pretraining_run" and item.get_closest_marker("processes")
+            for item in session.items
+        ):
+            needed.append("musicfm.pretraining.run")
+        multiprocessing.set_forkserver_preload(needed)
+
 
 Golden = Mapping[str, npt.NDArray[Any]]
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from musicfm.audio import reading
+from musicfm.audio import processes, reading
 from musicfm.audio.decoders import (
     Block,
     End,
@@ -32,6 +32,11 @@ from musicfm.errors import AudioError, AudioWarning
 RATE = 100
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and /dev/shm")
 Samples = npt.NDArray[np.float32]
+
+
+@pytest.fixture(autouse=True)
+def _spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_START_METHOD", "spawn")
 
 
 def ramp(length: int) -> Samples:

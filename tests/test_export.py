@@ -81,12 +81,7 @@ def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exp
     return export_once
 
 
-@pytest.fixture(
-    params=[
-        name if name == "small, 50 Hz" else pytest.param(name, marks=pytest.mark.compiles)
-        for name in MODELS
-    ]
-)
+@pytest.fixture(params=MODELS)
 def exported(request: pytest.FixtureRequest, export_once: Callable[[str], Exported]) -> Exported:
     return export_once(request.param)
 
@@ -99,6 +94,7 @@ def small(export_once: Callable[[str], Exported]) -> Exported:
 # ------------------------------------------------------------------------------- parity
 
 
+@pytest.mark.compiles
 def test_it_gives_what_the_model_gives(exported: Exported) -> None:
     """At every layer and frame of a padded batch, whatever lies in the padding; and alone."""
     clips = torch.from_numpy(recipe.waveform(3, len(LENGTHS), max(LENGTHS)))
@@ -116,6 +112,7 @@ def test_it_gives_what_the_model_gives(exported: Exported) -> None:
             assert largest_difference(inside, alone[layer][0]) <= 1e-4
 
 
+@pytest.mark.compiles
 def test_it_takes_clips_of_any_length(exported: Exported) -> None:
     """Also such as end within a frame, anywhere."""
     step = exported.model.config.samples_per_frame // 7
@@ -161,6 +158,7 @@ def test_it_is_of_the_model_in_float32_and_eval_mode(tmp_path: Path, music: Tens
 # ----------------------------------------------------------------------------- the file
 
 
+@pytest.mark.compiles
 def test_the_file_says_what_it_is(small: Exported) -> None:
     inputs, outputs = small.session.get_inputs(), small.session.get_outputs()
     assert {i.name: (i.type, i.shape) for i in inputs} == {
@@ -178,10 +176,12 @@ def test_the_file_says_what_it_is(small: Exported) -> None:
     assert metadata["fingerprint"] == checkpoint.fingerprint(small.model)
 
 
+@pytest.mark.compiles
 def test_it_says_nothing_of_the_machine_that_wrote_it(small: Exported) -> None:
     assert str(Path(export.__file__).parent).encode() not in small.path.read_bytes()
 
 
+@pytest.mark.compiles
 def test_weights_that_do_not_fit_into_it_lie_beside(
     small: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, music: Tensor
 ) -> None:
@@ -198,16 +198,14 @@ def test_weights_that_do_not_fit_into_it_lie_beside(
     assert all(map(torch.equal, found, expected))
 
 
-def test_what_fails_leaves_what_was_there(
-    small: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export, "_graph", full)
     (tmp_path / "model.onnx").write_text("what was here before")
     with pytest.raises(OutputError, match=r"cannot write .*model\.onnx: No space left on device"):
-        export_onnx(small.model, tmp_path / "model.onnx", layers=[1])
+        export_onnx(trained(SMALL), tmp_path / "model.onnx", layers=[1])
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert (tmp_path / "model.onnx").read_text() == "what was here before"
 

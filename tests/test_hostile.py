@@ -114,7 +114,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     namespace=st.sampled_from(
         ["beat", "beat_position", "chord", "segment_open", "key_mode", "tag_x"]

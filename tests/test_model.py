@@ -259,13 +259,9 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inducto
     "ignore:.torch.jit.* is deprecated:DeprecationWarning",
     "ignore:Torchinductor does not support code generation for complex:UserWarning",
 )
+@pytest.mark.compiles
 @pytest.mark.parametrize(
-    "backend",
-    [
-        "eager",
-        pytest.param("aot_eager", marks=pytest.mark.compiles),
-        pytest.param("inductor", marks=[pytest.mark.compiles, needs_compiler]),
-    ],
+    "backend", ["eager", "aot_eager", pytest.param("inductor", marks=needs_compiler)]
 )
 def test_the_compiled_model_is_the_model(backend: str, tiny: MusicFM, music: Tensor) -> None:
     compiled = torch.compile(tiny, fullgraph=True, backend=backend)

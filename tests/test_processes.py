@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from musicfm.audio import processes
 from musicfm.audio.processes import (
     End,
     Failure,
@@ -15,6 +16,11 @@ from musicfm.audio.processes import (
     run_tasks,
 )
 from musicfm.errors import AudioError, ConfigError, OutputError
+
+
+@pytest.fixture(autouse=True)
+def _spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_START_METHOD", "spawn")
 
 
 def act(job: str) -> Iterator[Any]:

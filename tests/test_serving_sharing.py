@@ -1,8 +1,10 @@
 """One model for many threads."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from musicfm.audio.decoders import (
     Event,
     Failure,
 )
-from musicfm.embedding.embedder import Embedder, Finished, Frames
+from musicfm.embedding.embedder import Embedder, Finished, Frames, WindowEncoder
 from musicfm.embedding.windows import Samples
 from musicfm.errors import MusicFMError
 from musicfm.model.musicfm import MusicFM
@@ -98,11 +100,25 @@ def test_who_leaves_early_leaves_nothing_behind(tiny: MusicFM) -> None:
         assert isinstance(next(tracks), Frames)
         tracks.close()
         tracks = shared.tracks(blocks(clip(0, 60.0)), "song", nothing)
-        while not shared._asked.empty() or not isinstance(next(tracks), Frames):
-            pass
+        assert isinstance(next(tracks), Frames)
+        assert eventually(shared._asked.empty)
         tracks.close()  # when everything has been asked for
         assert frames_of(shared, clip(1)).shape[1] == 25
         eventually(lambda: not shared._under_way, seconds=30.0)
+
+
+def test_at_the_end_the_encoder_has_finished() -> None:
+    finished = threading.Event()
+
+    class Slow:
+        def tracks(self, events: Iterator[object]) -> Iterator[object]:
+            yield from events
+            time.sleep(0.1)
+            finished.set()
+
+    with SharedEncoder(cast(WindowEncoder, Slow())):
+        pass
+    assert finished.is_set()
 
 
 def test_an_encoder_that_fails_starts_again(

@@ -87,10 +87,7 @@ def fitted_on(
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in ("beat", "key") else pytest.param(name, marks=pytest.mark.statistics)
-        for name in TASKS
-    ],
+    [name if name == "key" else pytest.param(name, marks=pytest.mark.statistics) for name in TASKS],
 )
 def test_a_head_finds_what_the_features_say(tmp_path: Path, name: TaskName) -> None:
     found = recordings(tmp_path, name)

@@ -56,6 +56,7 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_loaders_end_with_a_run_that_is_killed(context: str, tmp_path: Path) -> None:
@@ -71,6 +72,7 @@ def test_loaders_end_with_a_run_that_is_killed(context: str, tmp_path: Path) -> 
         time.sleep(0.1)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_loaders_end_with_a_run_that_fails(context: str, tmp_path: Path) -> None:
     with start(tmp_path, context, "fails") as run:

@@ -1,6 +1,7 @@
 """A labelled collection of tones and clicks, in which every task has something to find."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ def annotations(number: int) -> Annotations:
     )
 
 
+@cache
 def samples(number: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """Sound that says what the annotations say."""
     known = annotations(number)

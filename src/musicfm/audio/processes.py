@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from musicfm.errors import AudioWarning, ConfigError, MusicFMError, OutputError
 
@@ -72,6 +72,7 @@ class Now:
 TaskEvent: TypeAlias = Message[Key] | End[Key] | Failure[Key]
 Task: TypeAlias = Callable[[Any], Iterator[Any]]
 
+_START_METHOD: Final = "spawn"  # a fork would inherit locks that other threads hold
 _JOBS_PER_WORKER = 2  # one being done, one waiting in the pipe: no pause between short files
 _START_SECONDS = 120.0  # for importing the caller's main script, perhaps from a slow disk
 _MAX_FAILED_STARTS = 3  # of one worker in a row
@@ -255,7 +256,7 @@ class Worker(ABC, Generic[Key, Event]):
         return failure
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(_START_METHOD)
         program, arguments = self._program(context)
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(

@@ -77,7 +77,7 @@ def draw_curves(rows: list[dict[str, Any]], target: Path) -> None:
                 axes.plot(*zip(*points, strict=True), style, label=names.get(key), linewidth=1.2)
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
-        if len(keys) > 1:
+        if len(keys) > 1 and axes.lines:
             axes.legend(frameon=False)
     with atomic_write(target) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
