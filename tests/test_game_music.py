@@ -1,7 +1,9 @@
-"""The script in runs/ that fetches free music: what is used, under which licence, and what not."""
+"""The scripts in runs/ for free music: what is fetched, and what beats become labels."""
 
 import csv
 import importlib.util
+import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +96,34 @@ def test_nothing_of_the_reserved_packages_was_used(script: Any) -> None:
         assert row["package"] not in script.RESERVED
         assert script.is_free(row["licence"])
         assert len(row["sha256"]) == 64
+
+
+def beats(interval: float, confidence: float) -> list[dict[str, float]]:
+    return [{"time": i * interval, "confidence": confidence} for i in range(40)]
+
+
+def test_labels_are_made_of_steady_beats_that_a_model_is_sure_of(tmp_path: Path) -> None:
+    script = runpy.run_path(str(RUNS / "sure_beats.py"))
+    assert script["is_sure"](beats(0.5, 0.6))
+    assert not script["is_sure"](beats(0.5, 0.4))
+    assert not script["is_sure"](beats(0.25, 0.6))  # 240 bpm
+    assert not script["is_sure"](beats(0.5, 0.6)[:7])
+    ragged = beats(0.5, 0.6)
+    for i in range(0, 40, 3):
+        ragged[i]["time"] += 0.1
+    assert not script["is_sure"](ragged)
+    music, analysed, out = tmp_path / "music", tmp_path / "analysed", tmp_path / "out"
+    (music / "game").mkdir(parents=True)
+    (music / "game" / "sure.flac").write_bytes(b"sound")
+    (analysed / "game").mkdir(parents=True)
+    for name, confidence in (("sure", 0.6), ("unsure", 0.1)):
+        found = [
+            {"namespace": "beat", "data": beats(0.5, confidence)},
+            {"namespace": "key_mode", "data": []},
+        ]
+        (analysed / "game" / f"{name}.jams").write_text(json.dumps({"annotations": found}))
+    script["main"](music, analysed, out)
+    assert sorted(path.name for path in out.iterdir()) == ["game_sure.flac", "game_sure.jams"]
+    assert (out / "game_sure.flac").read_bytes() == b"sound"
+    (annotation,) = json.loads((out / "game_sure.jams").read_text())["annotations"]
+    assert annotation["namespace"] == "beat"

@@ -74,17 +74,24 @@ pretty_midi, which itself is MIT; labels and cards name it |
 when this was written; the code beside them is MIT, but for one file under Apache-2.0. They are \
 downloaded from [their repository](https://huggingface.co/minzwon/MusicFM), which has today's \
 terms, and never passed on by us |
-| music of nine of Debian's game packages, heard by `nano` without labels | CC-BY-SA (5.4 hours), \
+| music of nine of Debian's game packages, used by `nano` without labels | CC-BY-SA (5.4 hours), \
 GPL (4.1), GPL or CC-BY (0.7), CC-BY (0.3): `runs/game_music.csv` lists each file | fetched by \
 `runs/game_music.py`; never passed on by us |
+| the other sound fonts of the songs that `nano` learned from: FluidR3 and MuseScore General; \
+OPL-3 FM 128M | MIT; GPL-3.0-or-later | Debian's packages `fluid-soundfont-gm`, \
+`musescore-general-soundfont`, `opl3-soundfont`; `--soundfonts` plays them |
+| POP909, whose compositions 220 of those songs have, and their forms | MIT, both | \
+[POP909](https://github.com/music-x-lab/POP909-Dataset), \
+[forms](https://github.com/Dsqvival/hierarchical-structure-analysis); `--lead-sheets` reads them |
 | published datasets | each its own | none is downloaded; see [datasets](datasets.md) |
 
-Whether a licence of music reaches the weights of a model that has heard it is disputed; so what
-`nano` has heard is listed, and what forbids some use, or states no licence, was left out.
+Whether a licence of music reaches the weights of a model trained on it is disputed; so what
+`nano` has learned from is listed, and what forbids some use, or states no licence, was left out.
 
 Songs of `musicfm render` are played from a font under the GPL. Whether that licence reaches sound
 made with a font is disputed. Each song's labels name font and licence, and `--soundfonts` takes any
-other font.
+other font. Lead sheets of OpenEWLD, which `--lead-sheets` reads too, were left out of what `nano`
+learned from: some of those works are not in the public domain everywhere.
 
 mutagen, which `musicfm library tag` writes with, is under the GPL. It is an extra of its own,
 `musicfm[tags]`, which nothing else needs. This package calls it and contains nothing of it; who
