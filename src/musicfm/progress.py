@@ -77,7 +77,7 @@ class AudioProgress(_Shown):
 
 
 class ListeningProgress(AudioProgress, Generic[Key]):
-    """A bar over recordings that are listened to, which moves within them too.
+    """A bar over recordings that are encoded, which moves within them too.
 
     Args:
         what: is done.

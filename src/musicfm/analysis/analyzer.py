@@ -1,4 +1,4 @@
-"""A song, analysed: all that the heads of a model hear in it, from one pass of the encoder."""
+"""A song, analysed: all that the heads of a model find in it, from one pass of the encoder."""
 
 import base64
 import itertools

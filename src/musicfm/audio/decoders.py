@@ -132,7 +132,7 @@ def _slots(ring: Any, shape: tuple[int, int]) -> _Samples:
 def _work(
     pipe: Connection, ring: Any, shape: tuple[int, int], decode: Callable[..., Iterator[_Samples]]
 ) -> None:
-    """The worker: paths and free slots come in, samples go out, until nobody listens."""
+    """The worker: paths and free slots come in, samples go out, until the other side is gone."""
     slots, free, paths = _slots(ring, shape), deque(range(shape[0])), deque[str]()
 
     def receive() -> None:

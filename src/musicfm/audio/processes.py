@@ -314,7 +314,7 @@ def _run_task(pipe: Connection, task: Task) -> None:
 
 
 def serve(pipe: Connection, deliver: Callable[[Any], None], next_job: Callable[[], Any]) -> None:
-    """The worker's side: take jobs and deliver, until nobody listens."""
+    """The worker's side: take jobs and deliver, until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     end_with_parent()
     with suppress(EOFError, OSError):

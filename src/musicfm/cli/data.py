@@ -105,7 +105,8 @@ def stats(
     ] = None,
     seed: Annotated[int, typer.Option(help="Another one draws another sample.")] = 0,
     recipe: Annotated[
-        str | None, typer.Option(help="Whose mel, as pretrain's.", show_default="the paper's")
+        str | None,
+        typer.Option(help="The recipe whose mel is measured.", show_default="the paper's"),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="With --recipe, as pretrain's.")
@@ -145,8 +146,9 @@ def stats(
     found.save(out)
     num_failed = len(scanned.failures) + len(found.failures)
     say(
-        f"mean {found.mean:.4f} dB, deviation {found.std:.4f} dB over {found.num_tracks} tracks "
-        f"({found.seconds / 3600:.2f} h), {num_failed} failed; wrote {out}"
+        f"mean {found.mean:.4f} dB, standard deviation {found.std:.4f} dB over "
+        f"{found.num_tracks} tracks ({found.seconds / 3600:.2f} h), {num_failed} failed; "
+        f"wrote {out}"
     )
     raise typer.Exit(1 if num_failed else 0)
 

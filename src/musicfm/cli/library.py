@@ -48,7 +48,7 @@ def add(
 ) -> None:
     """Add what is new or has changed to a library, which is made if it is not there.
 
-    Each recording is heard once: for the vectors that similar ones are found by, and for beats,
+    Each recording is encoded once: for the vectors that similar ones are found by, and for beats,
     chords, sections, key and tags. A bad file is reported and skipped; a run that was interrupted
     continues where it stopped. Files that have moved or have other tags are known by their sound.
     """

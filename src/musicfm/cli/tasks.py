@@ -52,7 +52,7 @@ Labels = Annotated[float, typer.Option(help="Learn from this part of the trainin
 Cache = Annotated[Path, typer.Option(help="Folder for hidden states; may be shared and removed.")]
 Context = Annotated[
     Literal["model", "paper"],
-    typer.Option(help="What a model hears at once: its own context, or clips of the task."),
+    typer.Option(help="What a model encodes at once: its own context, or clips of the task."),
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Heads, which differ in their seed.")]
 Precision = Annotated[

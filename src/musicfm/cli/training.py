@@ -80,7 +80,8 @@ def pretrain(
         bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT, if any.")
     ] = False,
     stats: Annotated[
-        Path | None, typer.Option(help="Mean and deviation of the mel; musicfm stats writes them.")
+        Path | None,
+        typer.Option(help="Mean and standard deviation of the mel; musicfm stats writes them."),
     ] = None,
     centroids: Annotated[
         Path | None, typer.Option(help="For k-means tokens; musicfm kmeans writes them.")

@@ -1,6 +1,6 @@
 """Random crops of a collection: crop n is a pure function of (seed, n) and of the files.
 
-So whoever computes crop n, in whichever process and after however many interruptions, hears the
+So whoever computes crop n, in whichever process and after however many interruptions, gets the
 same. Clip p of step s is crop ``s * batch_size + p``.
 """
 

@@ -1,4 +1,4 @@
-"""Recordings into a library, each heard once, so that a run that was killed loses nothing."""
+"""Recordings into a library, each encoded once, so that a run that was killed loses nothing."""
 
 import contextlib
 import json
@@ -119,7 +119,7 @@ def add(
 
 
 def _listener(database: Database, model: str | None, heads: Sequence[str], device: str) -> Listener:
-    """What a library hears with, or is to."""
+    """What a library encodes with, or is to."""
     if not database.exists:
         return Listener.load(model or "nano", heads, device)
     settings = database.settings()
@@ -155,7 +155,7 @@ def _state(file: Recording | Track) -> tuple[int, int]:
 
 
 class _Run(Account[Recording]):
-    """One run over recordings, some of which are to be heard."""
+    """One run over recordings, some of which are to be encoded."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class _Run(Account[Recording]):
         timeout_seconds: float,
         on_damage: Literal["error", "warn"],
     ) -> None:
-        """Hears what is not known by its sound."""
+        """Encodes what is not known by its sound."""
         predictor = self._listener.predictor
         with scratch(self._writer.database.folder / ".features") as folder:
             files = {
@@ -202,7 +202,7 @@ class _Run(Account[Recording]):
                         path.unlink()
 
     def _unknown(self, pending: Sequence[Recording]) -> Iterator[tuple[Recording, Location]]:
-        """Those that have to be heard; of the others, what is known is kept."""
+        """Those that have to be encoded; of the others, what is known is kept."""
         for recording in pending:
             try:
                 sound = reading.sound_hash(recording.path)

@@ -126,7 +126,7 @@ class Settings:
     layer: int
     """Whose hidden states the vectors are of."""
     dim: int
-    """Of these; vectors have their means and then their deviations over time."""
+    """Of these; vectors have their means and then their standard deviations over time."""
     heads: tuple[str, ...]
     """Folders of heads; none if they are those that come with the model."""
     heads_fingerprint: str

@@ -89,8 +89,8 @@ class Library:
 
         Args:
             kind: of tracks or of segments.
-            raw: whether as they were computed: means and then deviations over time of hidden
-                states. Else as they are compared: centred, whitened, of length 1.
+            raw: whether as they were computed: means and then standard deviations over time of
+                hidden states. Else as they are compared: centred, whitened, of length 1.
 
         Returns:
             (rows, 2 * dim) if raw, else (rows, compared); float32.

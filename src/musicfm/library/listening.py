@@ -1,4 +1,4 @@
-"""What a library hears of a recording, in one pass of the encoder: vectors, and what heads say."""
+"""What a library keeps of a recording, from one pass of the encoder: vectors and analyses."""
 
 import os
 import tempfile
@@ -23,7 +23,7 @@ from musicfm.tasks.predict import Predictor
 
 @dataclass(frozen=True)
 class Vectors:
-    """Means and then deviations over time of the frames of a recording."""
+    """Means and then standard deviations over time of the frames of a recording."""
 
     track: Matrix
     """(2 * dim,) of all of it."""
@@ -68,7 +68,7 @@ class Listener:
         embedder = Embedder(encoder.model, sorted({layer, *encoder.layers}))
         if embedder.windowing != encoder.windowing:
             raise ConfigError(
-                "the heads hear other windows than vectors are made of; use heads of the context "
+                "the heads take other windows than vectors are made of; use heads of the context "
                 "'model'"
             )
         return cls(replace(predictor, encoder=embedder), layer, heads)
@@ -98,7 +98,7 @@ class Listener:
 
 
 def pooled(frames: npt.NDArray[np.float16], rate: float) -> Vectors:
-    """Means and deviations over time.
+    """Means and standard deviations over time.
 
     Args:
         frames: (time, dim), at least one; may be mapped into memory, of which little is read at
@@ -126,7 +126,7 @@ def combined(
 
 
 def _vector(moments: npt.NDArray[np.float64]) -> Matrix:
-    """(..., 2 * dim) means and deviations, from (..., 2, dim) means and mean squares."""
+    """(..., 2 * dim) means and standard deviations, from (..., 2, dim) means and mean squares."""
     mean, square = moments[..., 0, :], moments[..., 1, :]
     deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
     return np.concatenate([mean, deviation], axis=-1).astype(np.float32)

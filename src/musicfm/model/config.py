@@ -195,7 +195,7 @@ class TransformerConfig(_EncoderConfig):
 class RandomProjectionConfig(Config):
     """Frozen random projections and codebooks (BEST-RQ, Chiu et al., 2022).
 
-    Codebook ``i`` is drawn from ``seed + i``. The last ``pitch_codebooks`` hear pitch classes
+    Codebook ``i`` is drawn from ``seed + i``. The last ``pitch_codebooks`` measure pitch classes
     instead of levels: which notes sound, which a random projection of levels hardly tells.
     """
 
@@ -269,7 +269,7 @@ class ModelConfig(Config):
 
     @property
     def sample_rate(self) -> int:
-        """Samples per second of the audio that the model hears."""
+        """Samples per second of the model's input."""
         return self.mel.sample_rate
 
     @property
@@ -320,7 +320,7 @@ PRESETS: Mapping[str, ModelConfig] = {
     ),
     # For a laptop without a GPU: 19 MB of weights. Normalised as rendered songs need it. Sixteen
     # small codebooks tell more about a frame than a large one, and so teach more per step; half of
-    # them hear pitch classes, without which so small a model learns timbre and no harmony.
+    # them measure pitch classes, without which so small a model learns timbre and no harmony.
     "nano": ModelConfig(
         mel=MelConfig(mean=0.03, std=16.9),
         front_end=FrontEndConfig(conv_dim=16),

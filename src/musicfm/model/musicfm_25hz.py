@@ -97,7 +97,7 @@ class MusicFM25Hz(nn.Module):
                 "tokens per feature; use musicfm.MusicFM for several codebooks"
             )
         if len(features) != 1 or features[0] not in FEATURES:
-            raise ConfigError(f"features are {list(features)}; the model hears ['{FEATURES[0]}']")
+            raise ConfigError(f"features are {list(features)}; the model takes ['{FEATURES[0]}']")
         sizes = {
             "codebook_dim": codebook_dim,
             "codebook_size": codebook_size,
@@ -200,14 +200,14 @@ class MusicFM25Hz(nn.Module):
             features: the names of the mel.
         """
         if unknown := set(features) - set(FEATURES):
-            raise ConfigError(f"no feature {sorted(unknown)}; the model hears ['{FEATURES[0]}']")
+            raise ConfigError(f"no feature {sorted(unknown)}; the model takes ['{FEATURES[0]}']")
         x = x.squeeze(1) if isinstance(x, Tensor) and x.dim() == 3 else x
         check_waveform(x, None, self._config.mel)
         mel = self.preprocessor_melspec_2048(x)[..., :-1]
         return dict.fromkeys(features, mel.to(x.dtype) if x.itemsize == 2 else mel)
 
     def normalize(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Takes the mean of ``stat`` away and divides by its deviation; x is changed, too."""
+        """Subtracts the mean in ``stat``, divides by the standard deviation; x is changed, too."""
         for key in x:
             x[key] = (x[key] - self.stat[f"{key}_mean"]) / self.stat[f"{key}_std"]
         return x

@@ -395,7 +395,9 @@ def read_stats(stats: Stats, legacy: bool = False) -> tuple[float, float]:
         where = str(stats)
         mean, std = _read_stats_file(Path(stats), legacy)
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-        raise CheckpointError(f"{where}: mean {mean} and deviation {std} are impossible")
+        raise CheckpointError(
+            f"{where}: a mean of {mean} and a standard deviation of {std} are impossible"
+        )
     return mean, std
 
 

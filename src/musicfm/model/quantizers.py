@@ -17,7 +17,7 @@ FRAMES_AT_ONCE = 4_096
 """Frames whose scores against one codebook are held at once: 64 MB for 4096 codes."""
 
 PITCH_NEIGHBOURS = 2
-"""Mel bands on either side that a band is compared with, where a codebook hears pitch."""
+"""Mel bands on either side that a band is compared with, where a codebook measures pitch."""
 PITCH_HERTZ = (120.0, 2_300.0)
 PITCH_WIDTH = 0.6  # semitones
 
@@ -57,35 +57,35 @@ def pitch_classes(mel: MelConfig) -> Tensor:
     hertz = mel_corners(mel)[1:-1]
     semitones = 12.0 * (hertz / 440.0).log2()[:, None] - torch.arange(12, device="cpu")
     distance = torch.remainder(semitones + 6.0, 12.0) - 6.0
-    heard = (hertz >= PITCH_HERTZ[0]) & (hertz <= PITCH_HERTZ[1])
-    return standing_out.T @ ((-0.5 * (distance / PITCH_WIDTH).square()).exp() * heard[:, None])
+    in_range = (hertz >= PITCH_HERTZ[0]) & (hertz <= PITCH_HERTZ[1])
+    return standing_out.T @ ((-0.5 * (distance / PITCH_WIDTH).square()).exp() * in_range[:, None])
 
 
 class RandomCodebook(Float32Buffers):
     """One random projection and its random codes.
 
     Args:
-        heard: (features, kept) what is projected of the features; None: all.
+        basis: (features, kept) what is projected of the features; None: all.
     """
 
     random_projection: Tensor
     codebook: Tensor
 
     def __init__(
-        self, features: int, size: int, dim: int, seed: int, heard: Tensor | None = None
+        self, features: int, size: int, dim: int, seed: int, basis: Tensor | None = None
     ) -> None:
         super().__init__()
         # On the CPU, so that codes are the same everywhere; on the meta device nothing is drawn.
         device = "meta" if torch.empty(0).is_meta else "cpu"
-        kept = features if heard is None else heard.shape[1]
+        kept = features if basis is None else basis.shape[1]
         projection = torch.empty(kept, dim, device=device)
         codebook = torch.empty(size, dim, device=device)
         if device != "meta":
             generator = torch.Generator().manual_seed(seed)
             nn.init.xavier_normal_(projection, generator=generator)
             nn.init.normal_(codebook, generator=generator)
-        if heard is not None:
-            projection = heard.to(device) @ projection
+        if basis is not None:
+            projection = basis.to(device) @ projection
         self.register_buffer("random_projection", projection)
         self.register_buffer("codebook", codebook)
 

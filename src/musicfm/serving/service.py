@@ -59,7 +59,7 @@ def load(
     embedder = Embedder(encoder.model, sorted(layers))
     if embedder.windowing != encoder.windowing:
         raise ConfigError(
-            "the heads hear other windows than embeddings are made of; use heads of the context "
+            "the heads take other windows than embeddings are made of; use heads of the context "
             "'model'"
         )
     return embedder, predictor

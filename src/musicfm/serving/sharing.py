@@ -89,7 +89,7 @@ class SharedEncoder:
             yield answer
         finally:
             if not is_whole:
-                self._ask(Failure(listener, "nobody listens"))
+                self._ask(Failure(listener, "its client is gone"))
 
     def _ask(self, event: _Asked | None) -> None:
         while self._thread.is_alive():

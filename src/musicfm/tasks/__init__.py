@@ -1,5 +1,5 @@
-"""The tasks of music information retrieval that the paper evaluates, in one grammar.
+"""The tasks of music information retrieval that the paper evaluates, behind one interface.
 
-:class:`musicfm.tasks.base.Task` is the grammar; a module each has its words: beat (with downbeat),
+:class:`musicfm.tasks.base.Task` is the interface, and each task is a module: beat (with downbeat),
 chord, structure, key and tagging.
 """

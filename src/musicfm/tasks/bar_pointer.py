@@ -38,7 +38,7 @@ WINDOW = 4
 CLIP = 4.0
 """Log-odds beyond which something is not surer."""
 BEAT_LEVEL, DOWNBEAT_LEVEL = 0.2, 1.0
-"""In deviations above the mean over the recording: the log-odds from which on a beat, or a
+"""In standard deviations above the mean over the recording: the log-odds from which on a beat, or a
 downbeat, is rather there than not. Lower ones give twice as many beats, higher ones half as many.
 """
 ACTIVE = -2.9

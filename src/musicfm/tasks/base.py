@@ -1,4 +1,4 @@
-"""The grammar of a task: annotations to targets, logits to a loss, logits to annotations, scores.
+"""The interface of a task: annotations to targets, logits to a loss, logits to annotations, scores.
 
 The outputs of a task are its logits at ``rate`` Hz, or one per clip. A prediction is an
 :class:`~musicfm.datasets.annotations.Annotations` like any other, of which a task fills in its own
@@ -152,7 +152,7 @@ class Task(ABC, Generic[D]):
 
     @abstractmethod
     def constants(self, train: Sequence[Annotations]) -> Iterator[Constant]:
-        """What may be said of every recording without listening, such as the commonest label.
+        """What may be said of every recording without hearing it, such as the commonest label.
 
         Args:
             train: of labelled recordings, at least one.

@@ -2,7 +2,7 @@
 
 The mel spectrogram that models see, and chroma, which says of harmony what can be said without
 learning. Heads see them as fits (see :data:`musicfm.tasks.features.Inputs`): a single frame of a
-spectrogram says little, while a frame of a model has heard what is around it.
+spectrogram says little, while a frame of a model depends on what is around it.
 """
 
 import math
@@ -17,7 +17,7 @@ from musicfm.model.config import MelConfig
 from musicfm.model.mel import LogMel
 
 _SECONDS = 30.0
-"""Of a window. Only a few frames, at the edges, hear that it ends; in the overlap they count
+"""Of a window. Only a few frames, at the edges, depend on where it ends; in the overlap they count
 for little."""
 _OVERLAP_SECONDS = 1.0
 

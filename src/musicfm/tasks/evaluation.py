@@ -58,7 +58,7 @@ def evaluate_head(
     Raises DataError if no recording of a test set is labelled for its task.
     """
     (head,) = predictor.heads
-    for name, tracks in tests.items():  # before anything is listened to
+    for name, tracks in tests.items():  # before anything is computed
         labelled(head.task, tracks, f"the test set '{name}'")
     found, failures = {}, []
     for name, tracks in tests.items():

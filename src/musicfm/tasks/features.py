@@ -1,7 +1,7 @@
 """Hidden states of labelled recordings, computed once and kept on the disk.
 
 A file for each layer of a recording, named after the recording's hash, in folders named after all
-else that hidden states hang on: the encoder, its precision, and what it hears at once. So a file
+else that hidden states hang on: the encoder, its precision, and its context. So a file
 that is there is never wrong, and a run that was interrupted goes on.
 """
 
@@ -37,7 +37,7 @@ Where = TypeVar("Where", bound=Location)
 
 Inputs = Literal["frames", "stacked", "statistics"]
 """What a head sees of hidden states: pooled frames, as those of a model; with others around them;
-or their means with their deviations."""
+or their means with their standard deviations."""
 
 STACKED_SECONDS = (0.0, 0.04, 0.12, 0.4, 1.0)
 """How far the outputs lie, to either side, that are stacked."""
@@ -90,7 +90,7 @@ class Features:
         Args:
             layers: which.
             rate: of the outputs, in Hz.
-            inputs: "statistics" gives deviations after the means.
+            inputs: "statistics" gives standard deviations after the means.
             outputs: consecutive ones that are wanted; None: all.
             relative: also how each differs from the mean of the recording.
 

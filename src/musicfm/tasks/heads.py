@@ -63,7 +63,7 @@ class HeadConfig(Config):
     relative: bool = False
     """Whether it also sees how they differ from the mean of the whole recording."""
     context: Literal["paper", "model"] = "model"
-    """What the model hears at once: clips of the task's length, or its own context."""
+    """What the model encodes at once: clips of the task's length, or its own context."""
     hidden: Width = 512
     dropout: Probability = 0.2
     decoding: Mapping[str, float | str] = Field(default_factory=dict)
@@ -73,8 +73,8 @@ class HeadConfig(Config):
 class Head(nn.Module):
     """Hidden states to the logits of a task.
 
-    Hidden states are standardised by their means and deviations over the training data, which are
-    part of the head.
+    Hidden states are standardised by their means and standard deviations over the training data,
+    which are part of the head.
     """
 
     mean: Tensor

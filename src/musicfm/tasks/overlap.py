@@ -12,7 +12,7 @@ _NO_MODEL = ("mel", "chroma", "trivial", "oracle")
 
 
 def overlaps(rows: Sequence[Row], corpus: Corpus) -> dict[str, str]:
-    """By row: nothing if its model is known to have heard no test recording, else a remark."""
+    """By row: nothing if its model is known to have seen no test recording, else a remark."""
     tests = _names(corpus)
     return {row.name: _of_row(row, tests) for row in rows}
 

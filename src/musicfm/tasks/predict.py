@@ -97,7 +97,7 @@ class Predictor:
         return cls(loaded, encoder, name)
 
     def __call__(self, recording: Path) -> tuple[Annotations, float]:
-        """What the heads hear in a recording, and the recording's length in seconds.
+        """What the heads find in a recording, and the recording's length in seconds.
 
         Raises AudioError if it cannot be used.
         """
@@ -193,7 +193,7 @@ class Heard:
 
 @dataclass(frozen=True)
 class Output:
-    """What becomes of what was heard."""
+    """What becomes of encoded recordings."""
 
     write: Callable[[Heard, Path], str]
     """Takes it to files in a folder. Gives the name of the last one, without which the recording
@@ -251,7 +251,7 @@ def predict_collection(
         settings["head"] = predictor.fingerprint()
     with (
         running(
-            "Listening",
+            "Analysing",
             sources,
             out,
             settings,
@@ -343,7 +343,7 @@ def _complete(run: Run, output: Output, out: Path) -> None:
 
 
 def write_jams(predictor: Predictor, heard: Heard, out: Path) -> str:
-    """Writes what the heads hear in a recording, as JAMS."""
+    """Writes what the heads find in a recording, as JAMS."""
     tasks = ", ".join(head.config.task for head in predictor.heads)
     jams = document(
         observations(predictor.decode(heard.features, heard.duration), heard.duration),

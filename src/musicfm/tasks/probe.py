@@ -187,7 +187,7 @@ class Examples:
         return frames, self._values[inside], self._known[inside]
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation over all outputs, (layers, 1, width) each."""
+        """Mean and standard deviation over all outputs, (layers, 1, width) each."""
         total = torch.zeros(self._frames.shape[1:], dtype=torch.float64)
         squares = torch.zeros_like(total)
         for first in range(0, len(self._frames), OUTPUTS_AT_ONCE):
@@ -329,7 +329,7 @@ def _optimise(
         elif epoch - best_epoch >= settings.patience:
             break
     if math.isinf(best_loss):
-        raise MusicFMError("the loss of a head came to no number; are its inputs of vast size?")
+        raise MusicFMError("the loss of a head is NaN; are its inputs of vast size?")
     head.load_state_dict(best)
     return losses
 

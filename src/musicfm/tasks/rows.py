@@ -9,7 +9,7 @@ A row of the table is named by a text:
                                 context_seconds is None for the encoder's own context
     finetuned:MODEL             the model trained together with the head
     scratch:MODEL               the same, begun with random weights
-    trivial                     what can be had without listening
+    trivial                     the best constant guess
     oracle                      the labels themselves
 """
 

@@ -1,4 +1,4 @@
-"""What can be had without listening, and what the labels allow at best.
+"""The best constant guess, and what the labels allow at best.
 
 The trivial predictor says the same of every recording (:meth:`musicfm.tasks.base.Task.constants`).
 What it says is learnt from training and chosen on validation, as a head's decoding is. The oracle
@@ -22,7 +22,7 @@ Predictor = Callable[[LabelledTrack], Annotations]
 def trivial(
     task: Task[Any], train: Sequence[LabelledTrack], valid: Sequence[LabelledTrack]
 ) -> Predictor:
-    """The best predictor that does not listen.
+    """The best predictor that ignores the recording.
 
     Raises DataError if no recording is labelled for the task.
     """
