@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 from musicfm.errors import ConfigError
 
 Location: TypeAlias = Path | str
-"""Of a file or folder: a path on this machine, or a URL."""
+"""A file or folder: a path on this machine, or a URL."""
 
 ATTEMPTS = 7
 WAIT_SECONDS = 0.5

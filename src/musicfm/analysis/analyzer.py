@@ -28,7 +28,7 @@ from musicfm.tasks.predict import Predictor
 
 _SILENCE = "neither beats nor chords were found, as in silence: no key, sections or tags are given"
 _SIMILARITY = "self_similarity"
-"""In the sandbox of a JAMS file, so that a page can be made of the file alone."""
+"""Key in the sandbox of a JAMS file, so that a page can be made of the file alone."""
 
 SLOW, FAST = 80.0, 130.0
 """Beats per minute below and above which a recording is tagged so."""
@@ -42,7 +42,7 @@ class Beat(NamedTuple):
     time: float
     """In seconds."""
     position: int
-    """In its bar, from 1, the downbeat; 0 if not known."""
+    """Place in the bar, from 1, the downbeat; 0 if not known."""
     confidence: float | None
 
 
@@ -65,14 +65,14 @@ class Analysis:
     duration: float
     """In seconds."""
     annotations: Annotations
-    """What there was a head for, with confidences."""
+    """Results of the heads that there are, with confidences."""
     similarity: npt.NDArray[np.float32]
     """(n, n) cosine similarities of equal stretches of the recording, by their hidden states less
     the mean of the recording."""
     provenance: dict[str, Any]
     """The model and the heads."""
     warnings: tuple[str, ...] = ()
-    """Of damage, for people."""
+    """Messages about damage."""
     artist: str = ""
     """As the recording's tags say; empty where they do not."""
     file: str = ""

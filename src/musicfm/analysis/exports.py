@@ -21,7 +21,7 @@ LABEL_TRACKS = ("beats", "chords", "sections", "key")
 CLICK_RATE = 44_100
 _CLICK_SECONDS = 0.03
 _CLICK_HERTZ = {True: 1_760.0, False: 1_175.0}
-"""By whether it is a downbeat."""
+"""Pitch of a click, in Hz, by whether it is a downbeat."""
 _CLICK_LEVEL = 0.5
 
 

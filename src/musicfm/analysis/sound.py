@@ -20,7 +20,7 @@ from musicfm.audio import reading
 from musicfm.audio.sources import AudioFile
 
 SAMPLE_RATE = 48_000
-"""At which frames of BIT_RATE have a whole number of bytes."""
+"""In Hz; frames of BIT_RATE have a whole number of bytes at it."""
 BIT_RATE = 64_000
 FRAME_SAMPLES = 1_152
 FRAME_BYTES = FRAME_SAMPLES * BIT_RATE // (8 * SAMPLE_RATE)
@@ -31,7 +31,7 @@ _PEAK_SAMPLES = SAMPLE_RATE // PEAK_RATE
 _DELAY = 1_105
 """Samples that LAME and a decoder add together; silence makes them a frame, which is left out."""
 _TAG_OFFSET = 21
-"""Of Xing's tag in a mono frame: after the header and the side information."""
+"""Bytes before Xing's tag in a mono frame: the header and the side information."""
 
 _Samples = npt.NDArray[np.float32]
 

@@ -193,7 +193,7 @@ def scan_ogg(file: BinaryIO, start: int) -> list[Part]:
 
 
 WAV = {b"RIFF": "<", b"RIFX": ">"}
-"""What wav files begin with, and the byte order that goes with it."""
+"""First bytes of wav files, and the byte order that goes with them."""
 
 
 def scan_wav(file: BinaryIO, start: int) -> list[Part]:

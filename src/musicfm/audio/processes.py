@@ -66,7 +66,7 @@ class Now:
 
     name: str
     item: Any = None
-    """What the receiver knows the file by."""
+    """Key of the file for the receiver."""
 
 
 TaskEvent: TypeAlias = Message[Key] | End[Key] | Failure[Key]

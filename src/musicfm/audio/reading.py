@@ -71,7 +71,7 @@ _Samples = npt.NDArray[np.float32]
 _MARGIN_SECONDS = 1.0
 
 LOUDEST = 32.0
-"""What samples may reach: more is of another unit, such as that of integers."""
+"""Largest sample: more is of another unit, such as that of integers."""
 _MAX_SAMPLE = 1e15  # as good as infinite: somewhat beyond it, the power of a spectrum overflows
 
 

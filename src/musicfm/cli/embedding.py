@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from musicfm.embedding.results import Pooling
 
 _USE_GPUS = {"auto": None, "cpu": False, "cuda": True}
-"""Of a cluster, by --device."""
+"""Whether the actors of a cluster use GPUs, by --device."""
 
 
 @app.command(rich_help_panel=EMBED)

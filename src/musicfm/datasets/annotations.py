@@ -135,9 +135,9 @@ class Read:
 
     annotations: Annotations
     duration: float | None
-    """Of the recording, in seconds, as the file says."""
+    """Duration of the recording in seconds, as the file says."""
     problems: tuple[str, ...] = field(default=())
-    """What could not be used, and why; it is missing from the annotations."""
+    """Reasons why something could not be used; it is missing from the annotations."""
 
 
 def make_beats(times: Sequence[float] | Array, positions: Sequence[int] | None = None) -> Beats:

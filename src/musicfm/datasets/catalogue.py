@@ -41,7 +41,7 @@ class Dataset:
     tracks: str
     """How many, and how long."""
     source: str
-    """What to download, and from where."""
+    """Files to download, and from where."""
     size: str
     licence: str
     layout: str
@@ -339,4 +339,4 @@ DATASETS: Mapping[str, Dataset] = {
         splitting=Splitting(valid=0.1, by="track"),
     ),
 }
-"""By the names that users give."""
+"""Datasets by the names that users give."""

@@ -44,7 +44,7 @@ class Labelled:
 
     tracks: tuple[LabelledTrack, ...]
     problems: tuple[str, ...]
-    """What could not be used, and why."""
+    """Reasons why something could not be used."""
 
     def of_split(self, split: Split | None) -> tuple[LabelledTrack, ...]:
         """The tracks of a split, or of none, in their order."""

@@ -32,7 +32,7 @@ from musicfm.datasets.pieces import Collected, Piece, key_name, lines_of, spanni
 from musicfm.errors import ConfigError, DataError
 
 NO_FUNCTION = "no_function"
-"""What SALAMI calls a section that has none."""
+"""SALAMI's name for a section without a function."""
 
 Mirdata = Any
 """A track of mirdata's, which has no types."""
@@ -43,7 +43,7 @@ class Loader:
     """How to read one of mirdata's datasets."""
 
     name: str
-    """In mirdata."""
+    """Name in mirdata."""
     annotate: Callable[[Mirdata, float], Read]
     """From a track and its duration in seconds to what is known about it."""
     about: Callable[[Mirdata], Mapping[str, Any]] = lambda _: {}

@@ -46,7 +46,7 @@ class Collected:
 
     pieces: Sequence[Piece]
     problems: Sequence[str] = field(default=())
-    """What was left out already, and why."""
+    """Reasons why something was left out."""
 
 
 def read_pieces(

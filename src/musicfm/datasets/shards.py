@@ -53,7 +53,7 @@ from musicfm.remote import Location, join
 REPORT = "report.json"
 
 VERSION = 1
-"""Of what a shard holds; runs of different versions never mix."""
+"""Version of the contents of a shard; runs of different versions never mix."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class _Shard:
     sample_rate: int
     piece_seconds: float
     bad: _Bad = ()
-    """What is known to be of no use."""
+    """Tracks that are known to be of no use, and why."""
 
     @property
     def index(self) -> Path:

@@ -76,11 +76,11 @@ class MelStatistics:
     std: float
     num_tracks: int
     seconds: float
-    """Of the audio measured."""
+    """Seconds of audio measured."""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """Path and reason of each track that could not be used."""
     mel: MelConfig = field(default_factory=MelConfig)
-    """What was measured; its own mean and std played no part."""
+    """The mel that was measured; its own mean and std played no part."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the published JSON format. Raises OutputError."""

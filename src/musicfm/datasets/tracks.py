@@ -33,7 +33,7 @@ Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 VERSION = 1
-"""Of the manifest's format; a reader refuses higher ones."""
+"""Version of the manifest's format; a reader refuses higher ones."""
 
 MANIFEST_SUFFIXES = (".parquet", ".jsonl")
 INDEX = "index.parquet"
@@ -58,9 +58,9 @@ class Track:
     size: int
     """Bytes."""
     modified: int
-    """Of the file, in nanoseconds since 1970; 0 in a shard."""
+    """Time of the file's last change, in nanoseconds since 1970; 0 in a shard."""
     sha256: str
-    """Of the bytes, in hexadecimal."""
+    """SHA-256 of the bytes, in hexadecimal."""
     artist: str = ""
     album: str = ""
     title: str = ""

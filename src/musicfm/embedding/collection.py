@@ -306,7 +306,7 @@ class Written(Generic[Key]):
 
     key: Key
     found: dict[str, Any]
-    """What the journal must know to find the result."""
+    """Fields for the journal, by which the result is found."""
     duration: float
     """In seconds."""
     warnings: tuple[str, ...]

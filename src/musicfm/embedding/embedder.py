@@ -146,7 +146,7 @@ class WindowEncoder(ABC):
     """
 
     precision = "float32"
-    """What it computes in."""
+    """Type of the arithmetic."""
 
     def __init__(
         self,

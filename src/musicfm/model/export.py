@@ -23,7 +23,7 @@ from musicfm.model.checkpoint import fingerprint
 from musicfm.model.musicfm import MusicFM
 
 _MOST_BYTES = 2_000_000_000
-"""Of weights within the file: it is one protobuf message, which ends at 2 GiB, with its graph."""
+"""Bytes of weights within the file, a protobuf message that ends at 2 GiB, with its graph."""
 
 
 def export_onnx(model: MusicFM, path: str | Path, *, layers: Sequence[int]) -> None:

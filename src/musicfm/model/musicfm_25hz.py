@@ -32,7 +32,7 @@ from musicfm.modules.features import MelSTFT
 from musicfm.modules.random_quantizer import RandomProjectionQuantizer
 
 FEATURES: Final = ("melspec_2048", "melspec")
-"""What the authors call the mel: today, and in November 2023."""
+"""The authors' names for the mel: today's, and that of November 2023."""
 
 STATS_PATH: Final = "./data/fma_stats.json"
 MODEL_PATH: Final = "./data/pretrained_fma.pt"

@@ -107,7 +107,7 @@ WEIGHT_NORM = (
     ("parametrizations.weight.original0", "weight_g"),
     ("parametrizations.weight.original1", "weight_v"),
 )
-"""What PyTorch calls a normed weight today, and what it did when the files were written."""
+"""PyTorch's names for a normed weight: today's, and those when the files were written."""
 
 LEGACY = (
     ("quantizer_melspec.", "quantizer_melspec_2048_0."),

@@ -65,7 +65,7 @@ class Instrument:
     """What a role is played on."""
 
     family: str
-    """Of pitched instruments or of drum kits."""
+    """Family of pitched instruments or of drum kits."""
     program: int
     gain_db: float
     pan: float

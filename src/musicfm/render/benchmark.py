@@ -37,7 +37,7 @@ NAME = "rendered-v1"
 
 SetName = Literal["train", "valid", "test", "heldout", "degraded", "all", "fonts", "compositions"]
 TEST_SETS: tuple[SetName, ...] = ("heldout", "test", "degraded")
-"""Of rendered-v1, the headline first."""
+"""Test sets of rendered-v1, the headline first."""
 
 NAME_V2, QUICK = "rendered-v2", "rendered-v2-quick"
 COMPOSITIONS = "POP909"
@@ -52,9 +52,9 @@ class SongSet:
     name: SetName
     first_seed: int
     fingerprints: tuple[str, ...]
-    """Of the songs' labels, in the order of their seeds."""
+    """Fingerprints of the songs' labels, in the order of their seeds."""
     version: Version = 1
-    """Of the generator."""
+    """Version of the generator."""
     max_seconds: float | None = None
     fonts: tuple[str, ...] = ()
     """SHA-256 of the sound fonts; none: the one that pretty_midi brings along."""

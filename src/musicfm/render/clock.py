@@ -19,7 +19,7 @@ class Feel:
     swing_steps: int
     """Length of a swung pair, in steps; 0 if nothing swings."""
     ritardando: float
-    """By how much the last two bars slow down."""
+    """Fraction by which the last two bars slow down."""
 
 
 class Clock:

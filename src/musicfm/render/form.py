@@ -11,7 +11,7 @@ from musicfm.render.splits import is_reserved
 from musicfm.render.theory import Key
 
 MIN_SECONDS, MAX_SECONDS = 60.0, 150.0
-"""Of the music, at its nominal tempo and without silences."""
+"""Length of the music, at its nominal tempo and without silences."""
 
 # What may follow what, and how likely.
 _NEXT: dict[str, dict[str, float]] = {
@@ -43,7 +43,7 @@ class Phrase:
     """A phrase as it occurs, whole or cut short."""
 
     letter: str
-    """Which of its material's phrases."""
+    """Name of the phrase within its material."""
     bars: int
 
 
@@ -53,7 +53,7 @@ class Section:
 
     label: str
     material: str
-    """Whose harmony it has; the first section of that material defines it."""
+    """Name of the harmony, which the first section of that material defines."""
     phrases: tuple[Phrase, ...]
     key: Key
     first_bar: int = 0

@@ -100,7 +100,7 @@ class Slot:
     """A chord within a phrase."""
 
     start: int
-    """In steps from the phrase's start; negative where it comes before the beat."""
+    """Steps from the phrase's start; negative where it comes before the beat."""
     degree: str
     quality: str
     bass: int

@@ -14,7 +14,7 @@ class Family:
     programs: tuple[int, ...]
     """General MIDI, from 0."""
     reserved: tuple[int, ...]
-    """For held-out songs only."""
+    """Programs for held-out songs only."""
     low: int
     high: int
     """Range of a melody, in MIDI pitch."""
@@ -55,7 +55,7 @@ class Kit:
     """Drum kits that sound alike."""
 
     programs: tuple[int, ...]
-    """Of bank 128."""
+    """Programs of bank 128."""
     reserved: tuple[int, ...]
     gain_db: float
 

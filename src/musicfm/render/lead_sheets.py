@@ -55,7 +55,7 @@ class SheetChord(NamedTuple):
     """A chord of a lead sheet."""
 
     start: int
-    """In steps of a sixteenth, likewise the end."""
+    """Start in steps of a sixteenth, likewise the end."""
     end: int
     root: int
     """Pitch class."""

@@ -12,7 +12,7 @@ class ScoreNote(NamedTuple):
     """A note as written."""
 
     start: int
-    """In steps of a sixteenth; 0 begins the first bar."""
+    """Start in steps of a sixteenth; 0 begins the first bar."""
     end: int
     pitch: int
     accent: float = 1.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Version = Literal[1, 2]
-"""Of the generator: 1 is that of rendered-v1."""
+"""Version of the generator: 1 is that of rendered-v1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class Part:
     """One instrument and all that it plays."""
 
     role: str
-    """What it does: "bass", "chords", "lead", "drums" and so on."""
+    """"bass", "chords", "lead", "drums" and so on."""
     program: int
     """General MIDI program from 0; for drums, the kit's program in bank 128."""
     is_drums: bool
     notes: tuple[Note, ...]
-    """By start."""
+    """Notes in the order of their starts."""
     gain_db: float
     pan: float
     """-1 (left) to 1 (right)."""
@@ -59,7 +59,7 @@ class Production:
     noise_db: float
     """Level of the noise floor, in dB relative to full scale (RMS)."""
     noise_slope_db: float
-    """Of the noise's spectrum, per octave: 0 is white, -3 pink."""
+    """Slope of the noise's spectrum, per octave: 0 is white, -3 pink."""
     width: float
     """Stereo width: 0 is mono, 1 as panned."""
     level_db: float
@@ -68,7 +68,7 @@ class Production:
     """A round trip through this format."""
     codec_kbps: int
     seed: int
-    """Of the noise and the reverb's tail."""
+    """Seed of the noise and of the reverb's tail."""
     compression_db: float = 0.0
     """How far a compressor turns down the loudest; what follows is done before ``level_db``."""
     saturation_db: float = 0.0
@@ -111,7 +111,7 @@ class Labels:
     keys: tuple[Span, ...]
     """Tonic and mode, such as "Eb:minor", in JAMS's spelling of key_mode."""
     tags: tuple[str, ...]
-    """What is audible: instruments, style, mood of tempo and so on; sorted."""
+    """Tags of what is audible: instruments, style, mood of tempo and so on; sorted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,10 @@ from musicfm.render.synthesis import synthesize
 AudioFormat = Literal["flac", "wav"]
 
 SAMPLE_RATE = 24_000
-"""Of songs, unless another is asked for: the models'."""
+"""Default sample rate of songs, in Hz: the models'."""
 
 MIN_SECONDS = 10.0
-"""Of what a song may be cut to."""
+"""Shortest length to which a song may be cut."""
 _PATIENCE_SECONDS = 600.0  # for one song, which takes seconds
 
 

@@ -179,7 +179,7 @@ class Vorbis:
     name: str
     encoded: memoryview = field(repr=False)
     start: int
-    """Of what is played, in the decoded sample."""
+    """First sample that is played, in the decoded sample."""
     end: int
 
     @cached_property
@@ -205,9 +205,9 @@ class Zone:
     velocities: tuple[int, int]
     """Lowest and highest."""
     generators: tuple[int, ...]
-    """By number; preset and instrument added up and limited as in 8.1.3."""
+    """Values by number; preset and instrument added up and limited as in 8.1.3."""
     sample: "PCM | Vorbis" = field(repr=False)
-    """What it plays."""
+    """The sample that is played."""
     loop: tuple[int, int]
     """Its first sample and the one after its last, within the sample; (0, 0) if there is none."""
     is_loop_left: bool
@@ -216,7 +216,7 @@ class Zone:
     root_key: int
     """The key that plays the sample as it was recorded."""
     correction: int
-    """Of the sample's pitch, in cents."""
+    """Correction of the sample's pitch, in cents."""
 
     def __getitem__(self, generator: Gen) -> int:
         return self.generators[generator]
@@ -228,11 +228,11 @@ class SoundFont:
 
     name: str
     sha256: str
-    """Of the file."""
+    """SHA-256 of the file."""
     licence: str
-    """What the file says about copying, or "unknown"."""
+    """The file's words about copying, or "unknown"."""
     presets: Mapping[tuple[int, int], Sequence[Zone]] = field(repr=False)
-    """By bank and program; drum kits are in bank 128."""
+    """Zones by bank and program; drum kits are in bank 128."""
 
 
 def load_font(path: Path | None = None) -> SoundFont:

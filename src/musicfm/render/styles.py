@@ -46,15 +46,15 @@ class Style:
     sevenths: float = 0.2
     inversions: float = 0.15
     pushes: float = 0.3
-    """Of a song with chords that come before the beat."""
+    """Probability of a song with chords that come before the beat."""
     swing: float = 0.0
     swings: Literal["eighths", "sixteenths"] = "eighths"
     density: Range = (0.35, 0.6)
-    """Of melody notes, in onsets an eighth."""
+    """Range of the density of melody notes, in onsets an eighth."""
     power: float = 0.0
     """Probability of power chords on a distorted guitar; likewise the next ones."""
     drive: float = 0.0
-    """Of an amplifier's distortion on other instruments than distorted guitars."""
+    """Probability of an amplifier's distortion on other instruments than distorted guitars."""
     alone: bool = False
     """Whether one instrument plays everything."""
 

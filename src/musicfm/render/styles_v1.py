@@ -58,7 +58,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
         "tempi": {"4/4": (66, 98), "3/4": (66, 98), "6/8": (48, 84)},
     },
 }
-"""What differs from the later versions."""
+"""Fields that differ from those of the later version."""
 
 STYLES: dict[str, Style] = {
     name: replace(STYLES_V2[name], **changes) for name, changes in _CHANGES.items()

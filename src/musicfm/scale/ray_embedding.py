@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 MAX_CHUNK = 256
 """Recordings that a worker is given at once; so many may have to be done again after a kill."""
 CHUNKS_PER_WORKER = 8
-"""At least, where there are recordings enough, lest one worker be left with much."""
+"""Fewest chunks, where there are recordings enough, lest one worker be left with much."""
 SMALLER = 16
-"""By how much chunks are smaller in the next pass."""
+"""Factor by which chunks are smaller in the next pass."""
 ATTEMPTS_ALONE = 3
 MAX_LOST, MAX_LOST_PART = 20, 0.05
 """Chunks of a pass, or the part of them, until the cluster rather than recordings is to blame."""
@@ -146,7 +146,7 @@ class Cluster:
 
     actors: int
     num_decoders: int
-    """Of each actor."""
+    """Decoder processes of each actor."""
     num_cpus: int
     num_gpus: int
 
@@ -225,7 +225,7 @@ class Job:
     embedder: Embedder
     folder: Path
     pooling: Pooling | None
-    """Of the .npz files to write; None: means, which are sent back."""
+    """Pooling of the .npz files to write; None: means, which are sent back."""
     num_decoders: int
     timeout_seconds: float
     on_damage: Literal["error", "warn"]

@@ -55,9 +55,9 @@ class Progress:
 
     stage: Literal["waiting", "listening", "finishing"] = "waiting"
     seconds: float = 0.0
-    """Of sound that are done."""
+    """Seconds of sound that are done."""
     duration: float | None = None
-    """Of the recording in seconds, if it says so."""
+    """Duration of the recording in seconds, if it says so."""
 
 
 class Job(ABC):

@@ -10,17 +10,17 @@ class Limits:
     """What one client, and all clients together, may ask for."""
 
     max_bytes: int = 200_000_000
-    """Of an upload."""
+    """Largest upload, in bytes."""
     max_seconds: float = 1_800.0
-    """Of sound in an upload."""
+    """Longest recording, in seconds."""
     upload_seconds: float = 300.0
-    """For an upload to arrive."""
+    """Seconds for an upload to arrive."""
     work_seconds: float = 600.0
     """From an upload's arrival to its result, waiting included."""
     max_requests: int = 32
     """Under way at once: arriving, waiting or in hand."""
     keep_seconds: float = 3_600.0
-    """For which the result of a job that is not waited for is kept."""
+    """Seconds for which the result of a job that is not waited for is kept."""
     max_kept: int = 200
     """Such results at once; beyond them, the oldest go."""
 

@@ -115,7 +115,7 @@ class Kept:
     running: Running
     folder: Path
     begun: float
-    """By the monotonic clock; likewise the end, None before."""
+    """Start on the monotonic clock; likewise the end, None before."""
     ended: float | None = None
     is_late: bool = False
     """Whether it took too long, and was given up."""

@@ -32,7 +32,7 @@ BEATS_PER_MINUTE = (40.0, 240.0)
 TRANSITION_LAMBDA = 60.0
 """How unlikely it is that the next beat has another length."""
 LARGEST_CHANGE = 0.15
-"""By which part of its length a beat may differ from the one before."""
+"""Fraction of its length by which a beat may differ from the one before."""
 WINDOW = 4
 """Outputs within which a beat is observed."""
 CLIP = 4.0

@@ -20,7 +20,7 @@ from musicfm.model.config import Config
 
 Array = npt.NDArray[np.float64]
 Scores = dict[str, float]
-"""Of one recording, by name; NaN where it has nothing to measure something on."""
+"""Scores of one recording, by name; NaN where it has nothing to measure something on."""
 Constant: TypeAlias = Callable[[float], Annotations]
 """The same annotations for all recordings, given their duration in seconds."""
 
@@ -61,11 +61,11 @@ class Task(ABC, Generic[D]):
 
     name: ClassVar[str]
     clip_seconds: ClassVar[float]
-    """Of the protocol's input."""
+    """Seconds of the protocol's input."""
     rate: ClassVar[float | None]
     """Outputs per second; None: one per clip."""
     metrics: ClassVar[tuple[str, ...]]
-    """Of a collection, the most telling ones first; see :meth:`summarise`."""
+    """Names of a collection's metrics, the most telling ones first; see :meth:`summarise`."""
     has_vocabulary: ClassVar[bool] = False
     """Whether :meth:`build` takes the tags of the training songs."""
     is_relative: ClassVar[bool] = False

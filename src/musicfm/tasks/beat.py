@@ -64,7 +64,7 @@ class BeatDecoding(Decoding):
     beat_threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     downbeat_threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     tempo: str = ""
-    """What is known of the tempo, for the bar pointer; see :func:`read_tempo`. Empty: nothing."""
+    """The tempo, if it is known, for the bar pointer; see :func:`read_tempo`."""
 
 
 def read_tempo(text: str) -> tuple[float, float] | float:

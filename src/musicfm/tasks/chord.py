@@ -43,7 +43,7 @@ from musicfm.tasks.spans import (
 NO_CHORD, NUM_CLASSES = 24, 25
 _ROOTS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 NAMES = (*(f"{root}:maj" for root in _ROOTS), *(f"{root}:min" for root in _ROOTS), "N")
-"""Of the classes."""
+"""Names of the classes."""
 
 _MAJOR, _MINOR = (1, 0, 0, 0, 1, 0, 0, 1), (1, 0, 0, 1, 0, 0, 0, 1)
 """The semitones of a triad, from its root to the fifth."""

@@ -19,7 +19,7 @@ from musicfm.tasks.names import TaskName
 from musicfm.tasks.tagging import applying
 
 SPLITTING = Splitting(valid=0.1, test=0.2)
-"""Of collections that are in no splits."""
+"""Splitting of collections that have no splits."""
 
 RENDERED_NOTE = (
     "Scores on rendered songs rank checkpoints on synthetic music. They do not predict those on "
@@ -35,17 +35,17 @@ class Corpus:
     train: tuple[LabelledTrack, ...]
     valid: tuple[LabelledTrack, ...]
     tests: Mapping[str, tuple[LabelledTrack, ...]]
-    """By the name of the test set; the headline first."""
+    """Test sets by name, the headline first."""
     vocabulary: tuple[str, ...] = ()
     """The tags that occur in all of the training songs."""
     problems: tuple[str, ...] = ()
-    """What could not be used, and why."""
+    """Reasons why something could not be used."""
     lack: str = ""
     """That a split is empty, if so, which whoever learns from it should know."""
     note: str = ""
     """To be said with every score."""
     rest: tuple[LabelledTrack, ...] = ()
-    """What is in no split."""
+    """Tracks that are in no split."""
 
     @property
     def tracks(self) -> tuple[LabelledTrack, ...]:

@@ -50,7 +50,7 @@ class Features:
     """Hidden states of one recording, on the disk."""
 
     paths: Mapping[int, Path]
-    """By layer; each has (time, dim) float16."""
+    """Files by layer; each has (time, dim) float16."""
     rate: float
     """Frames per second; frame k is centred at ``k / rate`` seconds."""
 

@@ -49,21 +49,21 @@ class HeadConfig(Config):
 
     task: TaskName
     vocabulary: tuple[str, ...] = ()
-    """Of tagging."""
+    """Tags of tagging."""
     model: str
-    """What the model is called, for people."""
+    """Name of the model."""
     fingerprint: str
-    """Of the model, see :func:`musicfm.model.checkpoint.fingerprint`."""
+    """Fingerprint of the model, see :func:`musicfm.model.checkpoint.fingerprint`."""
     layers: tuple[Annotated[int, Field(ge=0)], ...]
     """The hidden state, or several that are averaged with learned weights."""
     dim: Width
-    """Of the hidden states."""
+    """Width of the hidden states."""
     inputs: Inputs = "frames"
-    """What it sees of them."""
+    """Form in which the head gets them."""
     relative: bool = False
     """Whether it also sees how they differ from the mean of the whole recording."""
     context: Literal["paper", "model"] = "model"
-    """What the model encodes at once: clips of the task's length, or its own context."""
+    """Context of the model: clips of the task's length, or its own."""
     hidden: Width = 512
     dropout: Probability = 0.2
     decoding: Mapping[str, float | str] = Field(default_factory=dict)

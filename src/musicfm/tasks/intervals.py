@@ -17,7 +17,7 @@ NUM_RESAMPLES = 1_000
 LEVEL = 0.95
 
 Runs = Sequence[Mapping[str, Scores]]
-"""Of each seed, the scores by recording."""
+"""Scores by recording, for each seed."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from musicfm.tasks.spans import UNKNOWN, class_loss, class_targets, classes_at, 
 
 _TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 NAMES = (*(f"{tonic}:major" for tonic in _TONICS), *(f"{tonic}:minor" for tonic in _TONICS))
-"""Of the classes, as JAMS spells them."""
+"""Names of the classes, as JAMS spells them."""
 
 _THIRDS = {
     "major": 0,

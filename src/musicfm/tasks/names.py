@@ -4,4 +4,4 @@ from typing import Literal, TypeAlias, get_args
 
 TaskName: TypeAlias = Literal["beat", "chord", "structure", "key", "tagging"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
-"""In the order of tables."""
+"""All tasks, in the order of tables."""

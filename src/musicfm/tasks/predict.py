@@ -60,7 +60,7 @@ class Predictor:
     heads: tuple[Head, ...]
     encoder: WindowEncoder
     model: str
-    """What the encoder is called."""
+    """Name of the encoder."""
 
     @classmethod
     def load(
@@ -183,7 +183,7 @@ class Heard:
     duration: float
     """In seconds."""
     warnings: tuple[str, ...] = ()
-    """Of damage, with the name of the file."""
+    """Messages about damage, with the name of the file."""
 
     @property
     def title(self) -> str:
@@ -199,7 +199,7 @@ class Output:
     """Takes it to files in a folder. Gives the name of the last one, without which the recording
     does not count as done."""
     suffixes: Sequence[str]
-    """Of all these files, which have the recording's name."""
+    """Suffixes of all these files, which have the recording's name."""
     complete: Callable[[Recording, Path], bool] | None = None
     """Writes what is missing of the files of a recording that an earlier run has done. Gives
     whether anything was."""

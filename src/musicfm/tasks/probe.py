@@ -32,7 +32,7 @@ from musicfm.tasks.heads import Head, HeadConfig, build_task
 Labelled = TypeVar("Labelled", "Recording", LabelledTrack)
 
 OUTPUTS_AT_ONCE = 2_048
-"""Of a long recording, through a head."""
+"""Outputs of a long recording that go through a head at once."""
 
 
 class ProbeSettings(Config):
@@ -86,7 +86,7 @@ class Evaluation:
 
     summary: Scores
     tracks: Mapping[str, Scores]
-    """By the path of the recording."""
+    """Scores by the path of the recording."""
 
     @classmethod
     def of(
@@ -109,7 +109,7 @@ class Fitted:
 
     head: Head
     losses: tuple[tuple[float, float], ...]
-    """Of each epoch, on training and validation."""
+    """Losses of each epoch, on training and validation."""
     validation: Evaluation
 
 

@@ -55,7 +55,7 @@ MORE = (
     Column("relative key", "key", "key_relative"),
     Column("parallel key", "key", "key_parallel"),
 )
-"""What the paper's table has no room for."""
+"""Columns that the paper's table has no room for."""
 
 OTHERS = tuple(
     Column(metric, name, metric)
@@ -63,7 +63,7 @@ OTHERS = tuple(
     if all(column.task != name for column in COLUMNS)
     for metric in task_class(name).metrics
 )
-"""Of tasks that the paper does not have."""
+"""Columns of tasks that the paper does not have."""
 
 PAPER: Mapping[str, tuple[float, ...]] = {
     "FM1 (MERT)": (0.858, 0.722, 0.574, 0.578, 0.626, 0.645, 0.4499, 0.9167),
@@ -103,9 +103,9 @@ class Report:
     reference: str
     """The row that others are held against."""
     overlaps: Mapping[str, str]
-    """By row, what is known of its model having been trained on test recordings."""
+    """Remarks on models that were trained on test recordings, by row."""
     cells: Mapping[tuple[str, str, str], Cell]
-    """By row, test set, and label of the column."""
+    """Cells by row, test set, and label of the column."""
 
 
 def make_report(corpus: Corpus, results: Sequence[Result], overlaps: Mapping[str, str]) -> Report:

@@ -60,12 +60,12 @@ class Study:
     tasks: tuple[TaskName, ...]
     num_seeds: int = 5
     seeds_per_layer: int = 1
-    """Of these, before a layer is chosen."""
+    """Number of these seeds before a layer is chosen."""
     context: Context = "model"
     layers: Layers = "each"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     tuning: Mapping[str, Any] = field(default_factory=dict)
-    """Of rows that train their model: settings that are not the defaults of fine-tuning."""
+    """Settings that are not the defaults of fine-tuning, for rows that train their model."""
     finetuning: Mapping[str, Any] = field(default_factory=dict)
     """The same, but not for rows that begin with random weights."""
     device: str = "cpu"
@@ -82,9 +82,9 @@ class Result:
     layers: tuple[int, ...]
     """That were chosen; none if there are none to choose from."""
     curve: Mapping[tuple[int, ...], tuple[float, ...]]
-    """By layers, the scores on validation, of each of the first seeds."""
+    """Scores on validation of each of the first seeds, by layers."""
     runs: tuple[Mapping[str, Evaluation], ...]
-    """Of each seed, by test set."""
+    """Evaluations of each seed, by test set."""
     failures: tuple[str, ...] = ()
     """Recordings that could not be used, and why."""
     best: Path | None = None

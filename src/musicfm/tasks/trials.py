@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 FIT, TESTS = "fit.json", "tests.json"
 STUDY, RUN = "study.json", "run.json"
-"""What a folder of studies, and one of fine-tuning, holds."""
+"""Files by which folders of studies and of fine-tuning are known."""
 
 _PATIENCE_SECONDS = 24 * 3600.0  # for one trial: it has no files that could make it hang
 
@@ -58,7 +58,7 @@ class Recordings:
     train: tuple[Recording, ...]
     valid: tuple[Recording, ...]
     tests: Mapping[str, tuple[Recording, ...]]
-    """By the name of the test set."""
+    """Test sets by name."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Trial:
 
     folder: Path
     source: str
-    """Whose hidden states it sees."""
+    """Name of the encoder whose hidden states it gets."""
     config: HeadConfig
     settings: ProbeSettings
     tested: bool
