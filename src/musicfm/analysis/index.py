@@ -83,7 +83,7 @@ def _row(folder: Path, name: str) -> Iterator[str]:
         f"<td>{html.escape(printable(name))}</td>",
         f'<td class="number">{minutes}:{seconds:02d}</td>',
         f'<td class="number">{tempo}</td>',
-        f"<td>{html.escape(analysis.key or '')}</td>",
+        f'<td class="key">{html.escape(analysis.key or "")}</td>',
         f"<td>{_strip(analysis)}</td>",
     )
     yield f"<tr>{''.join(cells)}</tr>\n"

@@ -19,6 +19,7 @@ from musicfm.cli.app import (
     interruptible,
     say,
 )
+from musicfm.cli.lists import check_there
 
 
 @app.command(rich_help_panel=ANALYSE)
@@ -72,6 +73,8 @@ def analyze(
     export, is made of its JAMS file. A bad file is reported and skipped; a run that was interrupted
     continues where it stopped.
     """
+    check_there(paths)
+
     from musicfm.analysis.analyzer import load_predictor
     from musicfm.analysis.songs import analyse_collection, first_page
 

@@ -1,7 +1,6 @@
 """``musicfm embed``."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,7 +25,7 @@ from musicfm.cli.app import (
     need,
     say,
 )
-from musicfm.cli.lists import read_list
+from musicfm.cli.lists import check_there, read_list
 from musicfm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ def embed(
             raise ConfigError(f"--device is '{device}'; with --engine ray: auto, cpu or cuda")
 
     given = _recordings(sources)
-    _check_there(given)
+    check_there(given)
 
     import torch
 
@@ -227,23 +226,6 @@ def _recordings(sources: list[str]) -> list["Source"]:
         else:
             found.append(source)
     return found
-
-
-def _check_there(sources: Sequence["Source"]) -> None:
-    """Raises ConfigError if there is nothing to embed, before weights are downloaded for it."""
-    from musicfm.audio.folders import no_recordings, recordings_in
-    from musicfm.journal import Recording
-    from musicfm.remote import is_url
-
-    paths = [
-        Path(source)
-        for source in sources
-        if not isinstance(source, Recording) and not is_url(source)
-    ]
-    passed_over: dict[str, int] = {}
-    files = (file for path in paths for file in recordings_in(path, lambda _: None, passed_over))
-    if len(paths) == len(sources) and not any(os.path.exists(file) for file in files):
-        raise ConfigError(no_recordings(sources, passed_over))
 
 
 def _pooling(pool: str) -> "Pooling":

@@ -1,13 +1,20 @@
-"""Lists of recordings, for ``embed --list``: lines, NUL-separated names, playlists."""
+"""Lists of recordings, for ``embed --list``: lines, NUL-separated names, playlists; and whether
+there are any recordings.
+"""
 
 import codecs
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from musicfm.errors import ConfigError
 from musicfm.remote import is_url
+
+if TYPE_CHECKING:
+    from musicfm.embedding.collection import Source
 
 _BYTE_ORDER_MARKS = (  # UTF-32's begin with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
@@ -87,3 +94,19 @@ def _of_playlist(lines: list[bytes], suffix: str) -> tuple[list[bytes], bool]:
         entries = (re.fullmatch(rb"(?i)File\d+=(.+)", line.strip()) for line in lines)
         return [entry[1] for entry in entries if entry], True
     return lines, False
+
+
+def check_there(sources: Sequence["Source"]) -> None:
+    """Raises ConfigError if there are no recordings, before a model is loaded for them."""
+    from musicfm.audio.folders import no_recordings, recordings_in
+    from musicfm.journal import Recording
+
+    paths = [
+        Path(source)
+        for source in sources
+        if not isinstance(source, Recording) and not is_url(source)
+    ]
+    passed_over: dict[str, int] = {}
+    files = (file for path in paths for file in recordings_in(path, lambda _: None, passed_over))
+    if len(paths) == len(sources) and not any(os.path.exists(file) for file in files):
+        raise ConfigError(no_recordings(sources, passed_over))

@@ -25,6 +25,7 @@ from musicfm.cli.app import (
     say,
     show,
 )
+from musicfm.cli.lists import check_there
 from musicfm.errors import ConfigError
 from musicfm.tasks.names import TASKS, TaskName
 
@@ -439,6 +440,8 @@ def predict(
     A head for another task, into the same OUT, adds to the files what it finds. A bad file is
     reported and skipped; a run that was interrupted continues where it stopped.
     """
+    check_there(paths)
+
     from musicfm.journal import read_options
     from musicfm.tasks import heads
     from musicfm.tasks.predict import Predictor, predict_collection
