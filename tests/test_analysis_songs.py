@@ -209,7 +209,7 @@ def test_heads_for_several_tasks_share_a_folder(run: Run, music: Path, tmp_path:
     assert read_jams(out / "c.jams").annotations.chords is None
     status, errors = predict("nano/chord")
     assert status == 0, errors
-    assert f"each file in {out} gets what these find: " in errors
+    assert f"each file in {out} gets what the heads for key, chord find" in errors
     found = read_jams(out / "c.jams").annotations
     assert found.keys is not None
     assert found.chords is not None

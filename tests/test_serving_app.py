@@ -159,7 +159,9 @@ def ended(client: Client, job: str) -> dict[str, Any]:
     return found
 
 
-def test_a_result_is_kept_for_who_comes_back(client: Client, service: Service) -> None:
+def test_a_result_is_kept_for_who_comes_back(
+    client: Client, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
     job = begun(client, wav())
     assert ended(client, job) == {
         "name": "my song.wav",
@@ -182,7 +184,13 @@ def test_a_result_is_kept_for_who_comes_back(client: Client, service: Service) -
     (folder,) = service._folder.iterdir()
     assert {path.stem for path in folder.iterdir()} == {"result"}  # not what was sent
 
-    assert client.ask("DELETE", job).status == 204
+    with caplog.at_level("INFO", "musicfm.requests"):
+        client.ask("GET", job)
+        client.ask("GET", f"{job}/csv")
+        assert client.ask("DELETE", job).status == 204
+        assert eventually(lambda: "DELETE /v1/jobs/ID 204" in caplog.text)
+    assert "GET /v1/jobs/ID/csv 200" in caplog.text
+    assert "GET /v1/jobs/ID 200" not in caplog.text
     gone = client.ask("GET", job)
     assert (gone.status, gone.error) == (404, "there is no such job; results are kept for 60 min")
     assert not list(service._folder.iterdir())

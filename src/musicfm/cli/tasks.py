@@ -454,7 +454,8 @@ def predict(
         _check_goes_with(heads.load_config(folder), {f: heads.load_config(f) for f in folders}, out)
         folders.append(folder)
     if len(folders) > 1:
-        say(f"each file in {out} gets what these find: {', '.join(map(str, folders))}")
+        tasks = ", ".join(heads.load_config(folder).task for folder in folders)
+        say(f"each file in {out} gets what the heads for {tasks} find")
     with interruptible(f"what is done is in {out}, and the same command continues"):
         predictor = Predictor.load(folders, model, device_of(device))
         summary = predict_collection(

@@ -20,6 +20,8 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _log = logging.getLogger("musicfm.requests")
+_JOB = re.compile(r"^(/v1/jobs/)[^/]+")
+"""Whoever knows the id of a job can fetch its result: it is not logged."""
 _DRAIN_SECONDS, _DRAIN_BYTES = 5.0, 32 * 2**20
 
 
@@ -84,9 +86,12 @@ class Protection:
         finally:
             # Of the path only what routes have: anything else is the client's text.
             path = scope["path"] if re.fullmatch(r"[\w/.-]{1,100}", scope["path"]) else "(other)"
-            seconds = time.monotonic() - begin
+            path, seconds = re.sub(_JOB, r"\1ID", path), time.monotonic() - begin
             client = scope["client"][0] if scope.get("client") else "-"
-            _log.info("%s %s %s %d %.2f s", client, scope["method"], path, status, seconds)
+            # Clients ask twice a second how far a job is.
+            is_look = scope["method"] == "GET" and path == "/v1/jobs/ID" and status == 200
+            level = logging.DEBUG if is_look else logging.INFO
+            _log.log(level, "%s %s %s %d %.2f s", client, scope["method"], path, status, seconds)
 
     def _is_ours(self, host: str) -> bool:
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
