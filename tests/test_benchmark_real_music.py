@@ -41,7 +41,7 @@ def test_programs_are_compared_where_they_can_be(tmp_path: Path) -> None:
             write(tmp_path / program / f"{clip}.jams", 0.5, ("C:maj", "A:min", "G:7"))
     lines = SCRIPT["compare"](tmp_path).splitlines()
     programs = [cell.strip() for cell in lines[0].strip("|").split("|")[1:]]
-    cells = {}
+    cells: dict[str, dict[str, str]] = {}
     for line in lines[2:]:
         title, *values = (cell.strip() for cell in line.strip("|").split("|"))
         cells[title] = dict(zip(programs, values, strict=True))
