@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 import musicfm
+from musicfm.analysis.sections import sections
 from musicfm.analysis.spelling import spell_chords
 from musicfm.analysis.tempo import Tempo, main_tempo, tempi
 from musicfm.datasets import jams
@@ -22,6 +23,7 @@ from musicfm.datasets.annotations import Annotations, Array, Beats, Spans
 from musicfm.errors import CheckpointError, DataError, printable
 from musicfm.files import read_object
 from musicfm.model.checkpoint import folder_of
+from musicfm.tasks.base import softmax
 from musicfm.tasks.features import Features, mean_frame
 from musicfm.tasks.heads import shipped
 from musicfm.tasks.predict import Predictor
@@ -103,7 +105,9 @@ class Analysis:
 
     @property
     def sections(self) -> list[Span]:
-        """Sections."""
+        """Sections, named by letters, "A"; those that sound alike have the same one. Where the
+        head is sure what they are, that follows, "B chorus".
+        """
         return _spans(self.annotations.segments)
 
     @property
@@ -259,7 +263,8 @@ def analyse(
         artist: by its tags.
         file: its name, without a folder.
     """
-    found = predictor.decode(features, duration)
+    logits = predictor.logits(features)
+    found = predictor.decode(features, duration, logits)
     if is_silent(found):
         found = without_music(found)
         warnings = (*warnings, _SILENCE)
@@ -267,6 +272,8 @@ def analyse(
         computed = tags_of_beats(found.beats, duration)
         tags = {tag: computed.get(tag, sure) for tag, sure in found.tags.items()}
         found = replace(found, tags=tags)
+    if found.segments is not None and found.segments.labels:
+        found = replace(found, segments=sections_of(predictor, features, logits, found, duration))
     if found.chords is not None:
         found = replace(found, chords=spell_chords(found.chords, found.keys))
     return Analysis(
@@ -278,6 +285,26 @@ def analyse(
         warnings,
         artist,
         file,
+    )
+
+
+def sections_of(
+    predictor: Predictor,
+    features: Features,
+    logits: Mapping[str, Array],
+    found: Annotations,
+    duration: float,
+) -> Spans:
+    """See :func:`musicfm.analysis.sections.sections`; by the lowest layer, which tells most of how
+    something sounds.
+    """
+    none = np.zeros((1, 0))
+    return sections(
+        features.frames(min(predictor.encoder.layers)),
+        softmax(logits["chord"]) if "chord" in logits else none,
+        softmax(logits["structure"][:, 1:]),
+        np.empty(0) if found.beats is None else found.beats.times,
+        duration,
     )
 
 

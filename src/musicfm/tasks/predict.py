@@ -41,7 +41,7 @@ from musicfm.files import atomic_write, scratch
 from musicfm.journal import Recording
 from musicfm.model.musicfm import MusicFM
 from musicfm.tasks import heads
-from musicfm.tasks.base import softmax
+from musicfm.tasks.base import Array, softmax
 from musicfm.tasks.beat import read_tempo
 from musicfm.tasks.features import FeatureFiles, Features, compute
 from musicfm.tasks.heads import MODEL, Head, HeadConfig, check_model
@@ -140,13 +140,23 @@ class Predictor:
         """The hidden states that are there."""
         return Features(files, self.encoder.rate)
 
-    def decode(self, features: Features, duration: float) -> Annotations:
+    def logits(self, features: Features) -> dict[str, Array]:
+        """(outputs, num_logits) of each head, by its task."""
+        return {head.task.name: run(head, features) for head in self.heads}
+
+    def decode(
+        self, features: Features, duration: float, logits: Mapping[str, Array] | None = None
+    ) -> Annotations:
         """What the hidden states of a recording say. Where there are heads for keys and for
         chords, both tell the key.
+
+        Args:
+            features: of the recording.
+            duration: of the recording, in seconds.
+            logits: of the features, see :meth:`logits`; None: they are computed.
         """
-        found, logits = Annotations(), {}
+        found, logits = Annotations(), logits or self.logits(features)
         for head in self.heads:
-            logits[head.task.name] = run(head, features)
             times = features.times(head.task.output_rate)
             part = head.task.decode(logits[head.task.name], times, duration, head.decoding)
             known = {item.name: getattr(part, item.name) for item in fields(part)}
