@@ -64,8 +64,9 @@ lint: $(FOR_ALL)
 test: lint
 	$(BIN)/pytest $(PYTEST_ARGS) -m "not ($(MARKED))"
 
+# Few of them are long: a process that has done its own takes over what others have left.
 test-all: test
-	$(BIN)/pytest $(PYTEST_ARGS) -m "$(MARKED)"
+	$(BIN)/pytest $(PYTEST_ARGS) --dist worksteal -m "$(MARKED)"
 
 build: $(FOR_ALL)
 	$(BIN)/python -m build --no-isolation

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 import typer.main
+from filelock import FileLock
 
 from command_line import Run
 from documentation import PAGES, ROOT, Reader, blocks
@@ -60,13 +61,22 @@ EXPECTED: dict[str, dict[str, object]] = {
 
 
 @pytest.fixture(scope="module")
-def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def songs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """All that pages need of rendered-v1: three songs for training, and one of each other set."""
-    folder = tmp_path_factory.mktemp("rendered-v1")
-    for name, found in benchmark.song_sets().items():
-        count = 3 if name == "train" else 1
-        render_songs(count, folder / name, seed=found.first_seed, version=1, num_workers=1)
-    return folder
+    folder = tmp_path_factory.getbasetemp()
+    if worker_id != "master":  # one of several processes, of which the first renders them
+        folder = folder.parent
+    with FileLock(folder / "rendered-v1.lock"):
+        for name, found in benchmark.song_sets().items():
+            out, count = folder / "rendered-v1" / name, 3 if name == "train" else 1
+            render_songs(count, out, seed=found.first_seed, version=1, num_workers=1)
+    return folder / "rendered-v1"
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hidden states of nano, for pages that come later."""
+    return tmp_path_factory.mktemp("features")
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +103,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, songs: Path) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, songs: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(
+    tmp_path: Path,
+    songs: Path,
+    features: Path,
+    prepared: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
     """The working and the home directory of a page: a copy of what is prepared."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     shutil.copytree(songs, "rendered-v1", copy_function=os.link)
-    features = songs.with_name("features")  # of nano, for pages that come later
-    features.mkdir(exist_ok=True)
     Path("features").symlink_to(features)
     return tmp_path
 
