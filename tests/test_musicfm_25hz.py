@@ -676,19 +676,24 @@ def test_the_compiled_model_is_the_model(build: Build, music: Tensor) -> None:
 
 
 def test_it_trains_in_data_parallel(build: Build, music: Tensor, tmp_path: Path) -> None:
-    distributed = torch.distributed
+    def train(model: nn.Module) -> list[Tensor]:
+        torch.manual_seed(0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        for _ in range(3):  # the second would fail if a weight had no gradient in the first
+            optimizer.zero_grad()
+            model(music)[2][MELSPEC].backward()
+            optimizer.step()
+        return list(model.parameters())
+
+    alone, distributed = train(build().train()), torch.distributed
     distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
     )
     try:
-        parallel = nn.parallel.DistributedDataParallel(build().train())
-        optimizer = torch.optim.AdamW(parallel.parameters(), lr=1e-3)
-        for _ in range(3):  # the second would fail if a weight had no gradient in the first
-            optimizer.zero_grad()
-            parallel(music)[2][MELSPEC].backward()
-            optimizer.step()
+        parallel = train(nn.parallel.DistributedDataParallel(build().train()))
     finally:
         distributed.destroy_process_group()
+    torch.testing.assert_close(parallel, alone)
 
 
 def test_it_is_found_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
