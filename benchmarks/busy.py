@@ -22,7 +22,7 @@ from torch import Tensor
 from musicfm.embedding.collection import embed_collection
 from musicfm.embedding.embedder import Embedder
 from musicfm.embedding.windows import Samples
-from musicfm.memory import keep_freed_memory
+from musicfm.memory import tune_malloc
 from musicfm.model.musicfm import MusicFM
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    keep_freed_memory()
+    tune_malloc()
 
     rng = np.random.default_rng(0)
     dtype = torch.float32 if given.device == "cpu" else torch.bfloat16

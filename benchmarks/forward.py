@@ -1,4 +1,4 @@
-"""Seconds for the forward pass: the model and its inference forms beside the authors' arithmetic.
+"""Seconds for the forward pass: the model, plain and optimised, beside the authors' arithmetic.
 
     pip install -c constraints.txt -e '.[bench]'
     python benchmarks/forward.py [--config fm7] [--seconds 30] [--runs 5] [--threads 1]
@@ -249,15 +249,15 @@ def main() -> None:
     forms = {"the model": model.to(options.device)}
     if clock.cuda:
         baseline = baseline.half()
-        forms = {"the model": model.bfloat16(), "inference form": optimize(model)}
-        forms["inference form, compiled"] = optimize(model, compile=True)
+        forms = {"the model": model.bfloat16(), "optimised model": optimize(model)}
+        forms["optimised model, compiled"] = optimize(model, compile=True)
     else:
-        forms["inference form, direct"] = optimize(model, winograd=False)
-        forms["inference form"] = optimize(model)
+        forms["optimised model, direct"] = optimize(model, winograd=False)
+        forms["optimised model"] = optimize(model)
         if multiplies_bfloat16():
-            forms["inference form, bfloat16"] = optimize(copy.deepcopy(model).bfloat16())
+            forms["optimised model, bfloat16"] = optimize(copy.deepcopy(model).bfloat16())
         if multiplies_int8():
-            forms["inference form, int8"] = optimize(model, int8=True)
+            forms["optimised model, int8"] = optimize(model, int8=True)
     runs = {name: Run(form, clock) for name, form in forms.items()}
     config, depth = model.config, model.config.encoder.depth
     waveform = 0.1 * torch.randn(options.batch, round(options.seconds * config.sample_rate))
@@ -299,7 +299,7 @@ def main() -> None:
     for name in runs:
         # Those of integers are not counted; compiling changes none.
         counted = runs[name.removesuffix(", compiled")]
-        operations = None if name == "inference form, int8" else counted.operations(mel)
+        operations = None if name == "optimised model, int8" else counted.operations(mel)
         for layer in sorted({0, round(depth * 7 / 12), depth}):
             values = [marks[layer] for marks in times[name]]
             ratio = statistics.median(b / v for b, v in zip(base, values, strict=True))

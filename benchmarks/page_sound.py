@@ -4,7 +4,7 @@
 
 A minute of noise, which is different everywhere, is played from several places; what is heard is
 found in the source. A line says how far it is from where the player says that it is; the first,
-played from the beginning without a jump, is how late Web Audio hands over samples.
+played from the beginning without a jump, is how late Web Audio pool over samples.
 """
 
 import argparse

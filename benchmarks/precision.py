@@ -4,7 +4,7 @@
     python benchmarks/precision.py [--model nano] [--music FILE ...] [--labelled FOLDER]
         [--device cuda] [--out FILE]
 
-Hidden states are those of a model's inference forms, over consecutive windows of the model's
+Hidden states are those of optimised models, over consecutive windows of the model's
 context. Of every layer the cosine between a frame and that of the float32 form is taken: as it is,
 and after subtracting the window's mean frame from both, which is what tells frames apart. Given are
 the smallest, that below which 1 % lie, and the mean.

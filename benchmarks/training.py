@@ -23,7 +23,7 @@ from machine import machine
 from torch.utils.flop_counter import FlopCounterMode
 
 from musicfm import MusicFM
-from musicfm.memory import keep_freed_memory
+from musicfm.memory import tune_malloc
 from musicfm.pretraining.module import build_model
 from musicfm.pretraining.objective import Batch, Objective
 from musicfm.pretraining.recipe import Recipe, load_recipe
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where to write the table, too")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    keep_freed_memory()
+    tune_malloc()
     clock = Clock(given.device)
 
     lines = [

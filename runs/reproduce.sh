@@ -48,6 +48,6 @@ model=$out/pretraining/model
 
 # Heads on its frozen hidden states: first what each layer knows of chords, then all tasks beside the
 # baselines. Both take hidden states from one cache.
-data=(--data rendered-v1 --part "$part" --songs "$out/rendered-v1" --cache "$out/features")
+data=(--data rendered-v1 --fraction "$part" --songs "$out/rendered-v1" --cache "$out/features")
 musicfm probe chord --model "$model" --layer all --seeds "$seeds" "${data[@]}" --out "$out/layers"
 musicfm table1 --models "$model,$rows" --seeds "$seeds" "${data[@]}" --out "$out/table"

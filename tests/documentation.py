@@ -35,7 +35,7 @@ PAGES = {
 
 SMALLER: dict[str, list[str]] = {
     "probe": ["--seeds=1"],
-    "table1": ["--seeds=1", "--tasks=key", "--part=0.2"],
+    "table1": ["--seeds=1", "--tasks=key", "--fraction=0.2"],
     "finetune": ["--epochs=1", "--epoch-clips=8"],
     "pretrain": [
         "--device=cpu", "--workers=0", "--set=steps=2", "--set=batch_size=2",

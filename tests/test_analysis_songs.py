@@ -173,10 +173,10 @@ def test_a_damaged_song_is_refused_or_used_in_part(
     assert status == 0, said
     assert "1 damaged and used in part" in said
     assert said.count("cut.ogg is damaged") == 1
-    heard = read_jams(out / "cut.jams").duration
-    assert heard is not None
-    assert 1.0 < heard < 19.0
-    assert soundfile.info(out / "cut.click.wav").duration == pytest.approx(heard, abs=0.01)
+    encoded = read_jams(out / "cut.jams").duration
+    assert encoded is not None
+    assert 1.0 < encoded < 19.0
+    assert soundfile.info(out / "cut.click.wav").duration == pytest.approx(encoded, abs=0.01)
     sandbox = json.loads((out / "cut.jams").read_text(encoding="utf-8"))["sandbox"]
     (warning,) = sandbox["warnings"]
     assert warning.startswith("cut.ogg is damaged")

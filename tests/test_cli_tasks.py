@@ -164,11 +164,21 @@ def test_what_is_wrong_is_said_in_a_sentence(run: Run, music: Path, there: Path)
     assert not (there / "tuned").exists()
 
 
+@pytest.mark.parametrize("option", ["--fraction", "--part"])
+def test_a_fraction_of_the_songs_may_be_asked_for_by_its_old_name(
+    run: Run, tmp_path: Path, option: str
+) -> None:
+    head = ("probe", "key", "--data", "rendered-v1", "--out", tmp_path / "out")
+    status, _, errors = run(*head, option, 2)
+    assert status == 1
+    assert "a fraction of 2 of the songs is impossible" in errors
+
+
 @pytest.mark.statistics
 @pytest.mark.timeout(1_200)
 def test_the_table_of_the_readme_on_a_few_songs(run: Run, there: Path) -> None:
     """All eight columns, for the shipped model and baselines, from songs that are rendered here."""
-    command = ("table1", "--models", "nano,chroma,trivial,oracle", "--part", 0.02, "--seeds", 1)
+    command = ("table1", "--models", "nano,chroma,trivial,oracle", "--fraction", 0.02, "--seeds", 1)
     status, out, errors = run(*command, "--out", "table")
     assert status == 0, errors
     rows = list(csv.DictReader((there / "table" / "table.csv").read_text().splitlines()))

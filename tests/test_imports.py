@@ -13,6 +13,7 @@ import pytest
 
 import musicfm
 from musicfm._moved import MOVED
+from musicfm.audio import reading, sources
 from musicfm.model.config import ModelConfig
 from musicfm.model.encoder import Encoder
 
@@ -107,6 +108,14 @@ def test_modules_import_under_their_old_names_with_a_warning() -> None:
         "    said = [str(w.message) for w in caught if w.category is DeprecationWarning]\n"
         "    assert any(f'musicfm.{old} is now musicfm.{new};' in text for text in said), old\n"
     )
+
+
+def test_functions_that_were_renamed_warn() -> None:
+    for module in (musicfm.audio, reading):
+        with pytest.warns(DeprecationWarning, match="at_hand is now local_copy"):
+            assert getattr(module, "at_hand") is sources.local_copy  # noqa: B009
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            getattr(module, "nothing")  # noqa: B009
 
 
 @pytest.mark.filterwarnings("ignore:musicfm:DeprecationWarning")

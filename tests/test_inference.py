@@ -20,7 +20,7 @@ from musicfm.model.config import (
 from musicfm.model.encoder import over_taps, padded_taps, patches
 from musicfm.model.inference import convolutions, front_end, int8
 from musicfm.model.inference import optimized as form_module
-from musicfm.model.inference.convolutions import Space, Winograd, bilinear
+from musicfm.model.inference.convolutions import Winograd, Workspace, bilinear
 from musicfm.model.inference.cuda import CudaFrontEnd
 from musicfm.model.inference.optimized import optimize
 from musicfm.model.musicfm import MusicFM
@@ -178,7 +178,7 @@ def test_its_error_is_small_at_full_width(strides: tuple[int, int]) -> None:
     expected = F.conv2d(
         x.permute(2, 0, 1)[None].double(), weight.double(), bias.double(), strides, padding=1
     )[0].permute(1, 2, 0)
-    found = convolution(x, 0, len(expected), Space(), "test")
+    found = convolution(x, 0, len(expected), Workspace(), "test")
     assert largest_difference(found, expected) < 5e-5
 
 
@@ -317,7 +317,7 @@ def test_the_embedder_computes_with_int8(tiny: MusicFM, music: Tensor) -> None:
     with torch.inference_mode():
         (expected,) = optimize(tiny, int8=True)(music[:1], layers=[2]).hidden_states
     assert torch.equal(embedder(music[0]).frames, expected[0])
-    with pytest.raises(ConfigError, match="no inference form for meta"):
+    with pytest.raises(ConfigError, match="a model on meta cannot be optimised"):
         embedder.to("meta")
 
 
@@ -337,9 +337,9 @@ def test_the_model_stays_as_it_is(tiny: MusicFM, music: Tensor) -> None:
 
 
 def test_the_form_is_not_for_saving(tiny: MusicFM, tmp_path: object) -> None:
-    with pytest.raises(ConfigError, match="not for saving; save the model it was made from"):
+    with pytest.raises(ConfigError, match="cannot be saved; save the one that it was made from"):
         optimize(tiny).save_pretrained(f"{tmp_path}/folder")
-    with pytest.raises(ConfigError, match="in its inference form already"):
+    with pytest.raises(ConfigError, match="is optimised already"):
         optimize(optimize(tiny))
 
 
@@ -351,7 +351,7 @@ def test_compiling_is_for_cuda(tiny: MusicFM) -> None:
 def test_another_device_is_refused() -> None:
     with torch.device("meta"):
         model = MusicFM(recipe.TINY)
-    with pytest.raises(ConfigError, match="no inference form for meta"):
+    with pytest.raises(ConfigError, match="a model on meta cannot be optimised"):
         optimize(model)
 
 

@@ -91,14 +91,14 @@ def test_a_recording_that_moved_is_known_by_its_content(tmp_path: Path) -> None:
     other = at("other", content[:150_000] + b"x" + content[150_001:])
     with journal(tmp_path) as it:
         for recording in (after, other):  # copies are two, and one of them has the name
-            assert it.rival(recording) == str(before)
+            assert it.name_conflict(recording) == str(before)
             assert not it.has_moved(recording)
     Path(before.path).unlink()
     with journal(tmp_path) as it:
         assert it.has_moved(after)
-        assert it.rival(after) is None
-        assert it.rival(other) == str(before)
-        assert it.rival(Recording("https://x.org/2/b.wav", "b", 5, 0)) == str(url)
+        assert it.name_conflict(after) is None
+        assert it.name_conflict(other) == str(before)
+        assert it.name_conflict(Recording("https://x.org/2/b.wav", "b", 5, 0)) == str(url)
         it.add(after, output="a.npz")
     with journal(tmp_path) as it:
         assert list(it.entries) == [str(url), str(after)]

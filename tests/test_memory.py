@@ -6,18 +6,18 @@ import sys
 
 import pytest
 
-from musicfm.memory import keep_freed_memory
+from musicfm.memory import tune_malloc
 
 MAPPED = """
 import ctypes, subprocess, sys
-from musicfm.memory import keep_freed_memory
+from musicfm.memory import tune_malloc
 
 class Info(ctypes.Structure):  # glibc's mallinfo2
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
     _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
 
 if "keep" in sys.argv:
-    keep_freed_memory()
+    tune_malloc()
 mallinfo = ctypes.CDLL(None).mallinfo2
 mallinfo.restype = Info
 before = mallinfo().hblkhd
@@ -53,5 +53,5 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())  # another C library
     for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"):
         monkeypatch.setenv(name, "7")
-    keep_freed_memory()
+    tune_malloc()
     assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "5"

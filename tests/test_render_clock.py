@@ -36,7 +36,7 @@ def test_a_pause_comes_before_its_bar() -> None:
 
 
 def test_drift_is_bounded_and_wanders() -> None:
-    feel = replace(EVEN, drift=0.04, unevenness=0.01)
+    feel = replace(EVEN, drift=0.04, tempo_jitter=0.01)
     drifting = clock(feel, num_bars=60)
     beats = np.diff([drifting.start(4 * beat) for beat in range(240)])
     assert 0.5 / 1.04 / 1.011 < beats.min() < 0.498

@@ -21,7 +21,7 @@ def test_draws_stay_within_their_bounds_and_reach_them() -> None:
     dice = Dice("bounds")
     numbers = Counter(dice.integer(3, 5) for _ in range(300))
     assert set(numbers) == {3, 4, 5}
-    assert all(-0.5 < dice.bell(0.5) < 0.5 for _ in range(300))
+    assert all(-0.5 < dice.triangular(0.5) < 0.5 for _ in range(300))
     assert all(2.0 <= dice.uniform(2.0, 2.5) < 2.5 for _ in range(300))
 
 

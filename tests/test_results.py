@@ -13,8 +13,8 @@ from musicfm.embedding.pooling import pool
 from musicfm.embedding.results import (
     TABLE,
     VECTORS,
+    ChunkedArray,
     FrameSpool,
-    Pieces,
     RunningMean,
     TableWriter,
     write_npz,
@@ -66,12 +66,12 @@ def test_equal_results_are_equal_files(tmp_path: Path) -> None:
 
 
 def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    def full_disk() -> Pieces:
+    def full_disk() -> ChunkedArray:
         def parts() -> Iterator[torch.Tensor]:
             yield torch.zeros(2, 3)
             raise OSError(28, "No space left on device")
 
-        return Pieces((4, 3), parts())
+        return ChunkedArray((4, 3), parts())
 
     path = tmp_path / "a.npz"
     write_npz(path, {"x": 1})

@@ -23,7 +23,7 @@ from musicfm.embedding.windows import Samples
 from musicfm.errors import ConfigError
 from musicfm.model.musicfm import MusicFM
 from musicfm.scale import ray_embedding
-from musicfm.scale.ray_embedding import Job, embed_chunk, embed_on_ray, share_out
+from musicfm.scale.ray_embedding import EmbedTask, embed_chunk, embed_on_ray, share_out
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="ray comes with musicfm[scale]"),
@@ -143,7 +143,7 @@ def test_an_actor_writes_the_files_of_one_process(tiny: MusicFM, tmp_path: Path)
     write_library(music)
     embedder = Embedder(tiny, [1, 3], batch_size=1)
     embed_collection(embedder, [music], alone, pooling=8.0)
-    job = Job(embedder, out, 8.0, num_decoders=1, timeout_seconds=60.0, on_damage="error")
+    job = EmbedTask(embedder, out, 8.0, num_decoders=1, timeout_seconds=60.0, on_damage="error")
     outcomes = embed_chunk(job, find_recordings([music], []))
     files = {path.name: path.read_bytes() for path in alone.glob("*.npz")}
     assert {path.name: path.read_bytes() for path in out.glob("*.npz")} == files

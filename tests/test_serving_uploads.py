@@ -9,8 +9,8 @@ import pytest
 from starlette.datastructures import Headers
 
 from musicfm.errors import AudioError
-from musicfm.serving.limits import Limits, Refusal
-from musicfm.serving.uploads import check, receive, refusal_of, shown
+from musicfm.serving.limits import Limits, RequestError
+from musicfm.serving.uploads import check, receive, request_error, shown
 
 LIMITS = Limits(max_bytes=1_000)
 SLOW = replace(LIMITS, upload_seconds=0.1)
@@ -34,15 +34,15 @@ def test_a_body_becomes_a_file(tmp_path: Path) -> None:
 def test_a_body_beyond_limits_is_refused(
     chunks: list[bytes], pause: float, limits: Limits, status: int, tmp_path: Path
 ) -> None:
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(RequestError) as error:
         asyncio.run(receive(body(*chunks, pause=pause), tmp_path / "upload", limits))
-    assert refusal.value.status == status
+    assert error.value.status == status
 
 
 def test_a_full_disk_is_not_the_clients_fault(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="no room") as refusal:
+    with pytest.raises(RequestError, match="no room") as error:
         asyncio.run(receive(body(b"a"), tmp_path / "nothing" / "upload", LIMITS))
-    assert refusal.value.status == 507
+    assert error.value.status == 507
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_headers_tell_what_is_not_wanted(headers: dict[str, str], status: int | 
     if status is None:
         check(Headers(headers), LIMITS)
     else:
-        with pytest.raises(Refusal) as refusal:
+        with pytest.raises(RequestError) as error:
             check(Headers(headers), LIMITS)
-        assert refusal.value.status == status
+        assert error.value.status == status
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_reasons_have_the_clients_name_and_no_path_of_ours(tmp_path: Path) -> No
         'what comes before (on_damage="warn"; in the shell, embed, analyze and predict take '
         "--on-damage warn)."
     )
-    assert str(refusal_of(damaged, upload, "x.mp3")) == (
+    assert str(request_error(damaged, upload, "x.mp3")) == (
         "x.mp3 is damaged (cut), so that only 1 of 2 s can be decoded; replace it."
     )
     spelled = AudioError(f"somewhere in '{str(upload.parent).upper()}'/ab12: it broke")
-    assert str(refusal_of(spelled, upload, "x.mp3")) == (
+    assert str(request_error(spelled, upload, "x.mp3")) == (
         "x.mp3 cannot be decoded; replace the file."
     )

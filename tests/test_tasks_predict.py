@@ -25,7 +25,13 @@ from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.evaluation import evaluate_head, to_json, to_text
 from musicfm.tasks.key import Key
 from musicfm.tasks.overlap import overlap_of_head, overlaps
-from musicfm.tasks.predict import Heard, Output, Predictor, predict_collection, write_jams
+from musicfm.tasks.predict import (
+    EncodedRecording,
+    Output,
+    Predictor,
+    predict_collection,
+    write_jams,
+)
 from musicfm.tasks.probe import Evaluation, ProbeSettings
 from musicfm.tasks.rows import Row
 from musicfm.tasks.study import Study, run_study
@@ -147,10 +153,10 @@ def test_a_result_that_cannot_be_written_ends_a_run_if_no_other_can(
 ) -> None:
     predictor, out = Predictor.load([head]), tmp_path / "out"
 
-    def write(heard: Heard, out: Path) -> str:
-        if heard.recording.name == "tone_0":
+    def write(encoded: EncodedRecording, out: Path) -> str:
+        if encoded.recording.name == "tone_0":
             raise OutputError("it cannot be written") from OSError(code, os.strerror(code))
-        return write_jams(predictor, heard, out)
+        return write_jams(predictor, encoded, out)
 
     output = Output(write, [".jams"])
     paths = [music / "tone_0.wav", music / "tone_1.wav"]
@@ -175,9 +181,9 @@ def test_the_encoder_goes_on_while_a_result_is_written(
         if recording.name == "tone_1":
             is_computed.set()
 
-    def write(heard: Heard, out: Path) -> str:
-        assert heard.recording.name == "tone_1" or is_computed.wait(30.0)
-        return write_jams(predictor, heard, out)
+    def write(encoded: EncodedRecording, out: Path) -> str:
+        assert encoded.recording.name == "tone_1" or is_computed.wait(30.0)
+        return write_jams(predictor, encoded, out)
 
     monkeypatch.setattr(Run, "on_audio", noted)
     paths = [music / "tone_0.wav", music / "tone_1.wav"]
@@ -254,12 +260,12 @@ def test_a_head_says_what_it_learnt_from(corpus: Corpus, head: Path, tmp_path: P
 
 
 def test_what_a_model_has_heard_is_marked(corpus: Corpus, tmp_path: Path, tiny: MusicFM) -> None:
-    for name in ("heard", "fresh", "unknown"):
+    for name in ("encoded", "fresh", "unknown"):
         tiny.save_pretrained(tmp_path / name)
     test = corpus.tests["test"][0].track.sha256
-    (tmp_path / "heard" / "training_tracks.txt").write_text(f"{'0' * 64}\n{test}\n")
+    (tmp_path / "encoded" / "training_tracks.txt").write_text(f"{'0' * 64}\n{test}\n")
     (tmp_path / "fresh" / "training_tracks.txt").write_text(f"{'0' * 64}\n")
-    rows = [Row(str(tmp_path / name)) for name in ("heard", "fresh", "unknown")]
+    rows = [Row(str(tmp_path / name)) for name in ("encoded", "fresh", "unknown")]
     found = overlaps([*rows, Row("nano"), Row("mel"), Row(f"scratch:{rows[0].name}")], corpus)
     remarks: list[Any] = list(found.values())
     assert remarks[0] == "1 test recordings were in its pretraining"

@@ -17,8 +17,8 @@ from musicfm.tasks.features import Features, Inputs
 from musicfm.tasks.heads import HeadConfig, build_task
 from musicfm.tasks.names import TASKS, TaskName
 from musicfm.tasks.probe import (
-    Examples,
     Fitted,
+    ProbeExamples,
     ProbeSettings,
     Recording,
     evaluate,
@@ -79,7 +79,7 @@ def fitted_on(
     config: HeadConfig, settings: ProbeSettings, train: list[Recording], valid: list[Recording]
 ) -> Fitted:
     examples = [
-        Examples(config, some, purpose)
+        ProbeExamples(config, some, purpose)
         for some, purpose in ((train, "training"), (valid, "validation"))
     ]
     return fit(config, settings, *examples)
@@ -117,14 +117,14 @@ def test_an_epoch_is_no_longer_than_asked_for(
 ) -> None:
     found = recordings(tmp_path, "chord")
     heard: list[int] = []
-    clip = Examples.clip
+    clip = ProbeExamples.clip
 
-    def noted(self: Examples, index: int, outputs: range) -> tuple[torch.Tensor, ...]:
+    def noted(self: ProbeExamples, index: int, outputs: range) -> tuple[torch.Tensor, ...]:
         if torch.is_grad_enabled():  # in training
             heard.append(index)
         return clip(self, index, outputs)
 
-    monkeypatch.setattr(Examples, "clip", noted)
+    monkeypatch.setattr(ProbeExamples, "clip", noted)
     settings = SETTINGS.replace(max_epochs=3, batch_size=4)
     fitted_on(config("chord"), settings.replace(epoch_clips=6), found[:4], found[4:5])
     assert len(heard) == 3 * 6
@@ -179,7 +179,7 @@ def test_what_heads_see_is_the_same_in_training_and_in_running(
     found = recordings(tmp_path, "structure")
     chosen = config("structure", inputs=inputs, layers=(0, 1), relative=True)
     head = fitted_on(chosen, SETTINGS.replace(max_epochs=1), found[:2], found[2:3]).head
-    examples = Examples(chosen, found[:1], "testing")
+    examples = ProbeExamples(chosen, found[:1], "testing")
     frames, _, _ = examples.clip(0, range(examples.counts[0]))
     with torch.inference_mode():
         whole = head(frames[None])[0].numpy()

@@ -294,7 +294,7 @@ def test_collections_are_opened_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no collection 'nowhere': give rendered-v1"):
         open_corpus("nowhere", tmp_path)
     with pytest.raises(ConfigError, match="is for rendered-v1"):
-        open_corpus(str(folder), tmp_path, part=0.5)
+        open_corpus(str(folder), tmp_path, fraction=0.5)
     with pytest.raises(ConfigError, match="labels is impossible"):
         corpus.with_labels(0.0)
 

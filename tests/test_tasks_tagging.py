@@ -76,6 +76,6 @@ def test_resampled_scores_are_those_of_the_repeated_recordings(decimals: int) ->
     places = rng.integers(30, size=(20, 30))
     for metric in TASK.metrics:
         expected = [TASK.summarise([scores[i] for i in row])[metric] for row in places]
-        np.testing.assert_allclose(TASK.resample(scores, metric, places), expected)
-    one = TASK.resample(scores[:1], "map", np.zeros((2, 1), dtype=int))
+        np.testing.assert_allclose(TASK.bootstrap(scores, metric, places), expected)
+    one = TASK.bootstrap(scores[:1], "map", np.zeros((2, 1), dtype=int))
     assert np.isnan(one).all()

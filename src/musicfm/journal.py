@@ -96,14 +96,16 @@ class Journal:
         if entry is None or not self._holds(entry, recording):
             return False
         # Recordings that are as long and as old as others may have changed places with them.
-        return self._states[_state(entry)] < 2 or entry.get("glance") == _glance(recording.path)
+        return self._states[_state(entry)] < 2 or entry.get("glance") == _partial_hash(
+            recording.path
+        )
 
     def has_moved(self, recording: Recording) -> bool:
         """Whether a recording is done, and lay elsewhere then."""
         entry = self._moved(recording)
         return entry is not None and self._holds(entry, recording)
 
-    def rival(self, recording: Recording) -> str | None:
+    def name_conflict(self, recording: Recording) -> str | None:
         """The path of another recording whose result has the name that this one's would have."""
         path = self._paths.get(recording.name, str(recording))
         if path == str(recording) or self._moved(recording):
@@ -129,7 +131,7 @@ class Journal:
             "name": recording.name,
             "size": recording.size,
             "modified": recording.modified,
-            "glance": _glance(recording.path),
+            "glance": _partial_hash(recording.path),
             **facts,
         }
         self._put(entry)
@@ -157,7 +159,7 @@ class Journal:
         if not _is_gone(entry["path"]):
             return None
         seen = entry.get("glance")
-        return entry if seen is not None and seen == _glance(recording.path) else None
+        return entry if seen is not None and seen == _partial_hash(recording.path) else None
 
     def _write(self, line: Mapping[str, Any]) -> None:
         with writing(self._path):
@@ -253,7 +255,7 @@ def _is_gone(path: str) -> bool:
     return not is_url(path) and not os.path.exists(path)
 
 
-def _glance(location: Location) -> str | None:
+def _partial_hash(location: Location) -> str | None:
     """SHA-256 of a little of a file, to know it again elsewhere; None of what is not there, or far.
 
     Of its beginning, middle and end: recordings begin and end alike, in silence.

@@ -12,7 +12,7 @@ _OPTIONS = (
 )
 
 
-def keep_freed_memory() -> None:
+def tune_malloc() -> None:
     """Has this process, and those that it starts, keep what is freed for what is taken next.
 
     glibc gives large blocks back to the system, which clears their pages before it hands them out

@@ -76,7 +76,7 @@ class AudioProgress(_Shown):
         self.console.print(printable(message), markup=False)
 
 
-class ListeningProgress(AudioProgress, Generic[Key]):
+class RecordingProgress(AudioProgress, Generic[Key]):
     """A bar over recordings that are encoded, which moves within them too.
 
     Args:
@@ -91,15 +91,15 @@ class ListeningProgress(AudioProgress, Generic[Key]):
         self._bytes_per_second: dict[Key, float] = {}
         self._shown: dict[Key, float] = {}  # bytes that the bar counts as done
 
-    def starts(self, key: Key, duration: float) -> None:
+    def on_start(self, key: Key, duration: float) -> None:
         """A recording says that it lasts so many seconds."""
         self._bytes_per_second[key] = self._sizes[key] / duration
 
-    def hears(self, key: Key, seconds: float) -> None:
+    def on_audio(self, key: Key, seconds: float) -> None:
         """So many more seconds of a recording are done."""
         self._move(key, seconds * self._bytes_per_second.get(key, 0.0), seconds=seconds)
 
-    def ends(self, key: Key) -> None:
+    def on_end(self, key: Key) -> None:
         """Nothing more will come of a recording."""
         self._move(key, self._sizes[key], files=1)
         del self._shown[key]

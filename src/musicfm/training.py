@@ -98,7 +98,7 @@ def ending_loaders() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with _deaf_to_deaths():
+        with _ignoring_dead_workers():
             for loader in set(multiprocessing.active_children()) - before:
                 loader.kill()
                 loader.join()
@@ -140,7 +140,7 @@ def stop_requested() -> Iterator[Stop]:
 
 
 @contextmanager
-def _deaf_to_deaths() -> Iterator[None]:
+def _ignoring_dead_workers() -> Iterator[None]:
     """Without PyTorch's handler of SIGCHLD, to which a process that is killed is an error."""
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() != threading.main_thread():
         yield

@@ -21,7 +21,7 @@ from musicfm.errors import AudioWarning, ConfigError
 from musicfm.files import atomic_write
 from musicfm.journal import Recording
 from musicfm.remote import Location
-from musicfm.tasks.predict import Heard, Output, Predictor, predict_collection
+from musicfm.tasks.predict import EncodedRecording, Output, Predictor, predict_collection
 
 PAGE = ".html"
 JAMS = ".jams"
@@ -98,24 +98,24 @@ class _Files:
         kinds = [suffix for kind in self.exports for suffix in EXPORTS[kind].suffixes]
         return [JAMS, *kinds, *([PAGE] if self.page else [])]
 
-    def write(self, heard: Heard, out: Path) -> str:
+    def write(self, encoded: EncodedRecording, out: Path) -> str:
         """Writes the files of a recording, the JAMS file last."""
-        recording = heard.recording.path
+        recording = encoded.recording.path
         tags = reading.tags(recording)
         analysis = analyse(
             self.predictor,
-            heard.features,
-            heard.duration,
-            as_text(tags.get("title") or heard.title),
-            heard.warnings,
+            encoded.features,
+            encoded.duration,
+            as_text(tags.get("title") or encoded.title),
+            encoded.warnings,
             as_text(tags.get("artist", "")),
             as_text(PurePath(str(recording)).name),
         )
-        stem, jams = out / heard.recording.name, analysis.to_jams()
+        stem, jams = out / encoded.recording.name, analysis.to_jams()
         _export(Analysis.from_jams(jams), recording, stem, self.page, self.exports)
         with atomic_write(_file(stem, JAMS)) as temporary:
             temporary.write_text(json.dumps(jams, indent=1) + "\n", encoding="utf-8")
-        return f"{heard.recording.name}{JAMS}"
+        return f"{encoded.recording.name}{JAMS}"
 
     def complete(self, recording: Recording, out: Path) -> bool:
         """Writes what an earlier run was not asked for, if anything."""

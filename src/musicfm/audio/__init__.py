@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from musicfm.audio.reading import tags as tags
     from musicfm.audio.sources import AudioFile as AudioFile
     from musicfm.audio.sources import AudioInfo as AudioInfo
-    from musicfm.audio.sources import at_hand as at_hand
+    from musicfm.audio.sources import local_copy as local_copy
 
 __getattr__ = lazy_names(
     __name__,
     {
         **dict.fromkeys(("load", "probe", "resample", "stream", "tags"), "reading"),
-        **dict.fromkeys(("AudioFile", "AudioInfo", "at_hand"), "sources"),
+        **dict.fromkeys(("AudioFile", "AudioInfo", "local_copy"), "sources"),
     },
+    old={"at_hand": "local_copy"},
 )

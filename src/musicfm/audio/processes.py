@@ -160,7 +160,7 @@ class Worker(ABC, Generic[Key, Event]):
         self.pipe: Connection
         self.up = False  # the process has said so
         self.failed_starts = 0
-        self.heard = 0.0  # when its last message came, or the work that it was idle for
+        self.last_message = 0.0  # when its last message came, or the work that it was idle for
         self.name: str | None = None  # of the file in hand, if the job is one of several
 
     @abstractmethod
@@ -174,11 +174,15 @@ class Worker(ABC, Generic[Key, Event]):
     @property
     def deadline(self) -> float:
         """When patience ends, on the clock of `time.monotonic`."""
-        return self.heard + (self.timeout if self.up else _START_SECONDS) if self.jobs else math.inf
+        return (
+            self.last_message + (self.timeout if self.up else _START_SECONDS)
+            if self.jobs
+            else math.inf
+        )
 
     def give(self, key: Key, job: Any) -> None:
         if not self.jobs:
-            self.heard = time.monotonic()
+            self.last_message = time.monotonic()
         self.jobs.append((key, job))
         if self.process:
             self._send(self.jobs[-1][1])
@@ -190,7 +194,7 @@ class Worker(ABC, Generic[Key, Event]):
             message = self.pipe.recv()
         except (EOFError, OSError):
             return self._replace()
-        self.heard = time.monotonic()
+        self.last_message = time.monotonic()
         match message:
             case "up":
                 self.up, self.failed_starts = True, 0
@@ -262,7 +266,7 @@ class Worker(ABC, Generic[Key, Event]):
         self.process = context.Process(
             target=program, args=(theirs, *arguments), name="decoder", daemon=True
         )
-        self.up, self.heard = False, time.monotonic()
+        self.up, self.last_message = False, time.monotonic()
         with _sigint_blocked():
             self.process.start()
         theirs.close()  # or there would be no end of file

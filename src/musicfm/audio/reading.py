@@ -29,12 +29,13 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
+from musicfm._lazy import renamed
 from musicfm.audio import sources
 from musicfm.audio.downmix import Downmix, sounding
 from musicfm.audio.sources import (
@@ -44,7 +45,7 @@ from musicfm.audio.sources import (
     AudioFile,
     AudioInfo,
     Source,
-    at_hand,
+    local_copy,
     mono,
     open_source,
     read_tags,
@@ -56,14 +57,17 @@ from musicfm.errors import AudioError, AudioWarning
 __all__ = [
     "AudioFile",
     "AudioInfo",
-    "at_hand",
     "load",
+    "local_copy",
     "probe",
     "resample",
     "sound_hash",
     "stream",
     "tags",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"at_hand": "local_copy"}, globals().__getitem__)
 
 _Samples = npt.NDArray[np.float32]
 
@@ -219,7 +223,7 @@ def _decode(
     on_info: Callable[[AudioInfo], object] | None,
 ) -> Iterator[_Samples]:
     """Yield samples ``begin`` to ``end`` at ``sample_rate``; see :func:`stream`."""
-    with at_hand(recording) as recording, open_source(recording) as source:
+    with local_copy(recording) as recording, open_source(recording) as source:
         info = source.info
         if on_info is not None:
             on_info(info)

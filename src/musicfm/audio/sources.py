@@ -474,7 +474,7 @@ def sound_hash(recording: AudioFile) -> str:
 def _opened(recording: AudioFile) -> tuple[str, AbstractContextManager[BinaryIO]]:
     """A recording's name and its file, which stays open if it was."""
     if isinstance(recording, str) and is_url(recording):
-        return recording, cast(AbstractContextManager[BinaryIO], at_hand(recording))
+        return recording, cast(AbstractContextManager[BinaryIO], local_copy(recording))
     if isinstance(recording, str | os.PathLike):
         return os.fsdecode(recording), _open_file(recording)
     recording.seek(0)
@@ -501,7 +501,7 @@ def _cannot_be_read(name: str, error: OSError) -> AudioError:
 
 
 @contextmanager
-def at_hand(recording: AudioFile) -> Iterator[AudioFile]:
+def local_copy(recording: AudioFile) -> Iterator[AudioFile]:
     """Give a recording to be read more than once: one at a URL is fetched, once.
 
     Raises:

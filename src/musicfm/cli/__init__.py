@@ -25,7 +25,7 @@ from musicfm.cli import (  # add verbs
 )
 from musicfm.cli.app import app, say
 from musicfm.errors import MusicFMError, printable
-from musicfm.memory import keep_freed_memory
+from musicfm.memory import tune_malloc
 
 _UsageError: Any = typer.BadParameter.__base__  # for which typer has no name
 
@@ -46,7 +46,7 @@ __all__ = [
 def main() -> NoReturn:
     """Runs the command line; bad input ends in one sentence on standard error and status 1."""
     warnings.showwarning = _show_warning
-    keep_freed_memory()
+    tune_malloc()
     if not _has_current_folder():
         sys.exit("error: the current folder is not there any more; change to another one")
     try:

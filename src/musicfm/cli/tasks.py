@@ -48,8 +48,11 @@ Data = Annotated[
 Songs = Annotated[
     Path, typer.Option(help="Where rendered songs are, or are rendered to when asked for.")
 ]
-Part = Annotated[float, typer.Option(help="Of rendered songs: take this part of them.")]
-Labels = Annotated[float, typer.Option(help="Learn from this part of the training songs.")]
+Fraction = Annotated[
+    float,
+    typer.Option("--fraction", "--part", help="Take this fraction of the rendered songs."),
+]
+Labels = Annotated[float, typer.Option(help="Learn from this fraction of the training songs.")]
 Cache = Annotated[Path, typer.Option(help="Folder for hidden states; may be shared and removed.")]
 Context = Annotated[
     Literal["model", "paper"],
@@ -94,7 +97,7 @@ def probe(
     seeds: Seeds = 5,
     context: Context = "model",
     labels: Labels = 1.0,
-    part: Part = 1.0,
+    fraction: Fraction = 1.0,
     songs: Songs = Path("rendered-v1"),
     cache: Cache = Path("features"),
     device: Device = "auto",
@@ -113,7 +116,7 @@ def probe(
 
     if os.path.isdir(out / "head"):
         there = heads.load(out / "head").config
-        if (there.task, there.model) != (task, Row(model).lasting_name):
+        if (there.task, there.model) != (task, Row(model).absolute_name):
             raise ConfigError(
                 f"{out} holds a {there.task} head for '{there.model}'; choose another folder"
             )
@@ -129,7 +132,7 @@ def probe(
         progress=True,
     )
     with interruptible("the same command continues"):
-        corpus = _corpus(data, songs, part, labels, workers)
+        corpus = _corpus(data, songs, fraction, labels, workers)
     (result,) = _study([model], corpus, study, cache, paper=False)
     if result.best is not None:
         heads.copy(result.best, out / "head")
@@ -156,7 +159,7 @@ def table1(
     ] = 1,
     context: Context = "model",
     labels: Labels = 1.0,
-    part: Part = 1.0,
+    fraction: Fraction = 1.0,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -193,7 +196,7 @@ def table1(
         progress=True,
     )
     with interruptible("the same command continues"):
-        corpus = _corpus(data, songs, part, labels, workers)
+        corpus = _corpus(data, songs, fraction, labels, workers)
     _study(models.split(","), corpus, study, cache, paper=True)
 
 
@@ -219,7 +222,7 @@ def finetune(
     precision: Precision = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
     labels: Labels = 1.0,
-    part: Part = 1.0,
+    fraction: Fraction = 1.0,
     songs: Songs = Path("rendered-v1"),
     device: Device = "auto",
     workers: Workers = None,
@@ -253,7 +256,7 @@ def finetune(
     if epochs is not None:
         settings = settings.replace(max_epochs=epochs)
     with interruptible(f"what is done is in {out}, and the same command continues"):
-        corpus = _corpus(data, songs, part, labels, workers)
+        corpus = _corpus(data, songs, fraction, labels, workers)
         vocabulary = corpus.vocabulary_for(task)
         built = build_task(task, vocabulary)
         for name, items in corpus.tests.items():  # before hours of training, rather than after
@@ -307,7 +310,7 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Clips of a step.")] = 12,
     learning_rate: Annotated[float, typer.Option(help="The highest.")] = 1e-3,
     decay: Annotated[
-        float, typer.Option(help="The last part of the steps, in which the rate falls to zero.")
+        float, typer.Option(help="The last fraction of the steps, in which the rate falls to zero.")
     ] = 0.4,
     precision: Precision = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
@@ -378,7 +381,7 @@ def evaluate(
     split: Annotated[
         Literal["test", "all"], typer.Option(help="The test set, or all that is there.")
     ] = "test",
-    part: Part = 1.0,
+    fraction: Fraction = 1.0,
     songs: Songs = Path("rendered-v1"),
     device: Device = "auto",
     workers: Workers = None,
@@ -396,7 +399,7 @@ def evaluate(
         check_target(out)
     with interruptible("nothing was written"):
         predictor = Predictor.load([head], model, device_of(device))
-        corpus = _corpus(data, songs, part, None, workers)
+        corpus = _corpus(data, songs, fraction, None, workers)
         corpus = corpus.as_one_test() if split == "all" else corpus
         found = evaluate_head(predictor, corpus.tests, num_workers=workers, progress=True)
     (loaded,) = predictor.heads
@@ -487,12 +490,12 @@ def _check_goes_with(head: "HeadConfig", others: Mapping[Path, "HeadConfig"], ou
 
 
 def _corpus(
-    data: str, songs: Path, part: float, labels: float | None, workers: int | None
+    data: str, songs: Path, fraction: float, labels: float | None, workers: int | None
 ) -> "Corpus":
-    """The data, with a part of the labels to learn from; None: nothing is learnt from it."""
+    """The data, with a fraction of the labels to learn from; None: nothing is learnt from it."""
     from musicfm.tasks.corpus import open_corpus
 
-    corpus = open_corpus(data, songs, part=part, num_workers=workers, progress=True)
+    corpus = open_corpus(data, songs, fraction=fraction, num_workers=workers, progress=True)
     for problem in corpus.problems:
         say(problem)
     if labels is None:

@@ -38,7 +38,7 @@ from musicfm.errors import ConfigError, DataError, MusicFMError, OutputError
 from musicfm.files import atomic_write, is_same_name
 from musicfm.journal import Journal, Recording
 from musicfm.model import checkpoint
-from musicfm.progress import ListeningProgress
+from musicfm.progress import RecordingProgress
 from musicfm.remote import Location, RemoteFile, files_below, is_url
 
 Key = TypeVar("Key")
@@ -362,7 +362,7 @@ def written(
 class Account(Generic[Key]):
     """Keeps account of recordings that are worked on: in a summary and on a bar."""
 
-    def __init__(self, summary: Summary, bar: ListeningProgress[Key]) -> None:
+    def __init__(self, summary: Summary, bar: RecordingProgress[Key]) -> None:
         self.summary, self._bar = summary, bar
 
     def follow(
@@ -389,11 +389,11 @@ class Account(Generic[Key]):
 
     def on_start(self, recording: Key, duration: float) -> None:
         """A recording says that it lasts so many seconds."""
-        self._bar.starts(recording, duration)
+        self._bar.on_start(recording, duration)
 
     def on_audio(self, recording: Key, seconds: float) -> None:
         """So many more seconds of a recording are done."""
-        self._bar.hears(recording, seconds)
+        self._bar.on_audio(recording, seconds)
 
     def on_write(self, recording: Key) -> None:
         """The result of a recording is about to be written."""
@@ -405,13 +405,13 @@ class Account(Generic[Key]):
         for warning in done.warnings:
             self.summary.damaged.append((str(done.key), warning))
             self._bar.say(f"warning: {warning}")
-        self._bar.ends(done.key)
+        self._bar.on_end(done.key)
 
     def on_error(self, recording: Key, reason: str) -> None:
         """A recording cannot be used."""
         self.summary.failures.append((str(recording), reason))
         self._bar.say(f"failed: {reason}")
-        self._bar.ends(recording)
+        self._bar.on_end(recording)
 
 
 class Run(Account[Recording]):
@@ -423,7 +423,7 @@ class Run(Account[Recording]):
         skipped: list[Recording],
         journal: Journal,
         summary: Summary,
-        bar: ListeningProgress[Recording],
+        bar: RecordingProgress[Recording],
     ) -> None:
         super().__init__(summary, bar)
         self.pending, self.skipped, self._journal = pending, skipped, journal
@@ -486,7 +486,7 @@ def running(
         pending, skipped = _pending(recordings, journal, folder, suffixes, overwrite, summary)
         try:
             sizes = {recording: recording.size for recording in pending}
-            with ListeningProgress(what, sizes, progress) as bar:
+            with RecordingProgress(what, sizes, progress) as bar:
                 yield Run(pending, skipped, journal, summary, bar)
         finally:
             summary.wall_seconds = time.monotonic() - begin
@@ -512,8 +512,8 @@ def _pending(
         other = alike.setdefault(folded, recording)
         if other.name != recording.name and is_same_name(folder, other.name, recording.name):
             summary.failures.append((str(recording), _collision(recording.path, other.path)))
-        elif rival := journal.rival(recording):
-            summary.failures.append((str(recording), _collision(recording.path, rival)))
+        elif other_path := journal.name_conflict(recording):
+            summary.failures.append((str(recording), _collision(recording.path, other_path)))
         elif _is_result(recording, journal, folder, suffixes):
             continue
         elif not overwrite and (
@@ -543,16 +543,16 @@ def _done_twin(
     """A recording; or, of the same name in another format, that which the folder has a result of,
     if it is still there.
     """
-    rival = journal.rival(recording)
-    if rival is None or is_url(rival) or not _is_twin(str(recording), rival):
+    other_path = journal.name_conflict(recording)
+    if other_path is None or is_url(other_path) or not _is_twin(str(recording), other_path):
         return recording
     try:
-        status = os.stat(rival)
+        status = os.stat(other_path)
     except OSError:
         return recording
-    left_out[:] = [(path, reason) for path, reason in left_out if path != rival]
-    left_out.append((str(recording), _twin(str(recording), rival)))
-    return Recording(Path(rival), recording.name, status.st_size, status.st_mtime_ns)
+    left_out[:] = [(path, reason) for path, reason in left_out if path != other_path]
+    left_out.append((str(recording), _twin(str(recording), other_path)))
+    return Recording(Path(other_path), recording.name, status.st_size, status.st_mtime_ns)
 
 
 def _is_result(

@@ -322,8 +322,8 @@ class Embedder(WindowEncoder):
     ) -> None:
         """Puts the model into eval mode; its device and dtype are those to compute with.
 
-        On a CPU and on CUDA the model's inference form computes, see :func:`musicfm.optimize`: made
-        here, from the weights of this moment.
+        On a CPU and on CUDA an optimised copy of the model computes, see :func:`musicfm.optimize`:
+        made here, from the weights of this moment.
 
         Args:
             model: move it first: ``model.to("cuda", torch.bfloat16)``.
@@ -346,7 +346,7 @@ class Embedder(WindowEncoder):
                 "MusicFM.from_pretrained('msd')"
             )
         self.model, self._int8, self._compile = model.eval(), int8, compile
-        self._form = self._optimized()
+        self._fast = self._optimized()
         self.config = model.config
         self.single = layer is None or isinstance(layer, int | np.integer)
         self._batch_size_asked = batch_size
@@ -372,7 +372,7 @@ class Embedder(WindowEncoder):
         before = self.model.device
         self.model.to(device)
         if self.model.device != before or self._int8:  # this CPU may be another machine's
-            self._form = self._optimized()
+            self._fast = self._optimized()
         if self._batch_size_asked is None:
             self.batch_size = _usual_batch_size(self.model)
         return self
@@ -435,7 +435,7 @@ class Embedder(WindowEncoder):
         exact = full_float32() if self.model.dtype == torch.float32 else nullcontext()
         try:
             with exact:
-                output = self._form(torch.from_numpy(waveform).to(device), lengths, self.layers)
+                output = self._fast(torch.from_numpy(waveform).to(device), lengths, self.layers)
         except torch.OutOfMemoryError as error:
             raise MusicFMError(
                 f"{len(windows)} windows of {max(counts) / self.config.sample_rate:g} s do not fit "

@@ -43,7 +43,7 @@ TABLE, VECTORS = "embeddings.parquet", "vectors.f32"
 
 
 @dataclass(frozen=True)
-class Pieces:
+class ChunkedArray:
     """A float32 array that is too large to hold, as consecutive parts."""
 
     shape: tuple[int, ...]
@@ -102,7 +102,7 @@ class FrameSpool:
                 file.seek(0, os.SEEK_END)
                 file.write(layer.contiguous().numpy().data)
 
-    def arrays(self, single: bool) -> dict[str, Pieces | npt.ArrayLike]:
+    def arrays(self, single: bool) -> dict[str, ChunkedArray | npt.ArrayLike]:
         """The recording at the rate to be kept.
 
         Returns:
@@ -115,7 +115,7 @@ class FrameSpool:
             times = pooled_times(self._count, self._frame_rate, self._pooled_rate)
             rate = self._pooled_rate
         shape = (len(self._files), len(times), self._dim)
-        frames = Pieces(shape[1:] if single else shape, self._parts())
+        frames = ChunkedArray(shape[1:] if single else shape, self._parts())
         return {"frames": frames, "times": times, "rate": rate}
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class FrameSpool:
         return torch.frombuffer(data, dtype=torch.float32).view(-1, self._dim)
 
 
-def write_npz(path: Path, arrays: Mapping[str, Pieces | npt.ArrayLike]) -> None:
+def write_npz(path: Path, arrays: Mapping[str, ChunkedArray | npt.ArrayLike]) -> None:
     """Writes arrays so that ``numpy.load`` reads them. Equal arrays give equal bytes.
 
     Raises:
@@ -150,7 +150,7 @@ def write_npz(path: Path, arrays: Mapping[str, Pieces | npt.ArrayLike]) -> None:
         for name, array in arrays.items():
             # A ZipInfo made of a name alone has no time of day in it.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
-                if isinstance(array, Pieces):
+                if isinstance(array, ChunkedArray):
                     write_npy_header(entry, "<f4", array.shape)
                     for part in array.parts:
                         entry.write(part.contiguous().numpy().data)
@@ -164,7 +164,7 @@ def arrays_of(
     single: bool,
     duration: float,
     source: str,
-) -> dict[str, Pieces | npt.ArrayLike]:
+) -> dict[str, ChunkedArray | npt.ArrayLike]:
     """All that the ``.npz`` of a recording holds.
 
     Args:

@@ -40,7 +40,7 @@ from musicfm.library.database import (
 from musicfm.library.listening import Listener, Vectors
 from musicfm.library.matrices import Matrix
 from musicfm.library.transform import current, fit, is_due
-from musicfm.progress import ListeningProgress
+from musicfm.progress import RecordingProgress
 from musicfm.remote import Location, is_url
 from musicfm.tasks.features import FeatureFiles, Features
 
@@ -107,7 +107,7 @@ def add(
         summary.skipped = len(recordings) - len(pending)
         sizes = {recording: recording.size for recording in pending}
         try:
-            with ListeningProgress("Adding", sizes, progress) as bar:
+            with RecordingProgress("Adding", sizes, progress) as bar:
                 run = _Run(writer, listener, summary, bar)
                 run.listen(pending, num_workers, timeout_seconds, on_damage)
         finally:
@@ -162,7 +162,7 @@ class _Run(Account[Recording]):
         writer: "Writer",
         listener: Listener,
         summary: Added,
-        bar: ListeningProgress[Recording],
+        bar: RecordingProgress[Recording],
     ) -> None:
         super().__init__(summary, bar)
         self._writer, self._listener, self._added = writer, listener, summary
@@ -208,7 +208,7 @@ class _Run(Account[Recording]):
                 sound = reading.sound_hash(recording.path)
                 if self._writer.recognise(recording, sound):
                     self._added.moved += 1
-                    self._bar.ends(recording)
+                    self._bar.on_end(recording)
                     continue
             except AudioError as error:
                 self.on_error(recording, str(error))

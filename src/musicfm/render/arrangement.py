@@ -193,7 +193,7 @@ def _cast(
             family, program = _instrument(own, style, role, reserved, without, taken)
         gain = _GAINS[role] + own.uniform(-3, 3)
         gain += KITS[family].gain_db if role == "drums" else FAMILIES[family].gain_db
-        pan = own.bell(0.2) if role in ("drums", "bass", "lead") else own.uniform(-0.7, 0.7)
+        pan = own.triangular(0.2) if role in ("drums", "bass", "lead") else own.uniform(-0.7, 0.7)
         reverb = own.uniform(-30, -16) if role in ("drums", "bass") else own.uniform(-22, -6)
         cast[role] = Instrument(family, program, round(gain, 2), round(pan, 2), round(reverb, 2))
     return cast

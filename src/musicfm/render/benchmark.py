@@ -66,11 +66,11 @@ class SongSet:
         """Of the songs."""
         return range(self.first_seed, self.first_seed + len(self.fingerprints))
 
-    def part(self, part: float) -> "SongSet":
-        """The first songs: about a part of them, and at least one. Raises ConfigError."""
-        if not 0.0 < part <= 1.0:
-            raise ConfigError(f"a part of {part:g} of the songs is impossible; give 0 to 1")
-        count = max(1, round(part * len(self.fingerprints)))
+    def part(self, fraction: float) -> "SongSet":
+        """The first songs: about a fraction of them, and at least one. Raises ConfigError."""
+        if not 0.0 < fraction <= 1.0:
+            raise ConfigError(f"a fraction of {fraction:g} of the songs is impossible; give 0 to 1")
+        count = max(1, round(fraction * len(self.fingerprints)))
         return replace(self, fingerprints=self.fingerprints[:count])
 
 

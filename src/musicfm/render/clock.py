@@ -12,7 +12,7 @@ class Feel:
     beats_per_minute: float
     drift: float
     """The furthest that the tempo wanders, as a part of it."""
-    unevenness: float
+    tempo_jitter: float
     """The same from beat to beat."""
     swing: float
     """Where the second eighth or sixteenth of a pair falls, from 0.5 (even) to 0.67."""
@@ -54,11 +54,11 @@ class Clock:
         beats_per_bar = steps_per_bar // steps_per_beat
         for bar in range(-1, num_bars + 2):
             time += pauses.get(bar, 0.0)
-            wander = max(-1.0, min(1.0, wander + dice.bell(0.5)))
+            wander = max(-1.0, min(1.0, wander + dice.triangular(0.5)))
             slowing = feel.ritardando if num_bars - 2 <= bar else 0.0
             for _ in range(beats_per_bar):
                 tempo = feel.beats_per_minute * (1.0 + feel.drift * wander) * (1.0 - slowing)
-                beat = 60.0 / tempo * (1.0 + dice.bell(feel.unevenness))
+                beat = 60.0 / tempo * (1.0 + dice.triangular(feel.tempo_jitter))
                 self._starts += [time + beat * part for part in shape[:-1]]
                 self._ends += [time + beat * part for part in shape[1:]]
                 time += beat

@@ -37,7 +37,7 @@ class Dice:
         """A number from [low, high)."""
         return low + (high - low) * self.unit()
 
-    def bell(self, width: float) -> float:
+    def triangular(self, width: float) -> float:
         """A number from (-width, width), near 0 more often than not."""
         return (self.unit() + self.unit() - 1.0) * width
 

@@ -49,22 +49,22 @@ def perform(
 ) -> Part:
     """Plays a role: adds what no player can help, and fits it to the instrument."""
     loose = dice.uniform(0.001, 0.010)
-    late = dice.bell(0.005)
+    late = dice.triangular(0.005)
     loudness = _loudness(plan, role)
     gate, drums = _GATES[role], role == "drums"
     shift = 0 if role in ("drums", "bass") else _octave(instrument.family, role, notes)
     steps_per_bar = plan.grid.steps_per_bar
     played = []
-    bell, starts, ends = dice.bell, clock.start, clock.end
+    triangular, starts, ends = dice.triangular, clock.start, clock.end
     for start, end, pitch, accent in notes:
         begin = starts(start)
-        onset = begin + late + bell(loose)
+        onset = begin + late + triangular(loose)
         if onset < _EARLIEST:
             onset = _EARLIEST
         held = _DRUM_SECONDS if drums else (ends(end) - begin) * gate
         if held < _SHORTEST:
             held = _SHORTEST
-        level = loudness[start // steps_per_bar if start > 0 else 0] * accent + bell(8.0)
+        level = loudness[start // steps_per_bar if start > 0 else 0] * accent + triangular(8.0)
         velocity = 127 if level > 127 else 8 if level < 8 else int(level)
         played.append(Note(onset, onset + held, pitch + shift, velocity))
     played.sort(key=lambda note: (note.start, note.pitch))

@@ -179,7 +179,7 @@ def _drawn(dice: Dice, style: Style, tempo: float, machine: bool, swings: bool) 
     return Feel(
         beats_per_minute=tempo,
         drift=0.0 if machine else dice.uniform(0.005, 0.04),
-        unevenness=0.0 if machine else dice.uniform(0.0, 0.012),
+        tempo_jitter=0.0 if machine else dice.uniform(0.0, 0.012),
         swing=dice.uniform(0.56, 0.67) if swings else 0.5,
         swing_steps=0 if not swings else 4 if style.swings == "eighths" else 2,
         ritardando=dice.uniform(0.05, 0.25) if not machine and dice.chance(0.4) else 0.0,

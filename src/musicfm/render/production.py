@@ -28,7 +28,7 @@ def _mastered(dice: Dice, drawn: Production, degraded: bool) -> Production:
     )
     if not degraded:
         cents = dice.weighted({8.0: 6.0, 30.0: 3.0, 50.0: 1.0})
-        production = replace(production, cents=round(dice.bell(cents), 2))
+        production = replace(production, cents=round(dice.triangular(cents), 2))
     if dice.chance(0.7):
         production = replace(
             production,

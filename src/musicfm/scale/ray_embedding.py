@@ -128,7 +128,7 @@ def embed_on_ray(
     ) as run:
         if run.pending:
             with _cluster(address, actors, num_workers, use_gpus) as cluster:
-                job = Job(
+                job = EmbedTask(
                     embedder,
                     folder,
                     None if is_table else pooling,
@@ -219,7 +219,7 @@ def share_out(
 
 
 @dataclass(frozen=True)
-class Job:
+class EmbedTask:
     """What an actor has to know."""
 
     embedder: Embedder
@@ -231,7 +231,7 @@ class Job:
     on_damage: Literal["error", "warn"]
 
 
-def _embed(run: Run, job: Job, cluster: Cluster) -> None:
+def _embed(run: Run, job: EmbedTask, cluster: Cluster) -> None:
     """Goes over what is pending, in ever smaller chunks."""
     import ray
 
@@ -305,7 +305,7 @@ def _pass(
         ) from error
 
 
-def _note(run: Run, job: Job, outcomes: Sequence[Outcome]) -> None:
+def _note(run: Run, job: EmbedTask, outcomes: Sequence[Outcome]) -> None:
     """Writes down what became of a chunk: means into a partition first, then the journal."""
     done = [outcome for outcome in outcomes if isinstance(outcome, Written)]
     if job.pooling is None and done:
@@ -343,7 +343,7 @@ class _Means:
         return {"mean": collected.mean()}
 
 
-def embed_chunk(job: Job, recordings: list[Recording]) -> list[Outcome]:
+def embed_chunk(job: EmbedTask, recordings: list[Recording]) -> list[Outcome]:
     """What an actor does with a chunk. Raises MusicFMError if it cannot go on."""
     import torch
 
@@ -382,7 +382,7 @@ class _Actor:
 
         import __main__
 
-        self._job: Job = ray.get(job)
+        self._job: EmbedTask = ray.get(job)
         self._ledger, self._attempts = ledger, attempts
         # Or every decoder would import Ray, whose program is the main script here.
         vars(__main__)["__file__"] = None

@@ -26,9 +26,9 @@ from musicfm.errors import AudioError
 from musicfm.serving import uploads
 from musicfm.serving.drop import drop_page
 from musicfm.serving.jobs import RESULTS, Cancelled, Format, Progress, write_result
-from musicfm.serving.limits import Refusal
+from musicfm.serving.limits import RequestError
 from musicfm.serving.protection import Protection
-from musicfm.serving.service import Kept, Place, Running, Service, shutting_down
+from musicfm.serving.service import Kept, Running, Service, Slot, shutting_down
 from musicfm.serving.swagger import add_docs
 
 _TICK_SECONDS = 0.25
@@ -154,11 +154,11 @@ def _add_embed(api: FastAPI, service: Service) -> None:
         """Embed a recording."""
         name, layers = uploads.shown(name) or "recording", _layers(service.embedder, layer)
         if not isinstance(pool, str) and not 0.0 < pool <= service.embedder.rate:
-            raise Refusal(
+            raise RequestError(
                 422, f"pool is {pool:g}; give none, mean, or up to {service.embedder.rate:g} Hz"
             )
-        place = await _place(request, service)
-        return await _file(request, service, service.embed(place, name, layers, pool))
+        slot = await _slot(request, service)
+        return await _file(request, service, service.embed(slot, name, layers, pool))
 
 
 def _add_analyze(api: FastAPI, service: Service) -> None:
@@ -201,9 +201,9 @@ def _add_analyze(api: FastAPI, service: Service) -> None:
         """Find beats, chords, sections, key and tags."""
         _check_heads(service)
         if progress and format not in _LINES:
-            raise Refusal(422, f"progress goes with {' and '.join(_LINES)}, not with {format}")
-        place = await _place(request, service)
-        running = service.analyze(place, uploads.shown(name) or "recording", format)
+            raise RequestError(422, f"progress goes with {' and '.join(_LINES)}, not with {format}")
+        slot = await _slot(request, service)
+        running = service.analyze(slot, uploads.shown(name) or "recording", format)
         if progress:
             lines = _lines(request, service, running)
             return StreamingResponse(lines, media_type="application/x-ndjson")
@@ -219,8 +219,8 @@ def _add_analyze(api: FastAPI, service: Service) -> None:
     async def begin(request: Request, name: Name = "recording") -> dict[str, str]:
         """Begin to analyse a recording, and keep the result for an hour: `{"id": ...}`."""
         _check_heads(service)
-        place = await _place(request, service)
-        return {"id": service.begin(place, uploads.shown(name) or "recording")}
+        slot = await _slot(request, service)
+        return {"id": service.begin(slot, uploads.shown(name) or "recording")}
 
     @api.get("/v1/jobs/{id}", dependencies=[Depends(_only_known)], responses=_GONE)
     async def look(id: str) -> dict[str, Any]:
@@ -232,8 +232,8 @@ def _add_analyze(api: FastAPI, service: Service) -> None:
             return about
         try:
             _kept_result(service, kept)
-        except Refusal as refusal:
-            failed = {"stage": "failed", "status": refusal.status, "error": str(refusal)}
+        except RequestError as error:
+            failed = {"stage": "failed", "status": error.status, "error": str(error)}
             return about | failed
         return about | {"stage": "done"}
 
@@ -247,7 +247,7 @@ def _add_analyze(api: FastAPI, service: Service) -> None:
         """The result of an analysis, in any format, and again while it is kept."""
         kept = service.kept(id)
         if not kept.running.future.done():
-            raise Refusal(409, "the result is not there yet; ask again in a moment", 1)
+            raise RequestError(409, "the result is not there yet; ask again in a moment", 1)
         _kept_result(service, kept)
         file, title = kept.folder / RESULTS[format], kept.running.job.title
         if format != "jams" and format != "html":  # these are there
@@ -265,36 +265,36 @@ def _add_analyze(api: FastAPI, service: Service) -> None:
 
 def _check_heads(service: Service) -> None:
     if service.predictor is None:
-        raise Refusal(501, "this server has no heads; ask it for embeddings (/v1/embed)")
+        raise RequestError(501, "this server has no heads; ask it for embeddings (/v1/embed)")
 
 
 def _only_known(request: Request) -> None:
-    """Raises Refusal for a parameter that there is not: its answer would be that of another."""
+    """Raises RequestError for an unknown parameter: its answer would be that of another."""
     known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
     if unknown := sorted(set(request.query_params) - set(known)):
-        raise Refusal(
+        raise RequestError(
             422,
             f"there is no parameter '{uploads.shown(unknown[0])}'; there are {', '.join(known)}",
         )
 
 
 def _layers(embedder: Embedder, asked: list[int] | None) -> list[int]:
-    """Those asked for, or the default. Raises Refusal for one that is not there."""
+    """Those asked for, or the default. Raises RequestError for one that is not there."""
     if not asked:
         (default,) = wanted_layers(embedder.model, None)
         return [default if default in embedder.layers else embedder.layers[-1]]
     if missing := [layer for layer in asked if layer not in embedder.layers]:
         there = ", ".join(map(str, embedder.layers))
-        raise Refusal(422, f"there is no layer {missing[0]} here; choose from {there}")
+        raise RequestError(422, f"there is no layer {missing[0]} here; choose from {there}")
     return sorted(set(asked))
 
 
-async def _place(request: Request, service: Service) -> Place:
-    """A place until the answer is out, with the upload in it."""
+async def _slot(request: Request, service: Service) -> Slot:
+    """A slot until the answer is out, with the upload in it."""
     uploads.check(request.headers, service.limits)
-    place: Place = request.state.exit.enter_context(service.admit())
-    await uploads.receive(request.stream(), place.upload, service.limits)
-    return place
+    slot: Slot = request.state.exit.enter_context(service.admit())
+    await uploads.receive(request.stream(), slot.upload, service.limits)
+    return slot
 
 
 async def _progress(
@@ -303,7 +303,7 @@ async def _progress(
     """How far a job is, until it has ended.
 
     Raises:
-        Refusal: it takes too long, or the server is to stop.
+        RequestError: it takes too long, or the server is to stop.
         ClientDisconnect: nobody waits any more.
     """
     clock = asyncio.get_running_loop()
@@ -320,8 +320,8 @@ async def _progress(
             raise _late(service)
 
 
-def _late(service: Service) -> Refusal:
-    return Refusal(
+def _late(service: Service) -> RequestError:
+    return RequestError(
         504,
         f"the result took longer than {service.limits.work_seconds:g} s; send a shorter recording, "
         "or try later",
@@ -336,20 +336,20 @@ def _kept_result(service: Service, kept: Kept) -> Path:
 
 
 def _result(running: Running) -> Path:
-    """Where the result is. Raises Refusal if there is none."""
+    """Where the result is. Raises RequestError if there is none."""
     try:
         return running.future.result(timeout=0.0)
     except (Cancelled, CancelledError):
         raise shutting_down() from None
     except AudioError as error:
-        raise uploads.refusal_of(error, running.job.upload, running.job.name) from error
-    except Refusal:
+        raise uploads.request_error(error, running.job.upload, running.job.name) from error
+    except RequestError:
         raise
     except OSError as error:
-        raise Refusal(507, "the server has no room for the result; try later", 60) from error
+        raise RequestError(507, "the server has no room for the result; try later", 60) from error
     except Exception as error:
         _log.exception("a job has failed")
-        raise Refusal(500, _BROKEN) from error
+        raise RequestError(500, _BROKEN) from error
 
 
 async def _file(request: Request, service: Service, running: Running) -> Response:
@@ -385,10 +385,8 @@ async def _lines(request: Request, service: Service, running: Running) -> AsyncI
             yield part
     except ClientDisconnect:
         return
-    except Refusal as refusal:
-        yield (
-            json.dumps({"stage": "failed", "status": refusal.status, "error": str(refusal)}) + "\n"
-        )
+    except RequestError as error:
+        yield (json.dumps({"stage": "failed", "status": error.status, "error": str(error)}) + "\n")
 
 
 async def _last_line(result: Path) -> AsyncIterator[str]:
@@ -404,11 +402,11 @@ async def _last_line(result: Path) -> AsyncIterator[str]:
 def _add_handlers(api: FastAPI) -> None:
     """Every error is JSON with one sentence."""
 
-    @api.exception_handler(Refusal)
-    async def refused(request: Request, refusal: Refusal) -> Response:
-        seconds = refusal.retry_seconds
+    @api.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> Response:
+        seconds = error.retry_seconds
         headers = {} if seconds is None else {"Retry-After": str(seconds)}
-        return _error(refusal.status, str(refusal), headers)
+        return _error(error.status, str(error), headers)
 
     @api.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

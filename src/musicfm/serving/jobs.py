@@ -26,8 +26,8 @@ from musicfm.embedding.results import (
     arrays_of,
     write_npz,
 )
-from musicfm.serving.hands import Hands
-from musicfm.serving.limits import Limits, Refusal
+from musicfm.serving.decoder_pool import DecoderPool
+from musicfm.serving.limits import Limits, RequestError
 from musicfm.serving.sharing import SharedEncoder
 from musicfm.tasks.features import FeatureWriter
 from musicfm.tasks.predict import Predictor
@@ -80,7 +80,7 @@ class Job(ABC):
         """Takes the next frames, (layers, time, dim) of the encoder."""
 
     @abstractmethod
-    def finish(self, duration: float, hands: Hands) -> Path:
+    def finish(self, duration: float, pool: DecoderPool) -> Path:
         """Makes the result of all frames; gives its file."""
 
     @abstractmethod
@@ -107,12 +107,12 @@ class Job(ABC):
         if self.is_cancelled:
             raise Cancelled
 
-    def run(self, hands: Hands, limits: Limits) -> Path:
+    def run(self, pool: DecoderPool, limits: Limits) -> Path:
         """Does it; gives the file of the result.
 
         Raises:
             AudioError: the recording cannot be used.
-            Refusal: it is too long.
+            RequestError: it is too long.
             Cancelled: nobody waits.
         """
         self.check()
@@ -121,7 +121,7 @@ class Job(ABC):
         sample_rate = self._encoder.encoder.sample_rate
         with (
             contextlib.closing(self),
-            contextlib.closing(hands.decode(self.upload)) as decoded,
+            contextlib.closing(pool.decode(self.upload)) as decoded,
             contextlib.closing(_within(limits, decoded, sample_rate)) as events,
             contextlib.closing(self._encoder.tracks(events, self.name, self.check)) as tracks,
         ):
@@ -134,7 +134,7 @@ class Job(ABC):
                         self._advance(frames.shape[1] / self._encoder.encoder.rate)
                     case Finished(duration=duration):
                         self.progress = Progress("finishing", duration, duration)
-            return self.finish(duration, hands)
+            return self.finish(duration, pool)
 
     def _advance(self, seconds: float) -> None:
         before = self.progress
@@ -175,7 +175,7 @@ class EmbedJob(Job):
         """Takes the next frames."""
         self._collected.add(self._pick(frames, self._layers))
 
-    def finish(self, duration: float, hands: Hands) -> Path:
+    def finish(self, duration: float, pool: DecoderPool) -> Path:
         """The ``.npz``."""
         is_single = len(self._layers) == 1
         result = self.folder / "result.npz"
@@ -213,7 +213,7 @@ class AnalyzeJob(Job):
         """Takes the next frames."""
         self._writer.add(self._pick(frames, list(self._files)))
 
-    def finish(self, duration: float, hands: Hands) -> Path:
+    def finish(self, duration: float, pool: DecoderPool) -> Path:
         """The file of the last format."""
 
         def note(seconds: float) -> None:
@@ -228,7 +228,7 @@ class AnalyzeJob(Job):
         for format in self._formats:
             if format == "html":
                 result = self.folder / RESULTS[format]
-                page = render_page(analysis, hands.sound_of(self.upload, note))
+                page = render_page(analysis, pool.sound_of(self.upload, note))
                 result.write_text(page, encoding="utf-8")
             else:
                 result = write_result(analysis, format, self.title, self.folder)
@@ -265,7 +265,7 @@ def write_result(
 def _within(
     limits: Limits, events: Iterator[Event[Any]], sample_rate: int
 ) -> Generator[Event[Any], None, None]:
-    """The events of a recording; raises Refusal if it is too long, or says so."""
+    """The events of a recording; raises RequestError if it is too long, or says so."""
     seconds = 0.0
     for event in events:
         match event:
@@ -279,7 +279,7 @@ def _within(
 
 def _check_length(seconds: float, limits: Limits) -> None:
     if seconds > limits.max_seconds:
-        raise Refusal(
+        raise RequestError(
             413,
             f"the recording is longer than {limits.max_seconds / 60:.3g} min; send a part of it",
         )

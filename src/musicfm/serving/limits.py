@@ -25,7 +25,7 @@ class Limits:
     """Such results at once; beyond them, the oldest go."""
 
 
-class Refusal(MusicFMError):
+class RequestError(MusicFMError):
     """A request is not answered with a result.
 
     Args:

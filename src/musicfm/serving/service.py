@@ -18,9 +18,9 @@ from musicfm.embedding.embedder import Embedder, wanted_layers
 from musicfm.embedding.results import Pooling
 from musicfm.errors import ConfigError
 from musicfm.model.musicfm import MusicFM
-from musicfm.serving.hands import Hands
+from musicfm.serving.decoder_pool import DecoderPool
 from musicfm.serving.jobs import RESULTS, AnalyzeJob, EmbedJob, Format, Job
-from musicfm.serving.limits import Limits, Refusal
+from musicfm.serving.limits import Limits, RequestError
 from musicfm.serving.sharing import SharedEncoder
 from musicfm.tasks.heads import shipped
 from musicfm.tasks.predict import Predictor
@@ -65,9 +65,9 @@ def load(
     return embedder, predictor
 
 
-def shutting_down() -> Refusal:
+def shutting_down() -> RequestError:
     """What clients are told when the server is to stop."""
-    return Refusal(503, "the server is shutting down", _RETRY_SECONDS)
+    return RequestError(503, "the server is shutting down", _RETRY_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class Running:
         self.future.cancel()
 
 
-class Place:
+class Slot:
     """What a client holds while it is served: a folder for its upload, and its job.
 
-    Leaving the ``with`` block cancels the job, unless it is kept; the place is free again once that
+    Leaving the ``with`` block cancels the job, unless it is kept; the slot is free again once that
     has ended.
     """
 
@@ -144,8 +144,8 @@ class Service:
         self.embedder, self.predictor, self.limits = embedder, predictor, limits
         self._encoder = SharedEncoder(embedder)
         self._num_workers, self._timeout_seconds = num_workers, timeout_seconds
-        self._hands: SimpleQueue[Hands] = SimpleQueue()
-        self._places: set[Place] = set()
+        self._pools: SimpleQueue[DecoderPool] = SimpleQueue()
+        self._slots: set[Slot] = set()
         self._kept: dict[str, Kept] = {}
         """By the id of the job."""
         self._lock = threading.Lock()
@@ -157,7 +157,7 @@ class Service:
             stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
             stack.enter_context(self._encoder)
             for _ in range(self._num_workers):
-                self._hands.put(Hands(self.embedder.sample_rate, self._timeout_seconds))
+                self._pools.put(DecoderPool(self.embedder.sample_rate, self._timeout_seconds))
             self._pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="job")
             self._opened = stack.pop_all()
         return self
@@ -165,81 +165,81 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.stop()
         with self._lock:
-            futures = [place.running.future for place in self._places if place.running]
+            futures = [slot.running.future for slot in self._slots if slot.running]
         self._pool.shutdown(wait=False, cancel_futures=True)
         wait(futures, _STOP_SECONDS)  # not for ever: one may wait for a decoder that hangs
-        while not self._hands.empty():
-            self._hands.get().close()
+        while not self._pools.empty():
+            self._pools.get().close()
         self._opened.close()
 
     @property
     def num_requests(self) -> int:
         """How many are under way."""
-        return len(self._places)
+        return len(self._slots)
 
-    def admit(self) -> Place:
-        """A place for a client. Raises Refusal if all are taken."""
+    def admit(self) -> Slot:
+        """A slot for a client. Raises RequestError if all are taken."""
         with self._lock:
             self._check_open()
-            if len(self._places) >= self.limits.max_requests:
-                raise Refusal(503, "the server is busy; try again in a moment", _RETRY_SECONDS)
-            place = Place(self, Path(tempfile.mkdtemp(dir=self._folder)))
-            self._places.add(place)
-            return place
+            if len(self._slots) >= self.limits.max_requests:
+                raise RequestError(503, "the server is busy; try again in a moment", _RETRY_SECONDS)
+            slot = Slot(self, Path(tempfile.mkdtemp(dir=self._folder)))
+            self._slots.add(slot)
+            return slot
 
-    def free(self, place: Place) -> None:
-        """Takes a place back, with all files that are there."""
-        shutil.rmtree(place.folder, ignore_errors=True)
+    def free(self, slot: Slot) -> None:
+        """Takes a slot back, with all files that are there."""
+        shutil.rmtree(slot.folder, ignore_errors=True)
         with self._lock:
-            self._places.discard(place)
+            self._slots.discard(slot)
 
-    def embed(self, place: Place, name: str, layers: Sequence[int], pooling: Pooling) -> Running:
-        """Embeds the upload in a place; see :class:`musicfm.serving.jobs.EmbedJob`."""
-        return self._submit(place, EmbedJob(name, place.upload, self._encoder, layers, pooling))
+    def embed(self, slot: Slot, name: str, layers: Sequence[int], pooling: Pooling) -> Running:
+        """Embeds the upload in a slot; see :class:`musicfm.serving.jobs.EmbedJob`."""
+        return self._submit(slot, EmbedJob(name, slot.upload, self._encoder, layers, pooling))
 
-    def analyze(self, place: Place, name: str, format: Format) -> Running:
-        """Analyses the upload in a place; see :class:`musicfm.serving.jobs.AnalyzeJob`."""
+    def analyze(self, slot: Slot, name: str, format: Format) -> Running:
+        """Analyses the upload in a slot; see :class:`musicfm.serving.jobs.AnalyzeJob`."""
         assert self.predictor is not None
-        job = AnalyzeJob(name, place.upload, self._encoder, self.predictor, [format])
-        return self._submit(place, job)
+        job = AnalyzeJob(name, slot.upload, self._encoder, self.predictor, [format])
+        return self._submit(slot, job)
 
-    def begin(self, place: Place, name: str) -> str:
-        """Analyses the upload in a place, and keeps a JAMS file and a page.
+    def begin(self, slot: Slot, name: str) -> str:
+        """Analyses the upload in a slot, and keeps a JAMS file and a page.
 
         Returns:
             The id of the job, which nobody can guess, for :meth:`kept`.
         """
         assert self.predictor is not None
         formats: list[Format] = ["jams", "html"]
-        job = AnalyzeJob(name, place.upload, self._encoder, self.predictor, formats)
-        running = self._submit(place, job)
-        place.is_kept = True
-        identity, kept = secrets.token_urlsafe(12), Kept(running, place.folder, time.monotonic())
+        job = AnalyzeJob(name, slot.upload, self._encoder, self.predictor, formats)
+        running = self._submit(slot, job)
+        slot.is_kept = True
+        identity, kept = secrets.token_urlsafe(12), Kept(running, slot.folder, time.monotonic())
         with self._lock:
             self._kept[identity] = kept
 
         def end(_: Future[Path]) -> None:
             with suppress(OSError):
-                for path in place.folder.iterdir():
+                for path in slot.folder.iterdir():
                     if path.name not in RESULTS.values():
                         path.unlink(missing_ok=True)
             kept.ended = time.monotonic()
             with self._lock:
-                self._places.discard(place)
+                self._slots.discard(slot)
 
         running.future.add_done_callback(end)
         return identity
 
     def kept(self, identity: str) -> Kept:
-        """A job that was begun. Raises Refusal if there is none of that id, or none any more."""
+        """A job that was begun. Raises RequestError if there is none of that id any more."""
         with self._lock:
             if identity in self._kept:
                 return self._kept[identity]
         minutes = self.limits.keep_seconds / 60
-        raise Refusal(404, f"there is no such job; results are kept for {minutes:g} min")
+        raise RequestError(404, f"there is no such job; results are kept for {minutes:g} min")
 
     def forget(self, identity: str) -> None:
-        """Ends a job that was begun, and deletes its result. Raises Refusal if there is none."""
+        """Ends a job and deletes its result. Raises RequestError if there is none."""
         kept = self.kept(identity)
         kept.running.cancel()
         with self._lock:
@@ -259,31 +259,31 @@ class Service:
             kept.is_late = True
             kept.running.cancel()
         extra = max(0, len(ended) - limits.max_kept)
-        for place, (identity, end) in enumerate(sorted(ended, key=lambda item: item[1])):
-            if place < extra or now > end + limits.keep_seconds:
+        for slot, (identity, end) in enumerate(sorted(ended, key=lambda item: item[1])):
+            if slot < extra or now > end + limits.keep_seconds:
                 self.forget(identity)
 
     def stop(self) -> None:
         """Admits nobody any more, and ends all jobs."""
         with self._lock:
             self._is_closing = True
-            running = [place.running for place in self._places if place.running]
+            running = [slot.running for slot in self._slots if slot.running]
         for one in running:
             one.cancel()
 
-    def _submit(self, place: Place, job: Job) -> Running:
+    def _submit(self, slot: Slot, job: Job) -> Running:
         with self._lock:
             self._check_open()
-            place.running = Running(job, self._pool.submit(self._run, job))
-            return place.running
+            slot.running = Running(job, self._pool.submit(self._run, job))
+            return slot.running
 
     def _check_open(self) -> None:
         if self._is_closing:
             raise shutting_down()
 
     def _run(self, job: Job) -> Path:
-        hands = self._hands.get()
+        pool = self._pools.get()
         try:
-            return job.run(hands, self.limits)
+            return job.run(pool, self.limits)
         finally:
-            self._hands.put(hands)
+            self._pools.put(pool)

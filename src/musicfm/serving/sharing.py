@@ -19,11 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Listener:
+class _Client:
     """Who waits for the frames of a recording; in messages, it is the recording."""
 
     name: str
-    answers: "SimpleQueue[TrackEvent[_Listener] | None]" = field(default_factory=SimpleQueue)
+    answers: "SimpleQueue[TrackEvent[_Client] | None]" = field(default_factory=SimpleQueue)
     """None: the encoder has failed."""
     is_over: bool = False
     """Whether the last answer has been given."""
@@ -42,7 +42,7 @@ class _Listener:
             check()
 
 
-_Asked: TypeAlias = Event[_Listener]
+_Asked: TypeAlias = Event[_Client]
 
 
 class SharedEncoder:
@@ -51,7 +51,7 @@ class SharedEncoder:
     def __init__(self, encoder: WindowEncoder) -> None:
         self.encoder = encoder
         self._asked: Queue[_Asked | None] = Queue(_WAITING_EVENTS)
-        self._under_way: set[_Listener] = set()
+        self._under_way: set[_Client] = set()
         self._thread = threading.Thread(target=self._work, name="encoder", daemon=True)
 
     def __enter__(self) -> Self:
@@ -74,22 +74,22 @@ class SharedEncoder:
 
         Raises MusicFMError if the encoder failed for a reason that is not the recording's.
         """
-        listener, is_whole = _Listener(name), False
+        client, is_whole = _Client(name), False
         try:
             for event in events:
                 check()
-                self._ask(replace(event, key=listener))
+                self._ask(replace(event, key=client))
                 is_whole = isinstance(event, End | Failure)
-                while not listener.answers.empty():
-                    yield (answer := listener.next(check))
+                while not client.answers.empty():
+                    yield (answer := client.next(check))
                     if isinstance(answer, Failure):
                         return
-            while not isinstance(answer := listener.next(check), Finished | Failure):
+            while not isinstance(answer := client.next(check), Finished | Failure):
                 yield answer
             yield answer
         finally:
             if not is_whole:
-                self._ask(Failure(listener, "its client is gone"))
+                self._ask(Failure(client, "its client is gone"))
 
     def _ask(self, event: _Asked | None) -> None:
         while self._thread.is_alive():
@@ -109,9 +109,9 @@ class SharedEncoder:
                 return
             except Exception:
                 _log.exception("the encoder has failed; it starts again")
-                for listener in self._under_way:
-                    listener.answers.put(None)
-                    listener.is_over = True
+                for client in self._under_way:
+                    client.answers.put(None)
+                    client.is_over = True
                 self._under_way.clear()
 
     def _events(self) -> Iterator[_Asked | None]:

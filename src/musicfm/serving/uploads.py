@@ -14,7 +14,7 @@ import anyio
 from starlette.datastructures import Headers
 
 from musicfm.errors import AudioError
-from musicfm.serving.limits import Limits, Refusal
+from musicfm.serving.limits import Limits, RequestError
 
 MEDIA_TYPES = ("audio/", "video/", "application/octet-stream")
 
@@ -23,10 +23,10 @@ _ADVICE = re.compile(r"; replace it, or use what comes before \(.*\)\.$")
 
 
 def check(headers: Headers, limits: Limits) -> None:
-    """Raises Refusal if a request's headers tell already that its body is not wanted."""
+    """Raises RequestError if a request's headers tell already that its body is not wanted."""
     media_type = headers.get("content-type", "none").lower()
     if not media_type.startswith(MEDIA_TYPES):
-        raise Refusal(
+        raise RequestError(
             415,
             "send the recording itself as the body, with a content type of audio/*, video/* or "
             f"application/octet-stream, not {media_type.split(';')[0][:_LONGEST_NAME]}",
@@ -40,7 +40,7 @@ async def receive(body: AsyncIterator[bytes], path: Path, limits: Limits) -> Non
     """Writes a body to a file.
 
     Raises:
-        Refusal: it is empty, too large, or too slow; or the disk is full.
+        RequestError: it is empty, too large, or too slow; or the disk is full.
         ClientDisconnect: the client left in the middle.
     """
     count = 0
@@ -55,13 +55,13 @@ async def receive(body: AsyncIterator[bytes], path: Path, limits: Limits) -> Non
                     raise _too_large(limits)
                 await file.write(chunk)
     except TimeoutError:
-        raise Refusal(
+        raise RequestError(
             408, f"the upload did not arrive within {limits.upload_seconds:g} s; send less at once"
         ) from None
     except OSError as error:
-        raise Refusal(507, "the server has no room for the upload; try later", 60) from error
+        raise RequestError(507, "the server has no room for the upload; try later", 60) from error
     if not count:
-        raise Refusal(422, "the body is empty; send the recording as the body")
+        raise RequestError(422, "the body is empty; send the recording as the body")
 
 
 def shown(name: str) -> str:
@@ -71,15 +71,15 @@ def shown(name: str) -> str:
     return " ".join(printable.split())[:_LONGEST_NAME]
 
 
-def refusal_of(error: AudioError, upload: Path, name: str) -> Refusal:
+def request_error(error: AudioError, upload: Path, name: str) -> RequestError:
     """Why a recording cannot be used, for its client: by its name, and without our paths."""
     reason = _ADVICE.sub("; replace it.", str(error).replace(str(upload), name))
     if str(upload.parent) in reason or upload.parent.name in reason:
         reason = f"{name} cannot be decoded; replace the file."
-    return Refusal(422, reason)
+    return RequestError(422, reason)
 
 
-def _too_large(limits: Limits) -> Refusal:
-    return Refusal(
+def _too_large(limits: Limits) -> RequestError:
+    return RequestError(
         413, f"the upload is larger than {limits.max_bytes / 1e6:g} MB; send a smaller file"
     )

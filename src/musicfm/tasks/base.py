@@ -183,7 +183,7 @@ class Task(ABC, Generic[D]):
         """What a summary's metrics have to be read with, in a sentence; or nothing."""
         return ""
 
-    def resample(
+    def bootstrap(
         self, scores: Sequence[Scores], metric: str, places: npt.NDArray[np.integer]
     ) -> Array:
         """A metric of many collections that are drawn from some recordings.

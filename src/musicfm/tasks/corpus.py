@@ -60,11 +60,13 @@ class Corpus:
         """With all tracks in one test set."""
         return replace(self, train=(), valid=(), rest=(), tests={"all": self.tracks + self.rest})
 
-    def with_labels(self, part: float) -> "Corpus":
-        """With a part of the training tracks alone, at least one. Raises ConfigError."""
-        if not 0.0 < part <= 1.0:
-            raise ConfigError(f"a part of {part:g} of the labels is impossible; give 0 to 1")
-        count = max(1, round(part * len(self.train)))
+    def with_labels(self, fraction: float) -> "Corpus":
+        """With a fraction of the training tracks alone, at least one. Raises ConfigError."""
+        if not 0.0 < fraction <= 1.0:
+            raise ConfigError(
+                f"a fraction of {fraction:g} of the labels is impossible; give 0 to 1"
+            )
+        count = max(1, round(fraction * len(self.train)))
         order = sorted(self.train, key=lambda item: derive_seed(0, "labels", item.track.path))
         return replace(self, train=tuple(order[:count]))
 
@@ -73,7 +75,7 @@ def open_corpus(
     source: str,
     songs: Path,
     *,
-    part: float = 1.0,
+    fraction: float = 1.0,
     num_workers: int | None = None,
     progress: bool = False,
 ) -> Corpus:
@@ -85,7 +87,7 @@ def open_corpus(
             such as "gtzan=/data/gtzan"; a folder of recordings with a .jams file beside each; or a
             manifest of such.
         songs: the folder to render the songs of these into.
-        part: of the songs of each of their sets that are used.
+        fraction: of the songs of each of their sets that is used.
         num_workers: processes; None takes all cores.
         progress: show bars on standard error.
 
@@ -94,15 +96,15 @@ def open_corpus(
         DataError: it cannot be used.
     """
     if source == benchmark.NAME:
-        return _rendered(songs, part, num_workers, progress)
+        return _rendered(songs, fraction, num_workers, progress)
     name, is_dataset, home = source.partition("=")
     if name == benchmark.NAME_V2 and is_dataset:
-        return _rendered_v2(Path(home), songs, part, num_workers, progress)
+        return _rendered_v2(Path(home), songs, fraction, num_workers, progress)
     if source == benchmark.QUICK:
-        return _rendered_v2(None, songs, part, num_workers, progress)
-    if part != 1.0:
+        return _rendered_v2(None, songs, fraction, num_workers, progress)
+    if fraction != 1.0:
         raise ConfigError(
-            f"a part of the songs is for {benchmark.NAME} and {benchmark.NAME_V2}; give all of "
+            f"a fraction of the songs is for {benchmark.NAME} and {benchmark.NAME_V2}; give all of "
             f"{source}"
         )
     if is_dataset and name in DATASETS:
@@ -199,17 +201,17 @@ def _unreadable(labels: Iterable[str], class_of: Callable[[str], int]) -> dict[s
     return wrong
 
 
-def _rendered(songs: Path, part: float, num_workers: int | None, progress: bool) -> Corpus:
+def _rendered(songs: Path, fraction: float, num_workers: int | None, progress: bool) -> Corpus:
     def render(found: benchmark.SongSet) -> list[Path]:
         folder = songs / found.name
         return benchmark.render_set(found, folder, num_workers=num_workers, progress=progress)
 
-    sets = {name: found.part(part) for name, found in benchmark.song_sets().items()}
+    sets = {name: found.part(fraction) for name, found in benchmark.song_sets().items()}
     return _read_sets(benchmark.NAME, sets, benchmark.TEST_SETS, render, num_workers)
 
 
 def _rendered_v2(
-    sources: Path | None, songs: Path, part: float, num_workers: int | None, progress: bool
+    sources: Path | None, songs: Path, fraction: float, num_workers: int | None, progress: bool
 ) -> Corpus:
     quick = sources is None
     fonts = None if sources is None else benchmark.find_fonts(sources)
@@ -222,7 +224,7 @@ def _rendered_v2(
             num_workers=num_workers, progress=progress,
         )  # fmt: skip
 
-    sets = {key: found.part(part) for key, found in benchmark.song_sets_v2(quick).items()}
+    sets = {key: found.part(fraction) for key, found in benchmark.song_sets_v2(quick).items()}
     tests = [key for key in sets if key not in ("train", "valid")]
     return _read_sets(name, sets, tests, render, num_workers)
 

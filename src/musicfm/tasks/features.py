@@ -28,7 +28,7 @@ from musicfm.embedding.embedder import TrackEvent, WindowEncoder
 from musicfm.embedding.pooling import pool, pooled_times
 from musicfm.errors import DataError
 from musicfm.files import atomic_write, write_npy_header, writing
-from musicfm.progress import ListeningProgress
+from musicfm.progress import RecordingProgress
 from musicfm.remote import Location
 from musicfm.tasks.base import Array
 
@@ -203,7 +203,7 @@ def extract(
         item.audio: item for item in tracks if not _are_there(files[item.track.sha256].values())
     }
     sizes, summary = {path: item.track.size for path, item in by_path.items()}, Summary()
-    with ListeningProgress("Computing features", sizes, progress) as bar:
+    with RecordingProgress("Computing features", sizes, progress) as bar:
         computed = compute(
             encoder,
             {path: list(files[item.track.sha256].values()) for path, item in by_path.items()},
@@ -212,7 +212,7 @@ def extract(
         )
         with contextlib.closing(computed):
             for done in Account(summary, bar).follow(computed, encoder.rate):
-                bar.ends(done.key)
+                bar.on_end(done.key)
     there = {
         sha256: Features(paths, encoder.rate)
         for sha256, paths in files.items()

@@ -429,7 +429,7 @@ def _train(
         module.on_load_checkpoint(AtomicCheckpointIO().load_checkpoint(last))
     if not any(math.isfinite(valid) for _, valid in module.losses):
         raise ConfigError(
-            f"the training in {folder.parent} came to no number, as it does where learning rates "
+            f"the training in {folder.parent} is NaN, as it does where learning rates "
             "are too high; lower them (--learning-rates), and take another folder"
         )
     state = AtomicCheckpointIO().load_checkpoint(folder / "best.ckpt")["state_dict"]

@@ -93,6 +93,6 @@ def _resampled(task: Task[Any], runs: Runs, metric: str, names: Sequence[str], w
         len(runs), size=(NUM_RESAMPLES, len(runs))
     )
     values = np.stack(
-        [task.resample([run[name] for name in names], metric, places) for run in runs]
+        [task.bootstrap([run[name] for name in names], metric, places) for run in runs]
     )
     return values[seeds, np.arange(NUM_RESAMPLES)[:, None]].mean(axis=1)

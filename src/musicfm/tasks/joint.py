@@ -46,7 +46,7 @@ from musicfm.datasets.tracks import Track
 from musicfm.embedding.pooling import num_pooled, pooled_times
 from musicfm.errors import AudioError, AudioWarning, ConfigError, TrainingError
 from musicfm.files import atomic_write, exclusive, sweep
-from musicfm.memory import keep_freed_memory
+from musicfm.memory import tune_malloc
 from musicfm.model import checkpoint
 from musicfm.model.config import (
     Config,
@@ -430,10 +430,10 @@ def train(
 
     Raises:
         ConfigError: the folder holds a run of other settings.
-        TrainingError: the loss came to no number.
+        TrainingError: the loss is NaN.
         OutputError: the folder cannot be written, or is in use.
     """
-    keep_freed_memory()
+    tune_malloc()
     check_precision(settings.precision, torch.device(device).type)
     tracks = [*(item.track for item in labelled), *(track for track, _ in unlabelled)]
     with exclusive(out, ".lock"), ending_loaders(), stop_requested() as stop:

@@ -185,7 +185,7 @@ class Predictor:
 
 
 @dataclass(frozen=True)
-class Heard:
+class EncodedRecording:
     """A recording of a collection, and its hidden states."""
 
     recording: Recording
@@ -205,7 +205,7 @@ class Heard:
 class Output:
     """What becomes of encoded recordings."""
 
-    write: Callable[[Heard, Path], str]
+    write: Callable[[EncodedRecording, Path], str]
     """Takes it to files in a folder. Gives the name of the last one, without which the recording
     does not count as done."""
     suffixes: Sequence[str]
@@ -319,8 +319,8 @@ class _Results:
             warning.replace(printable(str(recording)), printable(PurePath(str(recording)).name))
             for warning in done.warnings
         )
-        heard = Heard(recording, features, done.duration, named)
-        result = self._pool.submit(self._output.write, heard, self._out)
+        encoded = EncodedRecording(recording, features, done.duration, named)
+        result = self._pool.submit(self._output.write, encoded, self._out)
         self._waiting.append((done, features, result))
         self._note(_WAITING_RESULTS)
 
@@ -352,18 +352,18 @@ def _complete(run: Run, output: Output, out: Path) -> None:
             run.summary.failures.append((str(recording), str(error)))
 
 
-def write_jams(predictor: Predictor, heard: Heard, out: Path) -> str:
+def write_jams(predictor: Predictor, encoded: EncodedRecording, out: Path) -> str:
     """Writes what the heads find in a recording, as JAMS."""
     tasks = ", ".join(head.config.task for head in predictor.heads)
     jams = document(
-        observations(predictor.decode(heard.features, heard.duration), heard.duration),
-        heard.duration,
-        title=heard.title,
+        observations(predictor.decode(encoded.features, encoded.duration), encoded.duration),
+        encoded.duration,
+        title=encoded.title,
         tool=f"musicfm predict ({tasks})",
         version=musicfm.__version__,
-        sandbox={**predictor.provenance(), "warnings": list(heard.warnings)},
+        sandbox={**predictor.provenance(), "warnings": list(encoded.warnings)},
     )
-    output = f"{heard.recording.name}.jams"
+    output = f"{encoded.recording.name}.jams"
     with atomic_write(out / output) as temporary:
         temporary.write_text(json.dumps(jams, indent=1) + "\n", encoding="utf-8")
     return output

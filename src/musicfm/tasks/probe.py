@@ -113,7 +113,7 @@ class Fitted:
     validation: Evaluation
 
 
-class Examples:
+class ProbeExamples:
     """What heads learn from: the hidden states of recordings at a task's rate, and the targets.
 
     Pooled once, into a temporary file that is mapped into memory, so that collections of any size
@@ -201,7 +201,9 @@ class Examples:
         return mean[:, None], deviation.clamp(min=1e-6)[:, None]
 
 
-def fit(config: HeadConfig, settings: ProbeSettings, train: Examples, valid: Examples) -> Fitted:
+def fit(
+    config: HeadConfig, settings: ProbeSettings, train: ProbeExamples, valid: ProbeExamples
+) -> Fitted:
     """Trains a head.
 
     Args:
@@ -300,7 +302,7 @@ def _comparable(value: float) -> float:
 
 
 def _optimise(
-    head: Head, settings: ProbeSettings, train: Examples, valid: Examples
+    head: Head, settings: ProbeSettings, train: ProbeExamples, valid: ProbeExamples
 ) -> list[tuple[float, float]]:
     """Trains until validation does not improve any more; leaves the best head."""
     optimizer = torch.optim.Adam(head.parameters(), lr=settings.learning_rate)
@@ -335,7 +337,7 @@ def _optimise(
 
 
 @torch.inference_mode()
-def _loss(head: Head, examples: Examples) -> float:
+def _loss(head: Head, examples: ProbeExamples) -> float:
     """Over all that there is, in parts."""
     total = weight = 0.0
     for index, count in enumerate(examples.counts):
@@ -351,7 +353,7 @@ def _loss(head: Head, examples: Examples) -> float:
 
 
 def _batches(
-    examples: Examples, settings: ProbeSettings, rng: np.random.Generator
+    examples: ProbeExamples, settings: ProbeSettings, rng: np.random.Generator
 ) -> Iterator[list[Tensor]]:
     """The clips of an epoch, at random places and in random order.
 

@@ -54,7 +54,7 @@ class Row:
         return self.name.rpartition(":")[0].endswith(".py")
 
     @property
-    def lasting_name(self) -> str:
+    def absolute_name(self) -> str:
         """Its name in any working directory."""
         if self.is_from_file:
             path, _, function = self.name.rpartition(":")

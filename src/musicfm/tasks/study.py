@@ -92,7 +92,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _EncoderFacts:
     """What there is to know of an encoder's frames, but for the frames."""
 
     fingerprint: str
@@ -101,7 +101,7 @@ class _Heard:
     failures: tuple[str, ...]
 
 
-class _Listener:
+class _FeatureSource:
     """What an encoder gives for all recordings, as soon as a head has to be fitted or tested.
 
     It is loaded for that, and freed. What it made of the recordings stays in the study, so that a
@@ -130,7 +130,7 @@ class _Listener:
         """As it was called before 0.2."""
 
     @cached_property
-    def facts(self) -> _Heard:
+    def facts(self) -> _EncoderFacts:
         """As they were noted, or found out now."""
         encoder = self._load()
         fingerprint, layers = encoder.fingerprint(), encoder.layers
@@ -139,7 +139,7 @@ class _Listener:
             cure = "delete it, and it will be written again"
             content = read_object(path, cure)
             try:
-                found = _Heard(
+                found = _EncoderFacts(
                     str(content["fingerprint"]),
                     tuple(content["layers"]),
                     int(content["dim"]),
@@ -151,7 +151,7 @@ class _Listener:
                 return found
         features, failures = self._extract(encoder)
         dim = next(iter(features.values())).frames(layers[0]).shape[1]
-        found = _Heard(fingerprint, layers, dim, tuple(failures))
+        found = _EncoderFacts(fingerprint, layers, dim, tuple(failures))
         with atomic_write(self._path) as temporary:
             temporary.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
         return found
@@ -238,17 +238,17 @@ def _check_rows(study: Study, rows: Sequence[Row]) -> None:
 
 def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> Iterator[Result]:
     """Heads on frozen frames: all layers first, then all seeds of the best."""
-    listeners: dict[str, _Listener] = {}
+    sources: dict[str, _FeatureSource] = {}
     failures: dict[Row, tuple[str, ...]] = {}
     trials: dict[tuple[Row, TaskName], dict[tuple[int, ...], list[Trial]]] = {}
     first_seeds = range(min(study.seeds_per_layer, study.num_seeds))
     for row in rows:
-        known: dict[float | None, _Listener] = {}
+        known: dict[float | None, _FeatureSource] = {}
         for task in _tasks(study, row):
             clip = build_task(task, ("any",)).clip_seconds if study.context == "paper" else None
             if clip not in known:
-                known[clip] = _Listener(study, corpus, row, clip, cache)
-            listeners[_source(row, task)] = known[clip]
+                known[clip] = _FeatureSource(study, corpus, row, clip, cache)
+            sources[_source(row, task)] = known[clip]
             facts = known[clip].facts
             failures[row] = tuple(dict.fromkeys((*failures.get(row, ()), *facts.failures)))
             trials[row, task] = {
@@ -256,7 +256,7 @@ def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> It
                 for config in _configs(study, corpus, row, task, facts)
             }
     first = [t for by_layers in trials.values() for some in by_layers.values() for t in some]
-    _run(study, first, listeners)
+    _run(study, first, sources)
     curves = {
         which: {
             layers: tuple(objective_of(trial.folder) for trial in some)
@@ -271,7 +271,7 @@ def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> It
         chosen[row, task] = [
             _trial(study, row, task, config, seed, tested=True) for seed in range(study.num_seeds)
         ]
-    _run(study, [trial for some in chosen.values() for trial in some], listeners)
+    _run(study, [trial for some in chosen.values() for trial in some], sources)
     for (row, task), some in chosen.items():
         yield Result(
             row,
@@ -284,9 +284,9 @@ def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> It
         )
 
 
-def _run(study: Study, trials: Sequence[Trial], listeners: Mapping[str, _Listener]) -> None:
+def _run(study: Study, trials: Sequence[Trial], sources: Mapping[str, _FeatureSource]) -> None:
     pending = dict.fromkeys(trial.source for trial in trials if not trial.is_done)
-    recordings = {source: listeners[source].recordings for source in pending}
+    recordings = {source: sources[source].recordings for source in pending}
     run_trials(trials, recordings, num_workers=study.num_workers, progress=study.progress)
 
 
@@ -312,13 +312,13 @@ def _trial(
 
 
 def _configs(
-    study: Study, corpus: Corpus, row: Row, name: TaskName, facts: _Heard
+    study: Study, corpus: Corpus, row: Row, name: TaskName, facts: _EncoderFacts
 ) -> list[HeadConfig]:
     """The heads to try: one, or one for each layer."""
     base = HeadConfig(
         task=name,
         vocabulary=corpus.vocabulary_for(name),
-        model=row.lasting_name,
+        model=row.absolute_name,
         fingerprint=facts.fingerprint,
         layers=facts.layers,
         dim=facts.dim,

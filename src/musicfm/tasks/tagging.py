@@ -155,7 +155,7 @@ class Tagging(Task[TaggingDecoding]):
         """See :meth:`musicfm.tasks.base.Task.oracle_logits`."""
         return binary_logits(targets.values, targets.known)
 
-    def resample(
+    def bootstrap(
         self, scores: Sequence[Scores], metric: str, places: npt.NDArray[np.integer]
     ) -> Array:
         """As scikit-learn with a recording's count as its weight, for all collections at once."""

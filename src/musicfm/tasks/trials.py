@@ -35,7 +35,7 @@ from musicfm.tasks.base import Scores, json_number, json_scores
 from musicfm.tasks.heads import HeadConfig, build_task
 from musicfm.tasks.probe import (
     Evaluation,
-    Examples,
+    ProbeExamples,
     ProbeSettings,
     Recording,
     evaluate,
@@ -222,7 +222,7 @@ def _fit(trial: Trial, recordings: Recordings) -> heads.Head:
     config, begin = trial.config, time.monotonic()
     task = build_task(config.task, config.vocabulary)
     train, valid = (
-        Examples(config, some, purpose)
+        ProbeExamples(config, some, purpose)
         for some, purpose in ((recordings.train, "training"), (recordings.valid, "validation"))
     )
     fitted = fit(config, trial.settings, train, valid)

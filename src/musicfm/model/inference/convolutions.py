@@ -20,7 +20,7 @@ _WIDE = 64
 """Channels from which on Winograd's saving outweighs its transforms."""
 
 
-class Space:
+class Workspace:
     """Memory by name, used again and again: fresh memory costs more than what is done in it."""
 
     def __init__(self) -> None:
@@ -56,10 +56,10 @@ class Convolution(nn.Module):
         self.strides = strides
         self.register_buffer("bias", bias)
 
-    def padded(self, x: Tensor, begin: int, shape: tuple[int, int], space: Space) -> Tensor:
+    def padded(self, x: Tensor, begin: int, shape: tuple[int, int], workspace: Workspace) -> Tensor:
         """What outputs from row ``begin`` on need: (*shape, in_channels), zero outside of x."""
         first = begin * self.strides[0] - 1
-        out = space.take("padded", x, *shape, x.shape[2])
+        out = workspace.take("padded", x, *shape, x.shape[2])
         inside = x[max(first, 0) : first + shape[0]]
         top, bands = max(-first, 0), x.shape[1]
         bottom = top + len(inside)
@@ -78,12 +78,12 @@ class OfOneChannel(Convolution):
         super().__init__(bias, strides)
         self.register_buffer("weight", weight.flatten(1).T.contiguous())
 
-    def forward(self, x: Tensor, begin: int, end: int, space: Space, name: str) -> Tensor:
+    def forward(self, x: Tensor, begin: int, end: int, workspace: Workspace, name: str) -> Tensor:
         """Rows ``begin`` to ``end`` of the result, (time', frequency', channels)."""
         shape = (end - begin - 1) * self.strides[0] + 3, x.shape[1] + 2
-        padded = self.padded(x, begin, shape, space)[..., 0]
+        padded = self.padded(x, begin, shape, workspace)[..., 0]
         patches = padded.unfold(0, 3, self.strides[0]).unfold(1, 3, self.strides[1])
-        out = space.take(name, x, *patches.shape[:2], len(self.bias))
+        out = workspace.take(name, x, *patches.shape[:2], len(self.bias))
         patches = patches.reshape(-1, self.weight.shape[0])
         torch.addmm(self.bias, patches, self.weight, out=out.view(-1, len(self.bias)))
         return out
@@ -98,10 +98,10 @@ class _Direct(Convolution):
         super().__init__(bias, strides)
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, x: Tensor, begin: int, end: int, space: Space, name: str) -> Tensor:
+    def forward(self, x: Tensor, begin: int, end: int, workspace: Workspace, name: str) -> Tensor:
         """Rows ``begin`` to ``end`` of the result, (time', frequency', channels)."""
         shape = (end - begin - 1) * self.strides[0] + 3, x.shape[1] + 2
-        padded = self.padded(x, begin, shape, space).permute(2, 0, 1)[None]
+        padded = self.padded(x, begin, shape, workspace).permute(2, 0, 1)[None]
         return F.conv2d(padded, self.weight, self.bias, self.strides)[0].permute(1, 2, 0)
 
 
@@ -126,27 +126,27 @@ class Winograd(Convolution):
         w = weight.permute(2, 3, 1, 0)
         self.register_buffer("weight", (g @ w.flatten(2).flatten(0, 1)).unflatten(1, w.shape[2:]))
 
-    def forward(self, x: Tensor, begin: int, end: int, space: Space, name: str) -> Tensor:
+    def forward(self, x: Tensor, begin: int, end: int, workspace: Workspace, name: str) -> Tensor:
         """Rows ``begin`` to ``end`` of the result, (time', frequency', channels)."""
         bands = steps_over(x.shape[1], self.strides[1])
         rows, columns = steps_over(end - begin, TILE), steps_over(bands, TILE)
         (row, column), (down, across) = self.sizes, (TILE * stride for stride in self.strides)
         shape = (rows - 1) * down + row, (columns - 1) * across + column
-        padded = self.padded(x, begin, shape, space)
+        padded = self.padded(x, begin, shape, workspace)
         tiles = padded.unfold(0, row, down).unfold(1, column, across)
         tiles = tiles.permute(0, 1, 3, 4, 2)  # (row, column, time, frequency, channel)
         # Two spaces in turn: what each held is not needed any more.
-        gathered = space.take("even", x, *tiles.shape).copy_(tiles)
+        gathered = workspace.take("even", x, *tiles.shape).copy_(tiles)
         gathered = gathered.view(rows * columns, -1, x.shape[2])
         count, products = len(gathered), len(self.inputs)
-        transformed = space.take("odd", x, count, products, x.shape[2])
+        transformed = workspace.take("odd", x, count, products, x.shape[2])
         torch.bmm(self.inputs.expand(count, -1, -1), gathered, out=transformed)
-        product = space.take("even", x, products, count, len(self.bias))
+        product = workspace.take("even", x, products, count, len(self.bias))
         torch.bmm(transformed.transpose(0, 1), self.weight, out=product)
-        y = space.take("odd", x, count, TILE**2, len(self.bias))
+        y = workspace.take("odd", x, count, TILE**2, len(self.bias))
         torch.bmm(self.outputs.expand(count, -1, -1), product.transpose(0, 1), out=y)
         y = y.view(rows, columns, TILE, TILE, -1).transpose(1, 2)
-        out = space.take(name, x, *y.shape)
+        out = workspace.take(name, x, *y.shape)
         torch.add(y, self.bias, out=out)
         return out.view(rows * TILE, columns * TILE, -1)[: end - begin, :bands]
 

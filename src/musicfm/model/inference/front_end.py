@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from musicfm.model.inference.convolutions import (
     TILE,
     VALUES,
-    Space,
+    Workspace,
     convolution,
     steps_over,
 )
@@ -49,9 +49,9 @@ class CpuFrontEnd(nn.Module):
     def clip(self, mel: Tensor) -> Tensor:
         """(mel time, n_mels) to (time, dim) float32."""
         x = mel[..., None].to(self.dtype)
-        space = Space()
+        workspace = Workspace()
         for block in self.blocks:
-            x = block(x, space)
+            x = block(x, workspace)
         return self.linear(x.transpose(1, 2).flatten(1)).float()
 
 
@@ -66,7 +66,7 @@ class _ResidualBlock(nn.Module):
         self.strided = convolution(*both, self.strides, dtype, winograd)
         self.conv2 = convolution(*folded(block.conv2, block.norm2), (1, 1), dtype, winograd)
 
-    def forward(self, x: Tensor, space: Space) -> Tensor:
+    def forward(self, x: Tensor, workspace: Workspace) -> Tensor:
         """(time, frequency, in_channels) to (time', frequency / 2, channels)."""
         time, bands = (steps_over(x.shape[axis], self.strides[axis]) for axis in (0, 1))
         channels = len(self.conv2.bias)
@@ -75,13 +75,13 @@ class _ResidualBlock(nn.Module):
         step = TILE * steps_over(VALUES, TILE * bands * channels) - 2
         for start in range(0, time, step):
             stop = min(start + step, time)
-            both = self.strided(x, start - 1, stop + 1, space, "strided")
+            both = self.strided(x, start - 1, stop + 1, workspace, "strided")
             y, skip = both.split(channels, dim=2)
             F.relu_(y)
             if start == 0:  # beyond the clip are zeros, as of the convolution's padding
                 y[0] = 0.0
             if stop == time:
                 y[-1] = 0.0
-            y = self.conv2(y, 1, stop - start + 1, space, "conv2")
+            y = self.conv2(y, 1, stop - start + 1, workspace, "conv2")
             torch.relu_(torch.add(y, skip[1:-1], out=out[start:stop]))
         return out

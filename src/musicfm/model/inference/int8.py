@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from musicfm.model.inference.convolutions import (
     VALUES,
     OfOneChannel,
-    Space,
+    Workspace,
     steps_over,
 )
 from musicfm.model.inference.weights import folded
@@ -30,7 +30,7 @@ class Int8ResidualBlock(nn.Module):
         self.skip = strided(*folded(block.conv_skip, block.norm_skip), self.strides)
         self.conv2 = _Int8Convolution(*folded(block.conv2, block.norm2), (1, 1))
 
-    def forward(self, x: Tensor, space: Space) -> Tensor:
+    def forward(self, x: Tensor, workspace: Workspace) -> Tensor:
         """(time, frequency, in_channels) to (time', frequency / 2, channels)."""
         time, bands = (steps_over(x.shape[axis], self.strides[axis]) for axis in (0, 1))
         channels = len(self.conv2.bias)
@@ -39,8 +39,8 @@ class Int8ResidualBlock(nn.Module):
         parts = [(start, min(start + step, time)) for start in range(0, time, step)]
         if isinstance(self.conv1, OfOneChannel):
             for start, stop in parts:
-                y[start:stop] = F.relu_(self.conv1(x, start, stop, space, "conv1"))
-                out[start:stop] = self.skip(x, start, stop, space, "skip")
+                y[start:stop] = F.relu_(self.conv1(x, start, stop, workspace, "conv1"))
+                out[start:stop] = self.skip(x, start, stop, workspace, "skip")
         else:
             integers, steps = _channelwise(x)
             first, skip = self.conv1.packed(steps), self.skip.packed(steps)

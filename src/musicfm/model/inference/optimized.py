@@ -25,7 +25,7 @@ from musicfm.model.musicfm import MusicFM, Parts
 def optimize(
     model: MusicFM, *, winograd: bool = True, int8: bool = False, compile: bool = False
 ) -> "InferenceModel":
-    """The inference form of a model on a CPU or on CUDA; the model itself stays as it is.
+    """A model optimised for inference, on a CPU or on CUDA; the model itself stays as it is.
 
     It gives what the model gives in eval mode, within 1e-4 in float32, and knows no gradients. It
     holds the weights of this moment, folded or shared: once the model has changed, make another. A
@@ -42,13 +42,15 @@ def optimize(
         compile: on CUDA, whether PyTorch's compiler fuses what is between products. At full size
             that saves a tenth of the time, after some ten seconds of work for each new shape.
 
-    Raises ConfigError for a model on another device, one that is in this form already, int8 without
+    Raises ConfigError for a model on another device, one that is optimised already, int8 without
     instructions for it, or compiling on a CPU, where it gains nothing.
     """
     if isinstance(model, InferenceModel):
-        raise ConfigError("the model is in its inference form already; give the one it is made of")
+        raise ConfigError("the model is optimised already; give the one that it was made from")
     if model.device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"there is no inference form for {model.device}, where the model is")
+        raise ConfigError(
+            f"a model on {model.device} cannot be optimised; move it to a CPU or CUDA"
+        )
     if int8 and model.device.type != "cpu":
         raise ConfigError(f"int8 is for CPUs, and the model is on {model.device}")
     if compile and model.device.type != "cuda":
@@ -104,4 +106,4 @@ class InferenceModel(MusicFM):
 
     def state_dict(self, *args: Any, **options: Any) -> NoReturn:
         """Raises ConfigError: folded weights are not for keeping."""
-        raise ConfigError("the inference form is not for saving; save the model it was made from")
+        raise ConfigError("an optimised model cannot be saved; save the one that it was made from")

@@ -14,13 +14,13 @@ import soundfile
 import recipe
 from musicfm.audio.decoders import Block, End, Failure
 from musicfm.errors import AudioError
-from musicfm.serving.hands import Hands
+from musicfm.serving.decoder_pool import DecoderPool
 
 
 @pytest.fixture(scope="module")
-def hands() -> Iterator[Hands]:
-    with contextlib.closing(Hands(24_000, timeout_seconds=60.0)) as hands:
-        yield hands
+def pool() -> Iterator[DecoderPool]:
+    with contextlib.closing(DecoderPool(24_000, timeout_seconds=60.0)) as pool:
+        yield pool
 
 
 @pytest.fixture
@@ -36,53 +36,53 @@ def decoders() -> set[int | None]:
 
 
 def test_one_process_decodes_one_file_after_the_other(
-    hands: Hands, song: Path, tmp_path: Path
+    pool: DecoderPool, song: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad").write_bytes(b"no sound")
-    *_, end = hands.decode(song)
+    *_, end = pool.decode(song)
     assert isinstance(end, End)
     before = decoders()
     assert len(before) == 1
-    *_, failure = hands.decode(tmp_path / "bad")
+    *_, failure = pool.decode(tmp_path / "bad")
     assert isinstance(failure, Failure)
-    with contextlib.closing(hands.decode(tmp_path / "bad")) as bad:
+    with contextlib.closing(pool.decode(tmp_path / "bad")) as bad:
         assert isinstance(next(bad), Failure)
-    events = list(hands.decode(song))
+    events = list(pool.decode(song))
     assert sum(len(event.samples) for event in events if isinstance(event, Block)) == 24_000
     assert decoders() == before
 
 
 def test_leaving_early_ends_the_process_and_the_next_file_has_a_new_one(
-    hands: Hands, song: Path
+    pool: DecoderPool, song: Path
 ) -> None:
-    *_, _ = hands.decode(song)
+    *_, _ = pool.decode(song)
     before = decoders()
-    with contextlib.closing(hands.decode(song)) as events:
+    with contextlib.closing(pool.decode(song)) as events:
         next(events)
     assert not decoders() & before
-    *_, end = hands.decode(song)
+    *_, end = pool.decode(song)
     assert isinstance(end, End)
     assert end.key == song
 
 
-def test_a_process_that_dies_costs_one_file(hands: Hands, song: Path) -> None:
-    *_, _ = hands.decode(song)
+def test_a_process_that_dies_costs_one_file(pool: DecoderPool, song: Path) -> None:
+    *_, _ = pool.decode(song)
     (pid,) = decoders()
     assert pid is not None
     os.kill(pid, signal.SIGSEGV)
-    *_, failure = hands.decode(song)
+    *_, failure = pool.decode(song)
     assert isinstance(failure, Failure)
     assert "crashed the decoder" in failure.reason
-    *_, end = hands.decode(song)
+    *_, end = pool.decode(song)
     assert isinstance(end, End)
 
 
 def test_the_sound_of_a_file_is_made_in_a_process(song: Path, tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"no sound")
-    with contextlib.closing(Hands(24_000, timeout_seconds=60.0)) as hands:
+    with contextlib.closing(DecoderPool(24_000, timeout_seconds=60.0)) as pool:
         before = decoders()
         noted: list[float] = []
-        sound = hands.sound_of(song, noted.append)
+        sound = pool.sound_of(song, noted.append)
         assert len(decoders() - before) == 1
         assert noted == sorted(noted)
         assert noted
@@ -91,5 +91,5 @@ def test_the_sound_of_a_file_is_made_in_a_process(song: Path, tmp_path: Path) ->
         with av.open(str(tmp_path / "sound.mp3")) as container:
             assert container.streams.audio[0].codec_context.name == "mp3float"
         with pytest.raises(AudioError, match="not audio in a known format"):
-            hands.sound_of(tmp_path / "bad", noted.append)
+            pool.sound_of(tmp_path / "bad", noted.append)
     assert decoders() <= before

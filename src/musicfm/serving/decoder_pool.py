@@ -65,11 +65,11 @@ class _Process(Generic[_Event]):
             yield self._waiting.popleft() if self._waiting else None
 
 
-class Hands:
+class DecoderPool:
     """What a thread decodes uploads with: nothing of theirs is decoded in our own process.
 
     Args:
-        sample_rate: of the samples that the model hears, in Hz.
+        sample_rate: of the model's input, in Hz.
         timeout_seconds: after which a process without progress is given up.
     """
 
