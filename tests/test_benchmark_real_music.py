@@ -45,13 +45,13 @@ def test_programs_are_compared_where_they_can_be(tmp_path: Path) -> None:
     for line in lines[2:]:
         title, *values = (cell.strip() for cell in line.strip("|").split("|"))
         cells[title] = dict(zip(programs, values, strict=True))
-    ours = {title: row["musicfm"].split(" ")[0] for title, row in cells.items()}
-    assert ours["beats"] == f"{(2 / 3 + 1) / 2:.3f}"
+    musicfm = {title: row["musicfm"].split(" ")[0] for title, row in cells.items()}
+    assert musicfm["beats"] == f"{(2 / 3 + 1) / 2:.3f}"
     assert cells["beats, where two agree"]["musicfm"] == "1.000 [1.00, 1.00] (1)"
-    assert (ours["tempo within 4 %"], ours["the same, octaves allowed"]) == ("0.500", "1.000")
-    assert float(ours["chords"]) == pytest.approx(2 / 3, abs=0.002)
+    assert (musicfm["tempo within 4 %"], musicfm["the same, octaves allowed"]) == ("0.500", "1.000")
+    assert float(musicfm["chords"]) == pytest.approx(2 / 3, abs=0.002)
     assert float(cells["chords"]["crema"].split(" ")[0]) == pytest.approx(5 / 6, abs=0.002)
-    assert ours["chords, where three agree"] == "1.000"
-    assert ours["key, where two agree"] == "0.500"
+    assert musicfm["chords, where three agree"] == "1.000"
+    assert musicfm["key, where two agree"] == "0.500"
     assert cells["beats"]["crema"]
     assert not cells["beats"]["madmom"]
