@@ -20,11 +20,14 @@ def serve(
         int, typer.Option(min=0, max=65_535, help="To listen at; 0 is one that is free.")
     ] = 8000,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--model", "-m", help="nano, or another model as embed takes it; see also --head."
+            "--model",
+            "-m",
+            help="A model as embed takes it; see also --head.",
+            show_default="that of the library, or nano",
         ),
-    ] = "nano",
+    ] = None,
     head: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of a head; again for more.", show_default="those of the model"),
@@ -36,6 +39,10 @@ def serve(
             "model is not computed beyond them and those of the heads."
         ),
     ] = "all",
+    library: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a library, to look for similar tracks in, and for its map."),
+    ] = None,
     device: Device = "auto",
     workers: Annotated[
         int | None,
@@ -66,11 +73,12 @@ def serve(
     There are no users and no passwords: whoever reaches the address is served. Ctrl-C or SIGTERM
     stops it.
     """
-    need("web")
+    need(*(("web",) if library is None else ("web", "map")))
     from musicfm.audio.processes import num_cores
+    from musicfm.library.library import Library
     from musicfm.serving.limits import Limits
     from musicfm.serving.server import Server, listen
-    from musicfm.serving.service import Service, load
+    from musicfm.serving.service import Service, check_library, load
 
     # To standard error, as all that commands say.
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
@@ -84,11 +92,20 @@ def serve(
             work_seconds=work_timeout,
             max_requests=max_requests,
         )
+        opened, heads = None, head or []
+        if library is not None:
+            opened = Library(library)
+            model = model or opened.settings.model
+            heads = heads or [Path(folder) for folder in opened.settings.heads]
+        loaded = load(model or "nano", heads, layers_of(layer), device_of(device))
+        if opened is not None:
+            check_library(opened, loaded[0])
         with (
             listen(host, port) as address,
             Service(
-                *load(model, head or (), layers_of(layer), device_of(device)),
+                *loaded,
                 limits,
+                library=opened,
                 num_workers=num_cores(workers),
                 timeout_seconds=timeout,
             ) as service,
@@ -97,6 +114,6 @@ def serve(
                 service,
                 {host, *(allow_host or ())},
                 grace_seconds=grace,
-                started=lambda url: say(f"serving {model} at {url}"),
+                started=lambda url: say(f"serving {model or 'nano'} at {url}"),
             ).run([address])
     say("stopped")

@@ -66,16 +66,7 @@ def map_page(library: Library, folder: Path | None = None) -> str:
     scripts = [_asset(name) for name in _SCRIPTS]
     return Template(_asset("map.html")).substitute(
         title=html.escape(name),
-        policy="; ".join(
-            [
-                "default-src 'none'",
-                f"script-src 'unsafe-eval' {' '.join(map(hash_of, scripts))}",
-                "style-src 'unsafe-inline'",
-                "media-src 'self' file: http: https:",
-                "base-uri 'none'",
-                "form-action 'none'",
-            ]
-        ),
+        policy=policy(),
         style=asset("page.css") + _asset("map.css"),
         licence=html.escape(_asset("scatterplot.LICENSE")),
         data=as_json(data),
@@ -83,6 +74,21 @@ def map_page(library: Library, folder: Path | None = None) -> str:
         neighbours=_base64(neighbours(vectors, NEIGHBOURS).astype("<u4")),
         plot=scripts[0],
         script=scripts[1],
+    )
+
+
+def policy() -> str:
+    """The content security policy that a page has."""
+    hashes = " ".join(hash_of(_asset(name)) for name in _SCRIPTS)
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src 'unsafe-eval' {hashes}",
+            "style-src 'unsafe-inline'",
+            "media-src 'self' file: http: https:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
     )
 
 

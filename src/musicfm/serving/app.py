@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Collection
 from concurrent.futures import CancelledError
 from dataclasses import asdict
@@ -22,11 +23,13 @@ from starlette.types import ASGIApp
 import musicfm
 from musicfm.analysis.analyzer import Analysis
 from musicfm.embedding.embedder import Embedder, wanted_layers
-from musicfm.errors import AudioError
+from musicfm.errors import AudioError, MusicFMError
+from musicfm.library.library import Library
 from musicfm.serving import uploads
 from musicfm.serving.drop import drop_page
 from musicfm.serving.jobs import RESULTS, Cancelled, Format, Progress, write_result
-from musicfm.serving.limits import RequestError
+from musicfm.serving.limits import Refusal
+from musicfm.serving.neighbours import MapPage, described
 from musicfm.serving.protection import Protection
 from musicfm.serving.service import Kept, Running, Service, Slot, shutting_down
 from musicfm.serving.swagger import add_docs
@@ -37,6 +40,7 @@ _BROKEN = "something is wrong with the server; its log says what"
 _MEDIA = {
     ".npz": "application/octet-stream",
     ".jams": "application/json",
+    ".json": "application/json",
     ".html": "text/html; charset=utf-8",
     ".csv": "text/csv; charset=utf-8",
     ".mid": "audio/midi",
@@ -107,6 +111,8 @@ def create_app(service: Service, names: Collection[str] = ()) -> ASGIApp:
     _add_pages(api, service)
     _add_embed(api, service)
     _add_analyze(api, service)
+    if service.library is not None:
+        _add_library(api, service, service.library)
     add_docs(api)
     _add_handlers(api)
     return Protection(api, names)
@@ -263,6 +269,60 @@ def _add_analyze(api: FastAPI, service: Service) -> None:
         service.forget(id)
 
 
+def _add_library(api: FastAPI, service: Service, library: Library) -> None:
+    there = MapPage(library)
+
+    @api.post(
+        "/v1/similar",
+        dependencies=[Depends(_only_known)],
+        openapi_extra=_BODY,
+        response_class=Response,
+        responses={
+            **_ERRORS,
+            200: {
+                "description": "Tracks of the library, the most similar first.",
+                "content": {_MEDIA[".json"]: {}},
+            },
+        },
+    )
+    async def similar(
+        request: Request,
+        name: Name = "recording",
+        limit: Annotated[int, Query(ge=1, le=1_000, description="Tracks at most.")] = 10,
+    ) -> Response:
+        """Find tracks of the library that sound like a recording."""
+        place = await _place(request, service)
+        running = service.similar(place, uploads.shown(name) or "recording", limit)
+        return await _file(request, service, running)
+
+    @api.get("/v1/tracks", dependencies=[Depends(_only_known)])
+    def tracks(
+        offset: Annotated[int, Query(ge=0, description="Tracks to pass over.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=1_000, description="Tracks at most.")] = 100,
+    ) -> dict[str, Any]:
+        """List the tracks of the library, and how many there are in all."""
+        known = [track for track in library.tracks() if not track.missing]
+        part = known[offset : offset + limit]
+        return {"count": len(known), "tracks": [described(track) for track in part]}
+
+    @api.get(
+        "/v1/tracks/{id}/audio",
+        dependencies=[Depends(_only_known)],
+        response_class=Response,
+        responses={404: {"model": Error, "description": "There is no such track, or no more."}},
+    )
+    def audio(id: int) -> Response:
+        """Get the recording of a track, as it is."""
+        known = library.database.tracks("id = ?", [id])
+        if not known or not os.path.isfile(known[0].path):
+            raise Refusal(404, "there is no such track here")
+        return FileResponse(known[0].path, content_disposition_type="inline")
+
+    @api.get("/map", include_in_schema=False)
+    def map_page() -> Response:
+        return HTMLResponse(there.html(), headers={"Content-Security-Policy": there.policy})
+
+
 def _check_heads(service: Service) -> None:
     if service.predictor is None:
         raise RequestError(501, "this server has no heads; ask it for embeddings (/v1/embed)")
@@ -407,6 +467,10 @@ def _add_handlers(api: FastAPI) -> None:
         seconds = error.retry_seconds
         headers = {} if seconds is None else {"Retry-After": str(seconds)}
         return _error(error.status, str(error), headers)
+
+    @api.exception_handler(MusicFMError)
+    async def unusable(request: Request, error: MusicFMError) -> Response:
+        return _error(503, str(error))  # of the library
 
     @api.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

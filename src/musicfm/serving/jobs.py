@@ -1,4 +1,4 @@
-"""What is done with an upload: embedding it, or analysing it."""
+"""What is done with an upload: embedding it, analysing it, or looking for tracks like it."""
 
 import contextlib
 import json
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from musicfm.analysis.analyzer import Analysis, analyse
@@ -26,8 +27,11 @@ from musicfm.embedding.results import (
     arrays_of,
     write_npz,
 )
-from musicfm.serving.decoder_pool import DecoderPool
-from musicfm.serving.limits import Limits, RequestError
+from musicfm.library.library import Library
+from musicfm.library.listening import pooled
+from musicfm.serving.hands import Hands
+from musicfm.serving.limits import Limits, Refusal
+from musicfm.serving.neighbours import described, similar_to
 from musicfm.serving.sharing import SharedEncoder
 from musicfm.tasks.features import FeatureWriter
 from musicfm.tasks.predict import Predictor
@@ -185,6 +189,44 @@ class EmbedJob(Job):
     def close(self) -> None:
         """Frees what frames are kept in."""
         self._collected.close()
+
+
+class SimilarJob(Job):
+    """An upload to a list of tracks that sound like it, as JSON.
+
+    Args:
+        name, upload, encoder: see :class:`Job`.
+        library: whose tracks are compared with it.
+        limit: how many tracks at most.
+    """
+
+    def __init__(
+        self, name: str, upload: Path, encoder: SharedEncoder, library: Library, limit: int
+    ) -> None:
+        super().__init__(name, upload, encoder)
+        self._library, self._limit = library, limit
+        self._layer = library.settings.layer
+        self._states = self.folder / "states.npy"
+        self._writer = FeatureWriter(name, [self._states])
+
+    def add(self, frames: Tensor) -> None:
+        """Takes the next frames."""
+        self._writer.add(self._pick(frames, [self._layer]))
+
+    def finish(self, duration: float, hands: Hands) -> Path:
+        """The list."""
+        self._writer.finish()
+        frames = np.load(self._states, mmap_mode="r")
+        vector = pooled(frames, self._encoder.encoder.rate).track
+        found = similar_to(self._library, vector, self._limit)
+        tracks = [{"similarity": round(sure, 4), **described(track)} for track, sure in found]
+        result = self.folder / "result.json"
+        result.write_text(json.dumps({"tracks": tracks}), encoding="utf-8")
+        return result
+
+    def close(self) -> None:
+        """Frees what frames are kept in."""
+        self._writer.close()
 
 
 class AnalyzeJob(Job):

@@ -17,10 +17,11 @@ from musicfm.analysis.analyzer import load_predictor
 from musicfm.embedding.embedder import Embedder, wanted_layers
 from musicfm.embedding.results import Pooling
 from musicfm.errors import ConfigError
+from musicfm.library.library import Library
 from musicfm.model.musicfm import MusicFM
-from musicfm.serving.decoder_pool import DecoderPool
-from musicfm.serving.jobs import RESULTS, AnalyzeJob, EmbedJob, Format, Job
-from musicfm.serving.limits import Limits, RequestError
+from musicfm.serving.hands import Hands
+from musicfm.serving.jobs import RESULTS, AnalyzeJob, EmbedJob, Format, Job, SimilarJob
+from musicfm.serving.limits import Limits, Refusal
 from musicfm.serving.sharing import SharedEncoder
 from musicfm.tasks.heads import shipped
 from musicfm.tasks.predict import Predictor
@@ -65,7 +66,19 @@ def load(
     return embedder, predictor
 
 
-def shutting_down() -> RequestError:
+def check_library(library: Library, embedder: Embedder) -> None:
+    """Raises ConfigError unless a library can be searched with what an embedder gives."""
+    settings = library.settings
+    if settings.fingerprint != embedder.fingerprint():
+        raise ConfigError(
+            f"{library.path} was made with the model '{settings.model}', and not with this one; "
+            "leave --model out, or make another library"
+        )
+    if settings.layer not in embedder.layers:
+        raise ConfigError(f"{library.path} needs layer {settings.layer}; add it to --layer")
+
+
+def shutting_down() -> Refusal:
     """What clients are told when the server is to stop."""
     return RequestError(503, "the server is shutting down", _RETRY_SECONDS)
 
@@ -128,6 +141,8 @@ class Service:
         embedder: with all layers that may be asked for, those of the heads among them.
         predictor: the heads, whose encoder cuts windows as the embedder does; None: there are none.
         limits: for clients.
+        library: to look for similar tracks in, made with the same model; see
+            :func:`check_library`.
         num_workers: jobs in hand at once, each with a process that decodes.
         timeout_seconds: after which a decoder without progress is given up.
     """
@@ -138,10 +153,12 @@ class Service:
         predictor: Predictor | None,
         limits: Limits,
         *,
+        library: Library | None = None,
         num_workers: int,
         timeout_seconds: float = 20.0,
     ) -> None:
         self.embedder, self.predictor, self.limits = embedder, predictor, limits
+        self.library = library
         self._encoder = SharedEncoder(embedder)
         self._num_workers, self._timeout_seconds = num_workers, timeout_seconds
         self._pools: SimpleQueue[DecoderPool] = SimpleQueue()
@@ -197,8 +214,14 @@ class Service:
         """Embeds the upload in a slot; see :class:`musicfm.serving.jobs.EmbedJob`."""
         return self._submit(slot, EmbedJob(name, slot.upload, self._encoder, layers, pooling))
 
-    def analyze(self, slot: Slot, name: str, format: Format) -> Running:
-        """Analyses the upload in a slot; see :class:`musicfm.serving.jobs.AnalyzeJob`."""
+    def similar(self, place: Place, name: str, limit: int) -> Running:
+        """Looks for tracks like the upload; see :class:`musicfm.serving.jobs.SimilarJob`."""
+        assert self.library is not None
+        job = SimilarJob(name, place.upload, self._encoder, self.library, limit)
+        return self._submit(place, job)
+
+    def analyze(self, place: Place, name: str, format: Format) -> Running:
+        """Analyses the upload in a place; see :class:`musicfm.serving.jobs.AnalyzeJob`."""
         assert self.predictor is not None
         job = AnalyzeJob(name, slot.upload, self._encoder, self.predictor, [format])
         return self._submit(slot, job)
