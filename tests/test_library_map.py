@@ -204,9 +204,9 @@ def test_a_lasso_saves_a_playlist(browser: Any, address: str, library: Library) 
     with page.expect_download() as download:
         page.click("#save")
     assert download.value.suggested_filename == "lib.m3u8"
-    lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    lines = Path(download.value.path()).read_text(encoding="utf-8").split("\n")
     assert lines[0] == "#EXTM3U"
-    assert lines[2::2] == [track.path for track in library.tracks()]
+    assert lines[2:-1:2] == [track.path for track in library.tracks()]
     assert lines[1] == "#EXTINF:16,Ørsted – söng #0%"
     opened.close()
 
