@@ -28,7 +28,7 @@ from musicfm.library.library import Library
 from musicfm.serving import uploads
 from musicfm.serving.drop import drop_page
 from musicfm.serving.jobs import RESULTS, Cancelled, Format, Progress, write_result
-from musicfm.serving.limits import Refusal
+from musicfm.serving.limits import RequestError
 from musicfm.serving.neighbours import MapPage, described
 from musicfm.serving.protection import Protection
 from musicfm.serving.service import Kept, Running, Service, Slot, shutting_down
@@ -291,8 +291,8 @@ def _add_library(api: FastAPI, service: Service, library: Library) -> None:
         limit: Annotated[int, Query(ge=1, le=1_000, description="Tracks at most.")] = 10,
     ) -> Response:
         """Find tracks of the library that sound like a recording."""
-        place = await _place(request, service)
-        running = service.similar(place, uploads.shown(name) or "recording", limit)
+        slot = await _slot(request, service)
+        running = service.similar(slot, uploads.shown(name) or "recording", limit)
         return await _file(request, service, running)
 
     @api.get("/v1/tracks", dependencies=[Depends(_only_known)])
@@ -315,12 +315,17 @@ def _add_library(api: FastAPI, service: Service, library: Library) -> None:
         """Get the recording of a track, as it is."""
         known = library.database.tracks("id = ?", [id])
         if not known or not os.path.isfile(known[0].path):
-            raise Refusal(404, "there is no such track here")
+            raise RequestError(404, "there is no such track here")
         return FileResponse(known[0].path, content_disposition_type="inline")
 
     @api.get("/map", include_in_schema=False)
     def map_page() -> Response:
-        return HTMLResponse(there.html(), headers={"Content-Security-Policy": there.policy})
+        try:
+            page = there.html()
+        except MusicFMError as error:
+            _log.warning("there is no map: %s", error)
+            raise RequestError(503, "the library has nothing to draw yet") from error
+        return HTMLResponse(page, headers={"Content-Security-Policy": there.policy})
 
 
 def _check_heads(service: Service) -> None:
@@ -467,10 +472,6 @@ def _add_handlers(api: FastAPI) -> None:
         seconds = error.retry_seconds
         headers = {} if seconds is None else {"Retry-After": str(seconds)}
         return _error(error.status, str(error), headers)
-
-    @api.exception_handler(MusicFMError)
-    async def unusable(request: Request, error: MusicFMError) -> Response:
-        return _error(503, str(error))  # of the library
 
     @api.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

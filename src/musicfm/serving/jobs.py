@@ -29,8 +29,8 @@ from musicfm.embedding.results import (
 )
 from musicfm.library.library import Library
 from musicfm.library.listening import pooled
-from musicfm.serving.hands import Hands
-from musicfm.serving.limits import Limits, Refusal
+from musicfm.serving.decoder_pool import DecoderPool
+from musicfm.serving.limits import Limits, RequestError
 from musicfm.serving.neighbours import described, similar_to
 from musicfm.serving.sharing import SharedEncoder
 from musicfm.tasks.features import FeatureWriter
@@ -213,7 +213,7 @@ class SimilarJob(Job):
         """Takes the next frames."""
         self._writer.add(self._pick(frames, [self._layer]))
 
-    def finish(self, duration: float, hands: Hands) -> Path:
+    def finish(self, duration: float, pool: DecoderPool) -> Path:
         """The list."""
         self._writer.finish()
         frames = np.load(self._states, mmap_mode="r")

@@ -19,9 +19,9 @@ from musicfm.embedding.results import Pooling
 from musicfm.errors import ConfigError
 from musicfm.library.library import Library
 from musicfm.model.musicfm import MusicFM
-from musicfm.serving.hands import Hands
+from musicfm.serving.decoder_pool import DecoderPool
 from musicfm.serving.jobs import RESULTS, AnalyzeJob, EmbedJob, Format, Job, SimilarJob
-from musicfm.serving.limits import Limits, Refusal
+from musicfm.serving.limits import Limits, RequestError
 from musicfm.serving.sharing import SharedEncoder
 from musicfm.tasks.heads import shipped
 from musicfm.tasks.predict import Predictor
@@ -78,7 +78,7 @@ def check_library(library: Library, embedder: Embedder) -> None:
         raise ConfigError(f"{library.path} needs layer {settings.layer}; add it to --layer")
 
 
-def shutting_down() -> Refusal:
+def shutting_down() -> RequestError:
     """What clients are told when the server is to stop."""
     return RequestError(503, "the server is shutting down", _RETRY_SECONDS)
 
@@ -214,14 +214,14 @@ class Service:
         """Embeds the upload in a slot; see :class:`musicfm.serving.jobs.EmbedJob`."""
         return self._submit(slot, EmbedJob(name, slot.upload, self._encoder, layers, pooling))
 
-    def similar(self, place: Place, name: str, limit: int) -> Running:
+    def similar(self, slot: Slot, name: str, limit: int) -> Running:
         """Looks for tracks like the upload; see :class:`musicfm.serving.jobs.SimilarJob`."""
         assert self.library is not None
-        job = SimilarJob(name, place.upload, self._encoder, self.library, limit)
-        return self._submit(place, job)
+        job = SimilarJob(name, slot.upload, self._encoder, self.library, limit)
+        return self._submit(slot, job)
 
-    def analyze(self, place: Place, name: str, format: Format) -> Running:
-        """Analyses the upload in a place; see :class:`musicfm.serving.jobs.AnalyzeJob`."""
+    def analyze(self, slot: Slot, name: str, format: Format) -> Running:
+        """Analyses the upload in a slot; see :class:`musicfm.serving.jobs.AnalyzeJob`."""
         assert self.predictor is not None
         job = AnalyzeJob(name, slot.upload, self._encoder, self.predictor, [format])
         return self._submit(slot, job)
