@@ -112,10 +112,10 @@ def test_exports(lib: Library, music: Path, tmp_path: Path, run: Run) -> None:
 
 
 def test_files_that_are_gone_are_left_out(lib: Library, music: Path, run: Run) -> None:
-    from musicfm.library.adding import Writer
+    from musicfm.library.writing import Writer
 
     (music / "c" / "tone.mp3").unlink()
-    Writer(lib.database).look_for_files()
+    Writer(lib.database).mark_missing()
     _, _, err = run("library", "export", lib.path, "--csv", lib.path / "o.csv")
     assert err.startswith("2 tracks")
 

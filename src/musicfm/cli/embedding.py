@@ -25,11 +25,10 @@ from musicfm.cli.app import (
     need,
     say,
 )
-from musicfm.cli.lists import check_there, read_list
+from musicfm.cli.lists import check_there, read_list, with_manifests
 from musicfm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from musicfm.embedding.collection import Source
     from musicfm.embedding.results import Pooling
 
 _USE_GPUS = {"auto": None, "cpu": False, "cuda": True}
@@ -169,7 +168,7 @@ def embed(
         if device not in _USE_GPUS:
             raise ConfigError(f"--device is '{device}'; with --engine ray: auto, cpu or cuda")
 
-    given = _recordings(sources)
+    given = with_manifests(sources)
     check_there(given)
 
     import torch
@@ -213,19 +212,6 @@ def embed(
     if format == "parquet" and os.path.exists(out / TABLE):
         say(f"the table, for pandas or pyarrow.parquet.read_table, is {out / TABLE}")
     conclude(summary, "embedded", out / REPORT)
-
-
-def _recordings(sources: list[str]) -> list["Source"]:
-    """The sources, with the tracks of each manifest in its place."""
-    from musicfm.datasets.tracks import Manifest, is_manifest, recordings_of
-
-    found: list[Source] = []
-    for source in sources:
-        if is_manifest(source):
-            found += recordings_of(Manifest.load(source))
-        else:
-            found.append(source)
-    return found
 
 
 def _pooling(pool: str) -> "Pooling":

@@ -1,8 +1,10 @@
 """``musicfm library``: a collection to search, see and carry on."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,11 +22,20 @@ from musicfm.cli.app import (
     say,
     show,
 )
+from musicfm.cli.lists import check_there, with_manifests
+from musicfm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from musicfm.library.database import Track
 
 library = Group(help="Search your music: similar songs, playlists, duplicates.")
 app.add_typer(library, name="library", rich_help_panel=LIBRARY)
 
 Lib = Annotated[Path, typer.Argument(metavar="LIB", help="Folder of the library.")]
+Json = Annotated[bool, typer.Option("--json", help="A list for programs.")]
+Playlist = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Write a playlist (.m3u8).", show_default="none")
+]
 
 
 @library.command()
@@ -41,6 +52,9 @@ def add(
         list[str] | None,
         typer.Option(help="Folder of a head; again for more.", show_default="those of the model"),
     ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Take out tracks whose files are gone from PATHS.")
+    ] = False,
     device: Device = "auto",
     workers: Decoders = None,
     timeout: Timeout = 60.0,
@@ -52,56 +66,223 @@ def add(
     chords, sections, key and tags. A bad file is reported and skipped; a run that was interrupted
     continues where it stopped. Files that have moved or have other tags are known by their sound.
     """
+    sources = with_manifests(paths)
+    check_there(sources)
+
     from musicfm.library.adding import add as add_to
 
     with interruptible(f"what is done is in {lib}, and the same command continues"):
         summary = add_to(
             lib,
-            paths,
+            sources,
             model=model,
             heads=head or (),
             device=device_of(device),
             num_workers=workers,
             timeout_seconds=timeout,
             on_damage=on_damage,
+            prune=prune,
             progress=True,
         )
+    for count, what in (
+        (summary.recognised, "known by their sound: moved, with other tags, or copies"),
+        (summary.missing, "whose files are gone (--prune takes them out)"),
+        (summary.removed, "taken out"),
+    ):
+        if count:
+            say(f"{count} {what}")
+    if summary.fitted:
+        say(f"vectors are compared by version {summary.fitted} of the transform from now on")
     conclude(summary, "added", lib)
 
 
 @library.command()
 def fit(lib: Lib) -> None:
-    """Fit the transform anew that vectors are compared with."""
+    """Fit the transform anew that vectors are compared by, to what is in the library now.
+
+    Adding does so at the end of a run if the library has grown by half since the last time.
+    """
     from musicfm.library.library import Library
 
     fitted = Library(lib).fit()
-    say(f"vectors of {lib} are compared with version {fitted.version} of its transform now")
+    say(f"vectors are compared by version {fitted.version} of the transform from now on")
 
 
 @library.command()
 def similar(
     lib: Lib,
     song: Annotated[str, typer.Argument(help="A track of the library, or any recording.")],
-    limit: Annotated[int, typer.Option(min=1, help="Tracks at most.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="A list for programs.")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Tracks at most.")] = 10,
+    segment: Annotated[
+        str | None,
+        typer.Option(help="A part of the song, such as 1:20-1:40, to find others like it."),
+    ] = None,
+    tempo: Annotated[
+        str | None, typer.Option(help="Beats per minute, such as 120-130.", show_default="any")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Such as Am, 'Eb minor' or 8A.", show_default="any")
+    ] = None,
+    key_distance: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Steps on Camelot's wheel from --key; keys 1 apart go well together."
+        ),
+    ] = 0,
+    not_artist: Annotated[
+        bool, typer.Option("--not-artist", help="Only tracks by other artists.")
+    ] = False,
+    out: Playlist = None,
+    as_json: Json = False,
 ) -> None:
-    """Find tracks that sound like a song."""
+    """Find tracks that sound like a song, or like a part of it."""
     from musicfm.library.library import Library
+    from musicfm.library.m3u import write_m3u8
 
-    found = Library(lib).similar(song, limit=limit)
-    rows: list[dict[str, Any]] = [
+    if key_distance and key is None:
+        raise ConfigError("--key-distance is the distance from --key; give that, too")
+    found = Library(lib).similar(
+        song,
+        limit=limit,
+        segment=None if segment is None else _range(segment, "--segment", _seconds),
+        tempo=None if tempo is None else _range(tempo, "--tempo", float),
+        key=key,
+        key_distance=key_distance,
+        not_artist=not_artist,
+    )
+    rows = [
         {
-            "path": each.track.path,
+            **_row(each.track),
             "similarity": round(each.similarity, 4),
-            "title": each.track.title,
-            "artist": each.track.artist,
-            "album": each.track.album,
-            "tempo": each.track.tempo,
-            "key": each.track.key,
+            **({} if each.start is None else {"start": each.start}),
         }
         for each in found
     ]
+    if out is not None:
+        write_m3u8(out, [each.track for each in found])
+    _show(rows, as_json)
+
+
+@library.command()
+def playlist(
+    lib: Lib,
+    first: Annotated[
+        str | None, typer.Option("--from", help="Track that it begins with.", show_default="none")
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option("--to", help="Track that it ends with.", show_default="none")
+    ] = None,
+    around: Annotated[
+        str | None, typer.Option(help="Track that all are to sound like.", show_default="none")
+    ] = None,
+    length: Annotated[int, typer.Option("--length", "-n", min=1, help="Tracks.")] = 20,
+    harmonic: Annotated[
+        bool, typer.Option("--harmonic", help="Keys that go together, where there are such.")
+    ] = False,
+    near_tempo: Annotated[
+        bool, typer.Option("--near-tempo", help="Tempi within 6 %, or half or double.")
+    ] = False,
+    out: Playlist = None,
+    as_json: Json = False,
+) -> None:
+    """Order tracks so that each sounds like the one before, from one track to another.
+
+    Or around one: that track, and those most similar to it.
+    """
+    from musicfm.library.library import Library
+    from musicfm.library.m3u import write_m3u8
+
+    if (around is None) == (first is None) or (first is None) != (last is None):
+        raise ConfigError("give --from and --to, or --around")
+    tracks = Library(lib).playlist(
+        around or first or "", last, length=length, harmonic=harmonic, near_tempo=near_tempo
+    )
+    if len(tracks) < length:
+        say(f"the library has {len(tracks)} tracks for it, and not {length}")
+    if out is not None:
+        write_m3u8(out, tracks)
+        say(f"{len(tracks)} tracks are in {out}")
+    if out is None or as_json:
+        _show([_row(track) for track in tracks], as_json)
+
+
+@library.command()
+def duplicates(lib: Lib, as_json: Json = False) -> None:
+    """Find recordings that are there more than once: in other encodings, at other levels, or cut.
+
+    Other performances of a piece are none. Nothing is deleted.
+    """
+    from musicfm.library.library import Library
+
+    found, failures = Library(lib).duplicates()
+    for reason in failures:
+        say(f"failed: {reason}")
+    if as_json:
+        groups = [
+            {
+                "path": group.track.path,
+                "duplicates": [
+                    {
+                        "path": other.track.path,
+                        "start": round(other.start, 2),
+                        "agreement": round(other.agreement, 4),
+                    }
+                    for other in group.others
+                ],
+            }
+            for group in found
+        ]
+        print(json.dumps(groups, indent=1))
+        return
+    for group in found:
+        show(group.track.path)
+        for other in group.others:
+            show(f"  {other.agreement:.3f}  from {other.start:+.1f} s on  {other.track.path}")
+    say(f"{len(found)} recordings are there more than once")
+
+
+def _row(track: "Track") -> dict[str, Any]:
+    return {
+        "path": track.path,
+        "title": track.title,
+        "artist": track.artist,
+        "album": track.album,
+        "duration": round(track.duration, 2),
+        "tempo": None if track.tempo is None else round(track.tempo, 2),
+        "key": track.key,
+    }
+
+
+def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """A list, as JSON or as a table."""
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    show("\n".join(f"{row['similarity']:.3f}  {row['title']}  {row['path']}" for row in rows))
+    for row in rows:
+        likeness = f"{row['similarity']:.3f}  " if "similarity" in row else ""
+        start = "at {:.0f}:{:02.0f}  ".format(*divmod(row["start"], 60)) if "start" in row else ""
+        tempo = f"{row['tempo']:.0f} bpm" if row["tempo"] else ""
+        name = " - ".join(filter(None, (row["artist"], row["title"])))
+        show(f"{likeness}{start}{tempo:8}{row['key'] or '':9}{name}  ({row['path']})")
+
+
+def _range(text: str, option: str, number: Any) -> tuple[float, float]:
+    """Two numbers with a hyphen between them. Raises ConfigError."""
+    try:
+        low, high = map(number, text.split("-"))
+        if not low < high:
+            raise ValueError
+    except ValueError:
+        example = "1:20-1:40" if option == "--segment" else "120-130"
+        raise ConfigError(f"{option} is '{text}'; give two numbers, such as {example}") from None
+    return low, high
+
+
+def _seconds(text: str) -> float:
+    """Seconds of "1:20", "1:02:03" or "80". Raises ValueError."""
+    if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d+)?", text):
+        raise ValueError(text)
+    total = 0.0
+    for part in text.split(":"):
+        total = 60 * total + float(part)
+    return total

@@ -1,5 +1,5 @@
-"""Lists of recordings, for ``embed --list``: lines, NUL-separated names, playlists; and whether
-there are any recordings.
+"""Lists of recordings: lines, NUL-separated names, playlists, manifests; and whether there are any
+recordings.
 """
 
 import codecs
@@ -110,3 +110,16 @@ def check_there(sources: Sequence["Source"]) -> None:
     files = (file for path in paths for file in recordings_in(path, lambda _: None, passed_over))
     if len(paths) == len(sources) and not any(os.path.exists(file) for file in files):
         raise ConfigError(no_recordings(sources, passed_over))
+
+
+def with_manifests(sources: list[str]) -> list["Source"]:
+    """The sources, with the tracks of each manifest in its place."""
+    from musicfm.datasets.tracks import Manifest, is_manifest, recordings_of
+
+    found: list[Source] = []
+    for source in sources:
+        if is_manifest(source):
+            found += recordings_of(Manifest.load(source))
+        else:
+            found.append(source)
+    return found

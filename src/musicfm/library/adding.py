@@ -1,15 +1,12 @@
-"""Recordings into a library, each encoded once, so that a run that was killed loses nothing."""
+"""Recordings into a library: each is encoded once, and a run that was killed loses nothing."""
 
 import contextlib
-import json
 import os
-import sqlite3
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Literal
 
 from musicfm.analysis.analyzer import Analysis, analyse
 from musicfm.audio import reading
@@ -28,18 +25,10 @@ from musicfm.embedding.results import as_text
 from musicfm.errors import AudioError, ConfigError
 from musicfm.files import scratch
 from musicfm.journal import Recording
-from musicfm.library import matrices
-from musicfm.library.database import (
-    Database,
-    Kind,
-    Settings,
-    Track,
-    num_rows,
-    read_settings,
-)
-from musicfm.library.listening import Listener, Vectors
-from musicfm.library.matrices import Matrix
-from musicfm.library.transform import current, fit, is_due
+from musicfm.library.database import Database, Settings, Track
+from musicfm.library.encoding import TrackEncoder
+from musicfm.library.transform import fit, is_due
+from musicfm.library.writing import Encoded, Writer, labels
 from musicfm.progress import RecordingProgress
 from musicfm.remote import Location, is_url
 from musicfm.tasks.features import FeatureFiles, Features
@@ -49,12 +38,13 @@ from musicfm.tasks.features import FeatureFiles, Features
 class Added(Summary):
     """What became of the recordings that a library was to take in."""
 
-    moved: int = 0
-    """Recordings that lay elsewhere before, and files that are copies of those that are known."""
+    recognised: int = 0
+    """The number of recordings that were known by their sound: they have moved, have other tags, or
+    are copies."""
     missing: int = 0
-    """Tracks of the library whose files are gone."""
+    """The number of tracks of the library whose files are gone."""
     removed: int = 0
-    """Of these, those that were taken out."""
+    """The number of tracks that were taken out, since their files are gone."""
     fitted: int = 0
     """The version of the transform that was fitted; 0 if none was."""
 
@@ -83,7 +73,7 @@ def add(
         num_workers: processes that decode; None leaves one core for the model.
         timeout_seconds: after which a decoder without progress is given up.
         on_damage: refuse damaged recordings, or use what comes before the damage.
-        prune: whether to take out tracks whose files are gone.
+        prune: whether to take out tracks whose files are gone from the folders among the sources.
         progress: whether to show a bar on standard error.
 
     Raises:
@@ -94,12 +84,12 @@ def add(
     begin, summary = time.monotonic(), Added()
     recordings = every_recording(sources, summary.failures, summary.passed_over)
     database = Database(folder)
-    listener = _listener(database, model, heads, device)
+    encoder = _encoder(database, model, heads, device)
     with database.alone():
         if database.exists:
-            check_same(database, listener.settings())
+            check_same(database, encoder.settings())
         else:
-            Database.create(folder, listener.settings())
+            Database.create(folder, encoder.settings())
         database.sweep()
         writer = Writer(database)
         known = {track.path: track for track in database.tracks()}
@@ -108,22 +98,45 @@ def add(
         sizes = {recording: recording.size for recording in pending}
         try:
             with RecordingProgress("Adding", sizes, progress) as bar:
-                run = _Run(writer, listener, summary, bar)
-                run.listen(pending, num_workers, timeout_seconds, on_damage)
+                run = _Run(writer, encoder, summary, bar)
+                run.encode(pending, num_workers, timeout_seconds, on_damage)
         finally:
-            summary.missing = writer.look_for_files()
+            missing = writer.mark_missing()
+            if prune:
+                removed = [track for track in missing if _is_below(track.path, recordings, sources)]
+                writer.remove(removed)
+                summary.removed = len(removed)
+            summary.missing = len(missing) - summary.removed
             if is_due(database):
                 summary.fitted = fit(database).version
             summary.wall_seconds = time.monotonic() - begin
     return summary
 
 
-def _listener(database: Database, model: str | None, heads: Sequence[str], device: str) -> Listener:
-    """What a library encodes with, or is to."""
+def _is_below(path: str, recordings: Sequence[Recording], sources: Sequence[Source]) -> bool:
+    """Whether a path lies below a given folder in which there is at least one recording: where
+    there is none, a disk may not be mounted.
+    """
+    paths = [source for source in sources if not isinstance(source, Recording)]
+    folders = [os.path.abspath(path) for path in paths if not is_url(path)]
+    return any(
+        _lies_in(path, folder) and any(_lies_in(str(each), folder) for each in recordings)
+        for folder in folders
+    )
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))
+
+
+def _encoder(
+    database: Database, model: str | None, heads: Sequence[str], device: str
+) -> TrackEncoder:
+    """The model and heads of a library, or of one that is to be made."""
     if not database.exists:
-        return Listener.load(model or "nano", heads, device)
+        return TrackEncoder.load(model or "nano", heads, device)
     settings = database.settings()
-    return Listener.load(model or settings.model, heads or settings.heads, device)
+    return TrackEncoder.load(model or settings.model, heads or settings.heads, device)
 
 
 def check_same(database: Database, asked: Settings) -> None:
@@ -155,32 +168,32 @@ def _state(file: Recording | Track) -> tuple[int, int]:
 
 
 class _Run(Account[Recording]):
-    """One run over recordings, some of which are to be encoded."""
+    """One run over recordings."""
 
     def __init__(
         self,
-        writer: "Writer",
-        listener: Listener,
+        writer: Writer,
+        encoder: TrackEncoder,
         summary: Added,
         bar: RecordingProgress[Recording],
     ) -> None:
         super().__init__(summary, bar)
-        self._writer, self._listener, self._added = writer, listener, summary
+        self._writer, self._encoder, self._added = writer, encoder, summary
         self._sounds: dict[Recording, str] = {}
         for _, reason in summary.failures:
             bar.say(f"failed: {reason}")
         if summary.passed_over:
             bar.say(describe_passed_over(summary.passed_over))
 
-    def listen(
+    def encode(
         self,
         pending: Sequence[Recording],
         num_workers: int | None,
         timeout_seconds: float,
         on_damage: Literal["error", "warn"],
     ) -> None:
-        """Encodes what is not known by its sound."""
-        predictor = self._listener.predictor
+        """Encodes and writes the recordings whose sound is not known."""
+        predictor = self._encoder.predictor
         with scratch(self._writer.database.folder / ".features") as folder:
             files = {
                 recording: predictor.files(folder, str(number))
@@ -202,12 +215,12 @@ class _Run(Account[Recording]):
                         path.unlink()
 
     def _unknown(self, pending: Sequence[Recording]) -> Iterator[tuple[Recording, Location]]:
-        """Those that have to be encoded; of the others, what is known is kept."""
+        """The recordings that have to be encoded; of the others, what is new of them is noted."""
         for recording in pending:
             try:
                 sound = reading.sound_hash(recording.path)
                 if self._writer.recognise(recording, sound):
-                    self._added.moved += 1
+                    self._added.recognised += 1
                     self._bar.on_end(recording)
                     continue
             except AudioError as error:
@@ -216,189 +229,32 @@ class _Run(Account[Recording]):
             self._sounds[recording] = sound
             yield recording, recording.path
 
-    def _finish(self, done: Written[Recording], found: Features) -> None:
-        recording = done.key
+    def _finish(self, done: Written[Recording], states: Features) -> None:
+        found = Encoded(self._encoder.vectors(states), done.duration, done.warnings)
         try:
-            self._writer.write(
-                recording,
-                self._sounds.pop(recording),
-                self._listener.vectors(found),
-                self._analysis(recording, found, done.duration, done.warnings),
-                done.duration,
-                done.warnings,
-            )
+            if self._encoder.predictor.heads:
+                analysis = self._analysis(done, states)
+                found = replace(
+                    found,
+                    analysis=analysis.to_jams(),
+                    tempo=analysis.tempo,
+                    key=analysis.key,
+                    tags=analysis.tags,
+                )
+            self._writer.write(done.key, self._sounds.pop(done.key), found)
         except AudioError as error:  # its tags are read once more
-            self.on_error(recording, str(error))
+            self.on_error(done.key, str(error))
         else:
             self.on_done(done)
 
-    def _analysis(
-        self, recording: Recording, found: Features, duration: float, damage: tuple[str, ...]
-    ) -> Analysis | None:
-        """What the heads say; None without heads."""
-        if not self._listener.predictor.heads:
-            return None
-        about = labels(recording.path)
+    def _analysis(self, done: Written[Recording], states: Features) -> Analysis:
+        about = labels(done.key.path)
         return analyse(
-            self._listener.predictor,
-            found,
-            duration,
+            self._encoder.predictor,
+            states,
+            done.duration,
             about["title"],
-            damage,
+            done.warnings,
             about["artist"],
-            as_text(PurePath(str(recording)).name),
+            as_text(PurePath(str(done.key)).name),
         )
-
-
-def labels(recording: Location) -> dict[str, str]:
-    """Title, artist and album, as a recording's tags say; its title may be the file's name.
-
-    Raises AudioError if it cannot be read.
-    """
-    tags = reading.tags(recording)
-    stem = PurePath(str(recording)).stem
-    artist = tags.get("artist") or tags.get("album_artist", "")
-    found = {"title": tags.get("title") or stem, "artist": artist, "album": tags.get("album", "")}
-    return {name: as_text(value) for name, value in found.items()}
-
-
-class Writer:
-    """Writes to a library whose lock is held."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        with database.connect() as connection:
-            self._transform = current(connection)
-
-    def recognise(self, recording: Recording, sound: str) -> bool:
-        """Whether the sound of a file is known already: by other tags, elsewhere, or of a copy. If
-        so, notes what is new of it.
-
-        Raises AudioError if its tags cannot be read, OutputError.
-        """
-        known = self.database.tracks("sound = ?", [sound])
-        if not known:
-            return False
-        path = str(recording)
-        track = next((each for each in known if each.path == path), None) or next(
-            (each for each in known if _is_gone(each.path)), None
-        )
-        facts = {**_facts(recording, sound), **labels(recording.path)}
-        with self.database.connect() as connection:
-            if track is None:
-                _copy(connection, known[0].id, facts)
-            else:
-                connection.execute(
-                    f"DELETE FROM tracks WHERE {_AT} AND id != ?", (_bytes(path), track.id)
-                )
-                _update(connection, track.id, facts)
-        return True
-
-    def write(
-        self,
-        recording: Recording,
-        sound: str,
-        vectors: Vectors,
-        analysis: Analysis | None,
-        duration: float,
-        damage: Sequence[str],
-    ) -> None:
-        """Adds a track, or replaces the one at its path; its vectors first.
-
-        Raises AudioError if its tags cannot be read, OutputError.
-        """
-        facts = {**_facts(recording, sound), **labels(recording.path), "duration": duration}
-        facts["warnings"] = json.dumps(list(damage))
-        facts |= {"tags": "{}", "analysis": None, "tempo": None, "key": None}
-        if analysis is not None:
-            content = json.dumps(analysis.to_jams()).encode()
-            facts |= {
-                "tags": json.dumps(analysis.tags),
-                "analysis": zlib.compress(content),
-                "tempo": analysis.tempo,
-                "key": analysis.key,
-            }
-        with self.database.connect() as connection:
-            settings, rows = read_settings(connection), num_rows(connection)
-            parts: dict[Kind, Matrix] = {
-                "tracks": vectors.track[None],
-                "segments": vectors.segments,
-            }
-            for kind, part in parts.items():
-                matrices.append(self.database.raw_path(kind, settings), rows[kind], part)
-                if self._transform is not None:
-                    path = self.database.searched_path(kind, settings)
-                    matrices.append(path, rows[kind], self._transform(part))
-            facts |= {
-                "vector": rows["tracks"],
-                "first_segment": rows["segments"],
-                "num_segments": len(vectors.segments),
-            }
-            there = connection.execute(
-                f"SELECT id FROM tracks WHERE {_AT}", (facts["path"],)
-            ).fetchone()
-            if there is None:
-                _insert(connection, facts)
-            else:
-                _update(connection, there[0], facts)
-
-    def look_for_files(self) -> int:
-        """Marks tracks whose files are gone; how many these are."""
-        gone = {track.id: _is_gone(track.path) for track in self.database.tracks()}
-        with self.database.connect() as connection:
-            connection.executemany(
-                "UPDATE tracks SET missing = ? WHERE id = ? AND missing != ?",
-                [(is_gone, track, is_gone) for track, is_gone in gone.items()],
-            )
-        return sum(gone.values())
-
-
-_AT = "path = CAST(? AS TEXT)"
-"""A path: bytes, since names of files may be no UTF-8, which SQLite takes so alone."""
-
-
-def _bytes(path: str) -> bytes:
-    return os.fsencode(path)
-
-
-def _facts(recording: Recording, sound: str) -> dict[str, Any]:
-    return {
-        "path": _bytes(str(recording)),
-        "size": recording.size,
-        "modified": recording.modified,
-        "sound": sound,
-        "missing": 0,
-    }
-
-
-def _mark(name: str) -> str:
-    return "CAST(? AS TEXT)" if name == "path" else "?"
-
-
-def _insert(connection: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
-    marks = ", ".join(map(_mark, facts))
-    connection.execute(
-        f"INSERT INTO tracks ({', '.join(facts)}) VALUES ({marks})", [*facts.values()]
-    )
-
-
-def _update(connection: sqlite3.Connection, track: int, facts: Mapping[str, Any]) -> None:
-    changes = ", ".join(f"{name} = {_mark(name)}" for name in facts)
-    connection.execute(f"UPDATE tracks SET {changes} WHERE id = ?", [*facts.values(), track])
-
-
-def _copy(connection: sqlite3.Connection, track: int, facts: Mapping[str, Any]) -> None:
-    """Another track at another place, with the same vectors and the same analysis."""
-    same = "duration, tempo, key, tags, warnings, analysis, vector, first_segment, num_segments"
-    marks = ", ".join(map(_mark, facts))
-    connection.execute(f"DELETE FROM tracks WHERE {_AT}", (facts["path"],))
-    connection.execute(
-        f"INSERT INTO tracks ({', '.join(facts)}, {same}) "
-        f"SELECT {marks}, {same} FROM tracks WHERE id = ?",
-        [*facts.values(), track],
-    )
-
-
-def _is_gone(path: str) -> bool:
-    """Whether a file was on this machine, and is there no more."""
-    return not is_url(path) and not os.path.exists(path)

@@ -17,16 +17,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from musicfm.errors import DataError, OutputError
-from musicfm.files import exclusive, sweep
+from musicfm.files import atomic_write, exclusive, sweep
 from musicfm.library import matrices
 from musicfm.library.matrices import Matrix
 
 DATABASE = "library.sqlite"
 LOCK = ".library.lock"
-
-SEGMENT_SECONDS = 10.0
-"""Segment k of a track is from ``k * SEGMENT_SECONDS`` on; what is left at the end, if it is less
-than half of that, belongs to the last one."""
 
 Kind: TypeAlias = Literal["tracks", "segments"]
 KINDS: tuple[Kind, ...] = ("tracks", "segments")
@@ -74,41 +70,41 @@ class Track:
     """What a library knows of a recording."""
 
     id: int
-    """Stays the same for as long as the track is in the library."""
+    """The number of the track, for as long as it is in the library."""
     path: str
-    """Absolute, or a URL."""
+    """The absolute path, or a URL."""
     size: int
-    """In bytes."""
+    """The size of the file in bytes."""
     modified: int
-    """As :class:`musicfm.journal.Recording` has it."""
+    """The time of the last change, in nanoseconds since 1970, or what its store says."""
     sound: str
     """A hash of the coded sound, which other tags do not change."""
     missing: bool
     """Whether the file was gone when the library last looked."""
     title: str
-    """As its tags say; or the file's name."""
+    """The title by its tags, or the file's name."""
     artist: str
-    """As its tags say; empty where they do not. Likewise the album."""
+    """The artist by its tags, or empty; likewise the album."""
     album: str
     duration: float
-    """In seconds."""
+    """The duration in seconds."""
     tempo: float | None
-    """Beats per minute; None if there was no head for beats, or there are none."""
+    """The tempo in beats per minute; None if there is no head for beats, or no beat."""
     key: str | None
-    """As in "Eb minor"; None if there was no head for keys, or there is none."""
+    """The key, such as "Eb minor"; None if there is no head for keys, or no key."""
     tags: Mapping[str, float] = field(hash=False)
-    """What heads say, as probabilities, the likeliest first."""
+    """Tags and their probabilities, the likeliest first."""
     warnings: tuple[str, ...]
-    """Of damage."""
+    """Warnings of damage."""
     vector: int
-    """Its row among the vectors of tracks."""
+    """The row of its vector among those of tracks."""
     first_segment: int
-    """Its first row among the vectors of segments."""
+    """The first row of its vectors among those of segments."""
     num_segments: int
 
     @property
     def segments(self) -> range:
-        """Its rows among the vectors of segments."""
+        """The rows of its vectors among those of segments."""
         return range(self.first_segment, self.first_segment + self.num_segments)
 
 
@@ -117,24 +113,24 @@ COLUMNS = tuple(each.name for each in fields(Track))
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for a whole library. All but the last two stay as they are."""
+    """What holds for a whole library."""
 
     model: str
-    """What it is called."""
+    """The name of the model, as --model takes it."""
     fingerprint: str
-    """Of the model, see :func:`musicfm.model.checkpoint.fingerprint`."""
+    """SHA-256 of the model, see :func:`musicfm.model.checkpoint.fingerprint`."""
     layer: int
-    """Whose hidden states the vectors are of."""
+    """The layer whose hidden states the vectors are made of."""
     dim: int
-    """Of these; vectors have their means and then their standard deviations over time."""
+    """The width of these; vectors are twice as wide."""
     heads: tuple[str, ...]
-    """Folders of heads; none if they are those that come with the model."""
+    """The folders of the heads; none if they are those that come with the model."""
     heads_fingerprint: str
-    """Empty without heads."""
+    """SHA-256 of the heads; empty without heads."""
     generation: int = 0
-    """Of the matrices: it rises when rows are removed."""
+    """The generation of the matrices; another one begins when rows are removed."""
     transform: int = 0
-    """The version of the transform that vectors are searched with; 0 before the first one."""
+    """The version of the transform of vectors that are compared; 0 before the first one."""
 
 
 class Database:
@@ -152,10 +148,12 @@ class Database:
         """Makes a library in a folder whose lock is held. Raises OutputError."""
         if any(name != LOCK for name in os.listdir(folder)):
             raise OutputError(f"{folder} is not empty, and no library; name another folder")
-        database = cls(folder)
-        with database.connect(create=True) as connection:
+        with (
+            atomic_write(folder / DATABASE) as temporary,
+            _opened(temporary) as connection,
+        ):
             write_settings(connection, settings)
-        return database
+        return cls(folder)
 
     @property
     def exists(self) -> bool:
@@ -211,11 +209,11 @@ class Database:
         return matrices.read(self.searched_path(kind, settings), count, row[0])
 
     def raw_path(self, kind: Kind, settings: Settings) -> Path:
-        """Of the matrix of raw vectors."""
+        """The file of vectors as they were computed."""
         return self.folder / f"{kind}-{settings.generation}.f32"
 
     def searched_path(self, kind: Kind, settings: Settings) -> Path:
-        """Of the matrix of vectors that are compared, as the current transform gives them."""
+        """The file of vectors that are compared, as the current transform gives them."""
         return self.folder / f"{kind}-{settings.generation}-{settings.transform}.f32"
 
     def sweep(self) -> None:
@@ -230,53 +228,56 @@ class Database:
         sweep(self.folder)
 
     @contextlib.contextmanager
-    def connect(self, create: bool = False) -> Iterator[sqlite3.Connection]:
+    def connect(self) -> Iterator[sqlite3.Connection]:
         """A connection, whose changes are committed if the block succeeds.
-
-        Args:
-            create: whether to begin a database that is not there.
 
         Raises:
             DataError: there is no library, or it is damaged, or a newer musicfm made it.
             OutputError: it cannot be written, or another process does not let go of it.
         """
         path = self.folder / DATABASE
-        if not create and not self.exists:
+        if not self.exists:
             raise DataError(
                 f"{self.folder} is no library; make one: musicfm library add {self.folder} MUSIC"
             )
-        try:
-            with contextlib.closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
-                connection.text_factory = os.fsdecode  # names of files may be no UTF-8
-                self._migrate(connection)
-                with connection:
-                    yield connection
-        except sqlite3.OperationalError as error:
-            raise OutputError(
-                f"cannot use {path}: {error}; try again, or look at its disk"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise DataError(
-                f"{path} is damaged, or no library: {error}; restore it from a copy, or make a "
-                "new library"
-            ) from error
+        with _opened(path) as connection:
+            yield connection
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        """Brings the tables to the newest version, all steps or none."""
-        newest = len(MIGRATIONS)
-        if (version := _version(connection)) == newest:
-            return
-        if version > newest:
-            raise DataError(
-                f"{self.folder} was written by a newer musicfm (its tables have version {version}, "
-                f"and this one knows {newest}); update musicfm"
-            )
-        with connection:
-            connection.execute("BEGIN EXCLUSIVE")
-            for step in MIGRATIONS[_version(connection) :]:  # another process may have been faster
-                for statement in step.split(";"):
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {newest}")
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to a database whose tables are of the newest version."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
+            connection.text_factory = os.fsdecode  # names of files may be no UTF-8
+            _migrate(connection, path)
+            with connection:
+                yield connection
+    except sqlite3.OperationalError as error:
+        raise OutputError(f"cannot use {path}: {error}; try again, or look at its disk") from error
+    except sqlite3.DatabaseError as error:
+        raise DataError(
+            f"{path} is damaged, or no library: {error}; restore it from a copy, or make a new "
+            "library"
+        ) from error
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Brings the tables to the newest version, all steps or none."""
+    newest = len(MIGRATIONS)
+    if (version := _version(connection)) == newest:
+        return
+    if version > newest:
+        raise DataError(
+            f"{path} was written by a newer musicfm (its tables have version {version}, and this "
+            f"one knows {newest}); update musicfm"
+        )
+    with connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        for step in MIGRATIONS[_version(connection) :]:  # another process may have been faster
+            for statement in step.split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {newest}")
 
 
 def _version(connection: sqlite3.Connection) -> int:

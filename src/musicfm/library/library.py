@@ -1,14 +1,17 @@
-"""A library, for whoever asks it something: :class:`musicfm.Library`."""
+"""Reading a library: its tracks, their vectors, similar songs, playlists, duplicates."""
 
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musicfm.library import transform
+import numpy as np
+
+from musicfm.errors import ConfigError
+from musicfm.library import duplicates, playlists, transform, writing
 from musicfm.library.database import (
     Database,
     Kind,
@@ -16,13 +19,33 @@ from musicfm.library.database import (
     Track,
     read_tracks,
 )
+from musicfm.library.duplicates import Duplicates
+from musicfm.library.keys import ALL, Key
 from musicfm.library.matrices import Matrix
+from musicfm.library.pooling import SEGMENT_SECONDS, merged
 from musicfm.library.search import nearest
 from musicfm.library.transform import Transform
+from musicfm.remote import is_url
 
 if TYPE_CHECKING:
     from musicfm.analysis.analyzer import Analysis
     from musicfm.library.adding import Added
+    from musicfm.library.encoding import TrackEncoder
+
+Song = str | os.PathLike[str]
+"""A track of a library, by its path or URL; or any other recording."""
+
+_OWNER = {
+    "tracks": "vector = ?",
+    "segments": "first_segment = (SELECT max(first_segment) FROM tracks WHERE first_segment <= ?)",
+}
+"""Conditions on the tracks that a row of a matrix may belong to."""
+
+_MISFIT = 1.0
+"""The cost of a step in a playlist between keys or tempi that do not fit: as much as that of two
+tracks that have nothing in common."""
+_NEAR_TEMPO = 0.06
+"""The part by which tempi may differ that DJs can still bring together."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +54,18 @@ class Similar:
 
     track: Track
     similarity: float
-    """The cosine of their vectors: 1 for the same, about 0 for any two tracks."""
+    """The cosine of the vectors: 1 for the same, about 0 for two tracks on average."""
+    start: float | None = None
+    """The time in the track, in seconds, at which the similar segment begins; None if the whole
+    track was compared."""
 
 
 class Library:
     """A collection of music in a folder: what is known of each track, and vectors to find similar
     ones by.
 
-    Nothing is read before it is asked for. May be used by several threads, and while others add
-    music; what they have added is seen from the next call on.
+    Nothing is read before it is asked for. May be used by several threads, and while another
+    process adds music, which is seen from the next call on.
 
     Args:
         path: of the folder.
@@ -54,7 +80,7 @@ class Library:
         """The model, and what else holds for all of it. Raises DataError if there is no library."""
         return self.database.settings()
 
-    def add(self, *sources: str | os.PathLike[str], **options: Any) -> "Added":
+    def add(self, *sources: Song, **options: Any) -> "Added":
         """Adds what is new or has changed; see :func:`musicfm.library.adding.add`."""
         from musicfm.library.adding import add
 
@@ -65,17 +91,22 @@ class Library:
         with self.database.alone():
             return transform.fit(self.database)
 
+    def refresh(self, track: Track) -> None:
+        """Notes that the tags of a file were changed. Raises AudioError or OutputError."""
+        with self.database.alone():
+            writing.refresh(self.database, track)
+
     def tracks(self) -> list[Track]:
         """All tracks, by path; those whose files are gone, too. Raises DataError."""
         return self.database.tracks()
 
-    def track(self, song: str | os.PathLike[str]) -> Track | None:
+    def track(self, song: Song) -> Track | None:
         """The track of a file or URL, if it is in the library."""
         with self.database.connect() as connection:
-            return self._track(connection, song)
+            return _track(connection, song)
 
     def analysis(self, track: Track) -> "Analysis | None":
-        """All that heads say of a track; None without heads."""
+        """The analysis of a track; None without heads."""
         from musicfm.analysis.analyzer import Analysis
 
         content = self.database.analysis(track)
@@ -99,63 +130,249 @@ class Library:
         """
         return self.database.matrix(kind, raw=raw)
 
-    def similar(self, song: str | os.PathLike[str], *, limit: int = 10) -> list[Similar]:
-        """Tracks that sound like a song, the most similar first, without the song itself.
+    def similar(
+        self,
+        song: Song,
+        *,
+        limit: int = 10,
+        segment: tuple[float, float] | None = None,
+        tempo: tuple[float, float] | None = None,
+        key: str | None = None,
+        key_distance: int = 0,
+        not_artist: bool = False,
+    ) -> list[Similar]:
+        """Finds tracks that sound like a song, the most similar first, without the song itself and
+        without tracks whose files are gone.
 
         Args:
             song: a track of the library, or any recording.
-            limit: tracks at most.
+            limit: how many tracks at most.
+            segment: start and end of a part of the song, in seconds; it is compared with all
+                segments of tracks.
+            tempo: the least and the largest tempo, in beats per minute.
+            key: a key such as "Am".
+            key_distance: how many steps other keys may be away from it, see
+                :meth:`musicfm.library.keys.Key.distance`.
+            not_artist: whether to leave out tracks by the artist of the song.
 
-        Raises AudioError if the song cannot be used, DataError if there is nothing to compare.
+        Raises:
+            AudioError: the song cannot be used.
+            ConfigError: no such segment or key.
+            DataError: there is no library, or nothing to compare yet.
         """
+        kind: Kind = "tracks" if segment is None else "segments"
         with self.database.connect() as connection:
             connection.execute("BEGIN")  # so that rows keep their meaning until they are looked up
-            matrix = self.database.read_matrix(connection, "tracks")
-            track = self._track(connection, song)
-            query = matrix[track.vector] if track else self._heard(connection, song)
-            count = limit + 1
-            while True:
-                rows, products = nearest(matrix, query, count)
-                found = self._at(connection, rows.tolist())
-                pairs = [
-                    Similar(each, float(product))
-                    for row, product in zip(rows.tolist(), products, strict=True)
-                    for each in found.get(row, ())
-                    if track is None or each.id != track.id
+            track = _track(connection, song)
+            query = self._query(connection, song, track, segment)
+            where, values = ["missing = 0"], []
+            if track is not None:
+                where.append("id != ?")
+                values.append(track.id)
+            if tempo is not None:
+                where.append("tempo BETWEEN ? AND ?")
+                values += tempo
+            if key is not None:
+                wanted = Key.parse(key)
+                names = [
+                    n for k in ALL if k.distance(wanted) <= key_distance for n in k.spellings()
                 ]
-                if len(pairs) >= limit or count >= len(matrix):
-                    return pairs[:limit]
-                count *= 2
+                where.append(f"key IN ({_marks(names)})")
+                values += names
+            if not_artist and (artist := _artist(song, track)):
+                where.append("lower(artist) != lower(?)")
+                values.append(artist)
+            return self._nearest(
+                connection, kind, query, limit, " AND ".join(where), values, len(where) > 2
+            )
 
-    def _track(self, connection: sqlite3.Connection, song: str | os.PathLike[str]) -> Track | None:
-        from musicfm.remote import is_url
+    def _nearest(
+        self,
+        connection: sqlite3.Connection,
+        kind: Kind,
+        query: Matrix,
+        limit: int,
+        where: str,
+        values: Sequence[Any],
+        is_rare: bool,
+    ) -> list[Similar]:
+        """The tracks nearest to a vector among those that hold a condition.
 
-        path = os.fspath(song) if is_url(song) else os.path.abspath(song)
-        found = read_tracks(connection, "path = CAST(? AS TEXT)", [os.fsencode(path)])
-        return found[0] if found else None
+        Args:
+            is_rare: whether few tracks may hold it, so that these are looked up before.
+        """
+        matrix = self.database.read_matrix(connection, kind)
+        rows = None
+        if is_rare:
+            tracks = read_tracks(connection, where, values)
+            parts = [[t.vector] if kind == "tracks" else [*t.segments] for t in tracks]
+            rows = np.array(sorted({row for part in parts for row in part}), np.int64)
+        count = 2 * limit if kind == "tracks" else 8 * limit
+        condition = f"{_OWNER[kind]} AND {where}"
+        while True:
+            found, products = nearest(matrix, query, count, rows)
+            best: dict[int, Similar] = {}
+            for row, product in zip(found.tolist(), products.tolist(), strict=True):
+                for track in read_tracks(connection, condition, [row, *values]):
+                    if kind == "tracks":
+                        best.setdefault(track.id, Similar(track, product))
+                    elif row in track.segments:
+                        start = (row - track.first_segment) * SEGMENT_SECONDS
+                        best.setdefault(track.id, Similar(track, product, start))
+            if len(best) >= limit or len(found) < count:
+                return [*best.values()][:limit]
+            count *= 4
 
-    def _at(self, connection: sqlite3.Connection, rows: Sequence[int]) -> Mapping[int, list[Track]]:
-        """The tracks that rows of the matrix of tracks belong to."""
-        found: dict[int, list[Track]] = {}
-        for first in range(0, len(rows), 500):  # SQLite takes so many values, whatever its build
-            part = rows[first : first + 500]
-            marks = ", ".join("?" * len(part))
-            for track in read_tracks(connection, f"vector IN ({marks})", part):
-                found.setdefault(track.vector, []).append(track)
-        return found
-
-    def _heard(self, connection: sqlite3.Connection, song: str | os.PathLike[str]) -> Matrix:
-        """The vector of a song that is not in the library."""
+    def _query(
+        self,
+        connection: sqlite3.Connection,
+        song: Song,
+        track: Track | None,
+        segment: tuple[float, float] | None,
+    ) -> Matrix:
+        """The vector of a song, or of a part of it, as it is compared."""
         there = transform.current(connection)
+        matrix = self.database.read_matrix(connection, "tracks")  # or says that there is none yet
         assert there is not None
-        return there(self._listener.listen(Path(song)).track[None])[0]
+        if segment is None and track is not None:
+            return matrix[track.vector]
+        if track is not None:
+            rows = self.database.read_matrix(connection, "segments", raw=True)
+            segments = rows[track.first_segment : track.segments.stop]
+            duration = track.duration
+        else:
+            vectors = self._encoder.encode(song if is_url(song) else Path(song))
+            if segment is None:
+                return there(vectors.track[None])[0]
+            segments, duration = vectors.segments, len(vectors.segments) * SEGMENT_SECONDS
+        assert segment is not None
+        return there(merged(segments, _overlaps(len(segments), segment, duration))[None])[0]
 
     @cached_property
-    def _listener(self) -> Any:
+    def _encoder(self) -> "TrackEncoder":
         from musicfm.library.adding import check_same
-        from musicfm.library.listening import Listener
+        from musicfm.library.encoding import TrackEncoder
 
         settings = self.settings
-        listener = Listener.load(settings.model, settings.heads)
-        check_same(self.database, listener.settings())
-        return listener
+        encoder = TrackEncoder.load(settings.model, settings.heads)
+        check_same(self.database, encoder.settings())
+        return encoder
+
+    def playlist(
+        self,
+        first: Song,
+        last: Song | None = None,
+        *,
+        length: int = 20,
+        harmonic: bool = False,
+        near_tempo: bool = False,
+    ) -> list[Track]:
+        """An order of tracks in which each sounds like the one before.
+
+        Args:
+            first: the track that it begins with.
+            last: the track that it ends with; None: of the tracks around the first.
+            length: how many tracks, with these; all if there are fewer.
+            harmonic: whether each key is to go together with the one before.
+            near_tempo: whether each tempo, its half or its double is to be within 6 % of the one
+                before.
+
+        Raises:
+            ConfigError: a track is not in the library, or the length is below what is named.
+            DataError: there is no library, or nothing to compare yet.
+        """
+        ends = [first] if last is None else [first, last]
+        if length < len(ends):
+            raise ConfigError(f"a playlist of {length} cannot hold {len(ends)} tracks")
+        with self.database.connect() as connection:
+            connection.execute("BEGIN")
+            known = [_track(connection, song) for song in ends]
+            for song, track in zip(ends, known, strict=True):
+                if track is None:
+                    raise ConfigError(
+                        f"{os.fspath(song)} is not in {self.path}; add it (musicfm library add "
+                        f"{self.path} {os.fspath(song)}), or name a track that is"
+                    )
+            chosen = {track.id for track in known if track}
+            tracks = [
+                track
+                for track in read_tracks(connection)
+                if track.id in chosen or not track.missing
+            ]
+            vectors = self.database.read_matrix(connection, "tracks")[[t.vector for t in tracks]]
+        places = {track.id: place for place, track in enumerate(tracks)}
+        numbers = [places[track.id] for track in known if track]
+        penalty = _penalty(tracks, harmonic, near_tempo) if harmonic or near_tempo else None
+        if last is None:
+            order = playlists.around(vectors, numbers[0], length, penalty)
+        else:
+            order = playlists.between(vectors, *numbers, length, penalty)
+        return [tracks[number] for number in order]
+
+    def duplicates(
+        self, progress: Callable[[int, int], object] = lambda done, count: None
+    ) -> tuple[list[Duplicates], list[str]]:
+        """Finds recordings that are there more than once: in other encodings, at other levels, or
+        cut; see :func:`musicfm.library.duplicates.find`.
+        """
+        with self.database.connect() as connection:
+            connection.execute("BEGIN")
+            tracks = read_tracks(connection, "missing = 0")
+            vectors = self.database.read_matrix(connection, "tracks")
+            segments = self.database.read_matrix(connection, "segments")
+        return duplicates.find(tracks, vectors, segments, progress)
+
+
+def _track(connection: sqlite3.Connection, song: Song) -> Track | None:
+    path = os.fspath(song) if is_url(song) else os.path.abspath(song)
+    found = read_tracks(connection, "path = CAST(? AS TEXT)", [os.fsencode(path)])
+    return found[0] if found else None
+
+
+def _artist(song: Song, track: Track | None) -> str:
+    if track is not None:
+        return track.artist
+    return writing.labels(song if is_url(song) else Path(song))["artist"]
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _overlaps(count: int, segment: tuple[float, float], duration: float) -> list[float]:
+    """How many seconds of each segment of a track are in a part of it. Raises ConfigError."""
+    start, stop = segment
+    if not 0 <= start < min(stop, duration):
+        raise ConfigError(
+            f"there is no part from {start:g} to {stop:g} s in a recording of {duration:.0f} s; "
+            "give its start and its end, such as 1:20-1:40"
+        )
+    starts = [number * SEGMENT_SECONDS for number in range(count)]
+    stops = [*starts[1:], max(duration, count * SEGMENT_SECONDS)]
+    return [
+        max(0.0, min(stop, end) - max(start, begin))
+        for begin, end in zip(starts, stops, strict=True)
+    ]
+
+
+def _penalty(tracks: Sequence[Track], harmonic: bool, near_tempo: bool) -> playlists.Penalty:
+    """The cost of steps between keys and tempi that do not fit; what is not known fits."""
+    keys = [Key.parse(track.key) if track.key else None for track in tracks]
+
+    def penalty(one: int, other: int) -> float:
+        cost = 0.0
+        here, there = keys[one], keys[other]
+        if harmonic and here and there and here.distance(there) > 1:
+            cost += _MISFIT
+        if near_tempo and not _is_near(tracks[one].tempo, tracks[other].tempo):
+            cost += _MISFIT
+        return cost
+
+    return penalty
+
+
+def _is_near(one: float | None, other: float | None) -> bool:
+    if not one or not other:
+        return True
+    octaves = abs(np.log2(one / other))
+    return bool(min(octaves, abs(octaves - 1)) <= np.log2(1 + _NEAR_TEMPO))

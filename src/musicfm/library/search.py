@@ -5,32 +5,38 @@ import numpy.typing as npt
 
 from musicfm.library.matrices import ROWS_AT_ONCE, Matrix
 
+Rows = npt.NDArray[np.int64]
+
 
 def nearest(
-    matrix: Matrix, query: Matrix, count: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Rows whose product with a vector is largest, the largest first, and these products.
+    matrix: Matrix, query: Matrix, count: int, rows: Rows | None = None
+) -> tuple[Rows, npt.NDArray[np.float32]]:
+    """The rows whose product with a vector is largest, the largest first, and these products.
 
     Args:
         matrix: (rows, dim), of which some are read at a time.
         query: (dim,).
         count: how many; all rows if there are fewer.
+        rows: those to search, in rising order; None: all.
     """
-    rows = np.empty(0, np.int64)
+    total = len(matrix) if rows is None else len(rows)
+    best = np.empty(0, np.int64)
     products = np.empty(0, np.float32)
-    for first in range(0, len(matrix), ROWS_AT_ONCE):
-        found = matrix[first : first + ROWS_AT_ONCE] @ query
-        best = _largest(found, count)
-        rows = np.concatenate([rows, best + first])
-        products = np.concatenate([products, found[best]])
+    for first in range(0, total, ROWS_AT_ONCE):
+        stop = min(first + ROWS_AT_ONCE, total)
+        numbers = np.arange(first, stop) if rows is None else rows[first:stop]
+        found = (matrix[first:stop] if rows is None else matrix[numbers]) @ query
+        kept = _largest(found, count)
+        best = np.concatenate([best, numbers[kept]])
+        products = np.concatenate([products, found[kept]])
         kept = _largest(products, count)
-        rows, products = rows[kept], products[kept]
-    order = np.lexsort((rows, -products))
-    return rows[order], products[order]
+        best, products = best[kept], products[kept]
+    order = np.lexsort((best, -products))
+    return best[order], products[order]
 
 
-def _largest(values: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.int64]:
-    """Where the largest values are, in no order."""
+def _largest(values: npt.NDArray[np.float32], count: int) -> Rows:
+    """The places of the largest values, in no order."""
     if count >= len(values):
         return np.arange(len(values))
     return np.argpartition(-values, count)[:count]

@@ -18,9 +18,9 @@ from musicfm.library.matrices import ROWS_AT_ONCE, Matrix
 
 DIM = 128
 """Of vectors that are compared, or as many as there are."""
-RIDGE = 0.1
-"""Is added to the variances, which are 1 on average, so that directions in which nothing but noise
-varies stay small."""
+RIDGE = 0.3
+"""The part of the mean variance that is added to all, so that directions in which nothing but noise
+varies stay small; more is added where there are few vectors, whose variances are guesses."""
 SAMPLE = 50_000
 """Segments at most that a transform is fitted to."""
 GROWTH = 1.5
@@ -56,15 +56,14 @@ def unit(vectors: Matrix) -> Matrix:
 
 
 def whitening(vectors: Matrix) -> tuple[Matrix, Matrix]:
-    """(2 * dim,) mean, and (2 * dim, compared) directions, scaled to about one variance."""
+    """(2 * dim,) mean, and (2 * dim, compared) directions that are scaled to about one variance."""
     mean = vectors.mean(axis=0, dtype=np.float64)
     centred = vectors - mean
-    scale = np.maximum(centred.std(axis=0), 1e-6)
-    centred /= scale
-    covariance = centred.T @ centred / len(centred)
-    variances, directions = np.linalg.eigh(covariance)
-    order = np.argsort(-variances)[:DIM]
-    projection = directions[:, order] / np.sqrt(variances[order] + RIDGE) / scale[:, None]
+    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+    ridge = float(variances.mean()) * (RIDGE + vectors.shape[1] / len(vectors))
+    ridge = max(ridge, float(np.finfo(np.float32).tiny))
+    largest = np.argsort(-variances)[:DIM]
+    projection = directions[:, largest] / np.sqrt(np.maximum(variances[largest], 0.0) + ridge)
     return mean.astype(np.float32), projection.astype(np.float32)
 
 

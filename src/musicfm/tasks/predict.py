@@ -40,6 +40,7 @@ from musicfm.errors import (
 from musicfm.files import atomic_write, scratch
 from musicfm.journal import Recording
 from musicfm.model.musicfm import MusicFM
+from musicfm.remote import Location
 from musicfm.tasks import heads
 from musicfm.tasks.base import Array, softmax
 from musicfm.tasks.beat import read_tempo
@@ -121,7 +122,7 @@ class Predictor:
             found.append(head)
         return replace(self, heads=tuple(found))
 
-    def listen(self, recording: Path, folder: Path) -> tuple[Features, float]:
+    def listen(self, recording: Location, folder: Path) -> tuple[Features, float]:
         """The hidden states of a recording, in files in a folder, and its length in seconds.
 
         Raises AudioError if it cannot be used, OutputError if the files cannot be written.
