@@ -21,7 +21,7 @@ def waypoints(first: Matrix, last: Matrix, count: int) -> Matrix:
     """(count, dim) unit vectors on the shortest way from one unit vector to another."""
     cosine = float(np.clip(first @ last, -1.0, 1.0))
     angle = np.arccos(cosine)
-    place = np.linspace(0.0, 1.0, count)[:, None]
+    place = np.linspace(0.0, 1.0, count, dtype=np.float32)[:, None]
     if angle < 1e-3:  # or the sines below are as good as zero
         return unit((1 - place) * first + place * last)
     return unit(np.sin((1 - place) * angle) * first + np.sin(place * angle) * last)
