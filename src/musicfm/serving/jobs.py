@@ -28,7 +28,7 @@ from musicfm.embedding.results import (
     write_npz,
 )
 from musicfm.library.library import Library
-from musicfm.library.listening import pooled
+from musicfm.library.pooling import pooled
 from musicfm.serving.decoder_pool import DecoderPool
 from musicfm.serving.limits import Limits, RequestError
 from musicfm.serving.neighbours import described, similar_to
