@@ -716,6 +716,7 @@ def test_productions(songs: list[Song]) -> None:
     for production in ordinary:
         assert abs(production.cents) <= 50
         assert -90 <= production.noise_db <= -50
+        assert 0.2 <= production.width <= 1.0
         assert (production.codec == "none") == (production.codec_kbps == 0)
     assert {production.codec for production in ordinary} == {"none", "mp3", "ogg"}
     loud = [production for production in ordinary if production.compression_db]
@@ -725,4 +726,5 @@ def test_productions(songs: list[Song]) -> None:
         assert production.codec == "mp3"
         assert production.codec_kbps < 64
         assert production.noise_db >= -45
+        assert 0.0 <= production.width <= 0.5
         assert abs(production.cents) >= 20

@@ -1,5 +1,6 @@
 """What all training has in common; the rest is tested with the runs."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -82,6 +83,16 @@ def test_loaders_end_with_a_run_that_fails(context: str, tmp_path: Path) -> None
             run.kill()
     # And its own failure is the one that is told.
     assert said.splitlines()[-1] == "KeyError: 'of the run'"
+
+
+def test_other_processes_outlive_a_run_that_fails() -> None:
+    other = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(60,))
+    other.start()
+    with pytest.raises(KeyError), training.ending_loaders():
+        raise KeyError("of the run")
+    assert other.is_alive()
+    other.kill()
+    other.join()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])

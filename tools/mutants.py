@@ -127,8 +127,8 @@ FAULTS = (
     ),
     Fault(
         "model/inference/front_end.py",
-        "self.strided(x, start - 1, stop + 1, space",
-        "self.strided(x, start, stop + 2, space",
+        "self.strided(x, start - 1, stop + 1, workspace",
+        "self.strided(x, start, stop + 2, workspace",
     ),
     Fault(
         "model/mel.py",
