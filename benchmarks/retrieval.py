@@ -30,8 +30,8 @@ from rich.progress import track
 
 from musicfm import Embedder, MusicFM
 from musicfm.audio import reading
-from musicfm.pretraining.module import build_model
 from musicfm.pretraining.recipe import Recipe
+from musicfm.pretraining.run import build_model
 from musicfm.render.composition import compose
 from musicfm.render.song import Song, Span
 from musicfm.render.soundfont import load_font

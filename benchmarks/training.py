@@ -24,9 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from musicfm import MusicFM
 from musicfm.memory import tune_malloc
-from musicfm.pretraining.module import build_model
 from musicfm.pretraining.objective import Batch, Objective
 from musicfm.pretraining.recipe import Recipe, load_recipe
+from musicfm.pretraining.run import build_model
 
 
 def clips(recipe: Recipe, count: int, device: str) -> Batch:

@@ -668,7 +668,7 @@ def _read_published(folder: Path) -> None:
 
 
 def _make_run(folder: Path) -> None:
-    """A checkpoint as Lightning lays it out, without what a model does not need."""
+    """A checkpoint as a run writes it, without what a model does not need."""
     state = {f"{checkpoint.RUN_PREFIX}{k}": v for k, v in _model().state_dict().items()}
     facts = {"recipe": {"model": MICRO.to_dict()}}
     torch.save({"state_dict": state, "musicfm": facts}, checkpoint_path(folder, 3))

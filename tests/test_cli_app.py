@@ -12,6 +12,7 @@ def test_missing_extras_are_named_all_at_once(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError) as error:
         need("tasks", "train")
     assert str(error.value) == (
-        "this needs lightning, mir_eval, sklearn, tensorboard; pip install 'musicfm[tasks,train]'"
+        "this needs lightning_fabric, mir_eval, sklearn, tensorboard; "
+        "pip install 'musicfm[tasks,train]'"
     )
     need()

@@ -36,8 +36,8 @@ def test_nothing_that_only_unix_has_is_imported(name: str) -> None:
 
 @pytest.mark.usefixtures("no_unix")
 def test_memory_is_zero_where_the_system_does_not_tell() -> None:
-    heartbeat = import_module("musicfm.pretraining.heartbeat")
-    assert heartbeat._memory(torch.device("cpu")) == 0
+    loop = import_module("musicfm.pretraining.loop")
+    assert loop._memory(torch.device("cpu")) == 0
 
 
 def test_files_are_synced_as_windows_wants_it(

@@ -10,18 +10,18 @@ from musicfm.pretraining.checkpoints import (
     latest_valid,
     prune,
 )
-from musicfm.training import AtomicCheckpointIO
+from musicfm.training import load_checkpoint, save_checkpoint
 
 
 def write(folder: Path, *steps: int) -> None:
     for step in steps:
         checkpoint = {"step": step, "weights": torch.arange(1_000.0) + step}
-        AtomicCheckpointIO().save_checkpoint(checkpoint, checkpoint_path(folder, step))
+        save_checkpoint(checkpoint, checkpoint_path(folder, step))
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     write(tmp_path, 7)
-    found = AtomicCheckpointIO().load_checkpoint(checkpoint_path(tmp_path, 7))
+    found = load_checkpoint(checkpoint_path(tmp_path, 7))
     assert found["step"] == 7
     assert torch.equal(found["weights"], torch.arange(1_000.0) + 7)
 
@@ -78,7 +78,7 @@ def test_a_failed_save_leaves_the_old_one(tmp_path: Path) -> None:
     path = checkpoint_path(tmp_path, 1)
     before = path.read_bytes()
     with pytest.raises(Exception, match="pickle"):
-        AtomicCheckpointIO().save_checkpoint({"code": lambda: 0}, path)
+        save_checkpoint({"code": lambda: 0}, path)
     assert path.read_bytes() == before
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
 
@@ -96,4 +96,4 @@ def test_a_checkpoint_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     path = checkpoint_path(tmp_path, 1)
     path.write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError, match=r"1\.ckpt is damaged; remove it"):
-        AtomicCheckpointIO().load_checkpoint(path)
+        load_checkpoint(path)

@@ -26,16 +26,16 @@ KILL = """
 import os, pathlib, signal
 killed = pathlib.Path(os.environ["KILLED"])
 if os.environ.get("RANK") == "1" and not killed.exists():
-    from musicfm.pretraining.module import PretrainingModule
-    clip = PretrainingModule.configure_gradient_clipping
+    from musicfm.pretraining.loop import Pretraining
+    before_step = Pretraining.before_step
 
-    def clipped(module, *given, **options):
-        if module.global_step == 4:
+    def disturbed(training):
+        if training.step == 4:
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        clip(module, *given, **options)
+        before_step(training)
 
-    PretrainingModule.configure_gradient_clipping = clipped
+    Pretraining.before_step = disturbed
 """
 
 # As docs/scaling.md says to, and the script for SLURM does by itself.

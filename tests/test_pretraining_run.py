@@ -37,8 +37,8 @@ from musicfm.model.config import (
 from musicfm.model.masking import MaskingConfig
 from musicfm.model.musicfm import MusicFM
 from musicfm.pretraining import checkpoints, run
+from musicfm.pretraining.loop import Pretraining
 from musicfm.pretraining.metrics import draw_curves, read_metrics
-from musicfm.pretraining.module import PretrainingModule, build_model
 from musicfm.pretraining.recipe import OptimizerConfig, Recipe
 from songs import write_songs
 
@@ -62,7 +62,7 @@ MICRO = Recipe(
 )
 TIMINGS = {"audio_per_second", "waiting", "memory_gb"}
 
-# Forks from a process that has imported Lightning once: that takes longer than a run here.
+# Forks from a process that has imported Fabric once: that takes longer than a run here.
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -155,7 +155,7 @@ def test_codebooks_are_saved_and_not_trained(undisturbed: Path) -> None:
     trained, fresh = MusicFM.from_pretrained(undisturbed / "model"), MusicFM(MICRO.model)
     for name, buffer in fresh.quantizer.state_dict().items():
         assert torch.equal(buffer, trained.quantizer.state_dict()[name])
-    first = build_model(MICRO).state_dict()
+    first = run.build_model(MICRO).state_dict()
     moved = [n for n, p in trained.named_parameters() if not torch.equal(p, first[n])]
     assert len(moved) == len(list(trained.parameters()))
 
@@ -196,17 +196,17 @@ def test_other_ways_to_compute_come_close(
 
 
 def at_step(
-    monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[PretrainingModule], None]
+    monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[Pretraining], None]
 ) -> None:
     """Does something while a step's gradients are at hand."""
-    clip = PretrainingModule.configure_gradient_clipping
+    before_step = Pretraining.before_step
 
-    def clipped(module: PretrainingModule, *given: Any, **options: Any) -> None:
-        if module.global_step == step - 1:
-            action(module)
-        clip(module, *given, **options)
+    def disturbed(training: Pretraining) -> None:
+        if training.step == step - 1:
+            action(training)
+        before_step(training)
 
-    monkeypatch.setattr(PretrainingModule, "configure_gradient_clipping", clipped)
+    monkeypatch.setattr(Pretraining, "before_step", disturbed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -255,15 +255,15 @@ def train_in_process(
 
     if kind in ("killed_while_saving", "full_disk"):
         torch.save = fail  # type: ignore[assignment]
-    clip = PretrainingModule.configure_gradient_clipping
+    before_step = Pretraining.before_step
 
-    def clipped(module: PretrainingModule, *given: Any, **options: Any) -> None:
-        if kind == "killed" and module.global_step == int(step) - 1:
+    def disturbed(training: Pretraining) -> None:
+        if kind == "killed" and training.step == int(step) - 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        assert sharded == isinstance(next(module.parameters()), DTensor)
-        clip(module, *given, **options)
+        assert sharded == isinstance(next(training.objective.parameters()), DTensor)
+        before_step(training)
 
-    setattr(PretrainingModule, clip.__name__, clipped)
+    setattr(Pretraining, before_step.__name__, disturbed)
     try:
         pretrain(recipe, songs, out, resume=True, sharded=sharded)
     except OutputError as error:
@@ -342,7 +342,7 @@ def test_a_run_goes_on_where_its_music_is_now(
 ) -> None:
     out, old, new = (tmp_path / name for name in ("out", "old", "new"))
     with monkeypatch.context() as patch:
-        at_step(patch, 5, lambda module: setattr(module, "stop_requested", True))
+        at_step(patch, 5, lambda training: setattr(training.stop, "by", signal.SIGTERM))
         pretrain(MICRO, old, out)
     new.mkdir()
     old.rename(new / "music")
@@ -358,7 +358,7 @@ def test_a_run_goes_on_where_its_music_is_now(
         go_on(*everything[:3], *everything[5:])
     there = (out / "valid.parquet").read_bytes()
     with monkeypatch.context() as patch:
-        at_step(patch, 6, lambda module: setattr(module, "stop_requested", True))
+        at_step(patch, 6, lambda training: setattr(training.stop, "by", signal.SIGTERM))
         assert go_on(*reversed(everything)).step == 6
     (out / "valid.parquet").write_bytes(there)  # as a kill between the two leaves it
     assert go_on(*reversed(everything)).step == 8
@@ -371,7 +371,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     undisturbed: Path, songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        at_step(patch, 7, lambda module: setattr(module, "stop_requested", True))
+        at_step(patch, 7, lambda training: setattr(training.stop, "by", signal.SIGTERM))
         pretrain(MICRO, songs, tmp_path)
     last = checkpoints.checkpoint_path(tmp_path / "checkpoints", 7)
     content = bytearray(last.read_bytes())
@@ -400,15 +400,16 @@ def test_a_gradient_that_is_not_finite_is_skipped_visibly(
 ) -> None:
     weights: list[list[torch.Tensor]] = []
 
-    def note(module: PretrainingModule) -> None:
-        weights.append([parameter.detach().clone() for parameter in module.parameters()])
+    def note(training: Pretraining) -> None:
+        parameters = training.objective.parameters()
+        weights.append([parameter.detach().clone() for parameter in parameters])
 
-    def spoil(module: PretrainingModule) -> None:
-        note(module)
-        for parameter in module.parameters():
+    def spoil(training: Pretraining) -> None:
+        note(training)
+        for parameter in training.objective.parameters():
             assert parameter.grad is not None
             parameter.grad.fill_(torch.nan)
-        for name, buffer in module.named_buffers():
+        for name, buffer in training.objective.named_buffers():
             if ".running_" in name:
                 buffer.fill_(torch.nan)
 
@@ -432,15 +433,16 @@ def test_a_gradient_that_is_not_finite_is_skipped_visibly(
 def test_a_first_step_that_is_not_finite_leaves_no_trace(
     songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(module: PretrainingModule) -> None:
+    def spoil(training: Pretraining) -> None:
+        module = training.objective
         for name, tensor in [*module.named_buffers(), *module.named_parameters()]:
             if ".running_" in name:
                 tensor.fill_(torch.nan)
             elif tensor.grad is not None:
                 tensor.grad.fill_(torch.nan)
 
-    def stop(module: PretrainingModule) -> None:
-        module.stop_requested = True
+    def stop(training: Pretraining) -> None:
+        training.stop.by = signal.SIGTERM
 
     at_step(monkeypatch, 1, spoil)
     at_step(monkeypatch, 2, stop)
@@ -453,10 +455,10 @@ def test_a_first_step_that_is_not_finite_leaves_no_trace(
 def test_a_run_that_diverges_is_stopped(
     songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("musicfm.pretraining.module.MAX_SKIPPED", 2)
+    monkeypatch.setattr("musicfm.pretraining.loop.MAX_SKIPPED", 2)
 
-    def spoil(module: PretrainingModule) -> None:
-        gradient = next(module.parameters()).grad
+    def spoil(training: Pretraining) -> None:
+        gradient = next(training.objective.parameters()).grad
         assert gradient is not None
         gradient[0] = torch.inf
 

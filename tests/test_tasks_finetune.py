@@ -1,5 +1,6 @@
 """Fine-tuning a tiny model on a few seconds of tones."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from musicfm.errors import ConfigError, DataError
 from musicfm.model import checkpoint
 from musicfm.model.config import preset
 from musicfm.model.musicfm import MusicFM
+from musicfm.progress import Steps
 from musicfm.tasks import heads
 from musicfm.tasks.evaluation import evaluate_head, listen
 from musicfm.tasks.finetune import (
@@ -156,15 +158,14 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     class Stop(Exception):
         pass
 
-    def stop(self: Any, *_: Any) -> None:
-        if self._num_starts == 1:
-            raise Stop
-        self._num_starts += 1
-        start(self, *_)
+    epochs = itertools.count()
 
-    start = module._Bar.on_train_epoch_start
-    monkeypatch.setattr(module._Bar, "_num_starts", 0, raising=False)
-    monkeypatch.setattr(module._Bar, "on_train_epoch_start", stop)
+    def begin(*given: Any) -> Steps:
+        if next(epochs) == 1:
+            raise Stop
+        return Steps(*given)
+
+    monkeypatch.setattr(module, "Steps", begin)
     with pytest.raises(Stop):
         tuned(tmp_path / "stopped", tracks)
     monkeypatch.undo()

@@ -56,6 +56,7 @@ class AudioProgress(_Shown):
             console=self.console,
             disable=not enabled or not num_files,
         )
+        self._what = what
         self._task = self._bar.add_task(
             what, total=max(work, 1.0), files=0, num_files=num_files, seconds=0.0
         )
@@ -123,9 +124,9 @@ class _AudioColumn(ProgressColumn):
 
 
 class Steps(_Shown):
-    """A bar over equal pieces of work, on standard error."""
+    """A bar over equal pieces of work, on standard error, of which some may be done already."""
 
-    def __init__(self, what: str, count: int, enabled: bool = True) -> None:
+    def __init__(self, what: str, count: int, enabled: bool = True, done: int = 0) -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -133,13 +134,20 @@ class Steps(_Shown):
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=Console(stderr=True, soft_wrap=True, highlight=False),
             disable=not enabled or not count,
+            speed_estimate_period=600.0,
         )
-        self._task = self._bar.add_task(what, total=count)
+        self._what = what
+        self._task = self._bar.add_task(what, total=count, completed=done)
 
     def advance(self, count: int = 1) -> None:
         """Counts a piece, or several."""
         self._bar.advance(self._task, count)
 
+    def show(self, figures: str) -> None:
+        """Shows the latest figures beside the bar."""
+        self._bar.update(self._task, description=f"{self._what}, {figures}")
+
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
-        self._bar.console.print(message, markup=False)
+        if not self._bar.disable:
+            self._bar.console.print(message, markup=False)

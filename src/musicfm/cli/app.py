@@ -136,7 +136,7 @@ EXTRAS = {
     "scale": ("fsspec", "ray"),
     "tags": ("mutagen",),
     "tasks": ("matplotlib", "mir_eval", "sklearn"),
-    "train": ("lightning", "matplotlib", "sklearn", "tensorboard"),
+    "train": ("lightning_fabric", "matplotlib", "sklearn", "tensorboard"),
     "web": ("fastapi", "fastapi_offline", "uvicorn"),
 }
 """What the extras of the package install, by the names that are imported."""

@@ -111,6 +111,7 @@ def pretrain(
 
     from musicfm.datasets.scanning import collect
     from musicfm.pretraining import run
+    from musicfm.pretraining.data import hold_out
 
     if recipe is None and not (resume and os.path.exists(out / "recipe.json")):
         raise ConfigError(
@@ -128,7 +129,7 @@ def pretrain(
                 f"the music of the run is not where it was; say where: musicfm pretrain "
                 f"{out / 'recipe.json'} MUSIC --out {out} --resume"
             )
-        return run.hold_out(collect(music, progress=True).manifest)
+        return hold_out(collect(music, progress=True).manifest)
 
     if os.path.isdir(out / "model") and resume:
         say(f"nothing new: the run in {out} is finished; its model is in {out / 'model'}")
@@ -168,10 +169,10 @@ def kmeans(
 
     from musicfm.datasets.scanning import collect
     from musicfm.pretraining import kmeans as fitting
-    from musicfm.pretraining import run
+    from musicfm.pretraining.data import hold_out
 
     chosen = _load(recipe, settings, stats)
-    train, _ = run.hold_out(collect(music, progress=True).manifest)
+    train, _ = hold_out(collect(music, progress=True).manifest)
     fitted = fitting.fit_centroids(chosen.model, train, chosen.seed, progress=True)
     fitting.save_centroids(fitted, chosen.model, out)
     say(f"wrote {out}")

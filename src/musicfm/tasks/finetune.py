@@ -19,21 +19,19 @@ After each epoch all is saved; the same call continues a run that was stopped.
 import math
 import os
 import shutil
-import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning_fabric import Fabric
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
@@ -60,14 +58,14 @@ from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import choose_decoding, labelled
 from musicfm.tasks.trials import FIT, RUN, STUDY, write_fit
 from musicfm.training import (
-    AtomicCheckpointIO,
+    Training,
     begin_loading,
     check_precision,
     ending_loaders,
-    quiet,
+    load_checkpoint,
+    on_device,
+    save_checkpoint,
 )
-
-_PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
 class FinetuneSettings(Config):
@@ -188,15 +186,12 @@ def _join(clips: list[Clip]) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-class _TaskModel(LightningModule):
-    """A model with a head, as Lightning trains it."""
+class _TaskModel(nn.Module):
+    """A model with a head on its last hidden state."""
 
-    def __init__(self, model: MusicFM, head: Head, settings: FinetuneSettings) -> None:
+    def __init__(self, model: MusicFM, head: Head) -> None:
         super().__init__()
-        self.model, self.head, self._settings = model, head, settings
-        self.losses: list[tuple[float, float]] = []
-        # Of losses and weights; added up where they are, since a GPU would wait for each number.
-        self._sums: dict[str, tuple[Tensor | float, Tensor | float]] = {}
+        self.model, self.head = model, head
 
     def forward(self, waveform: Tensor, num_outputs: int) -> Tensor:
         """Logits of clips, (batch, num_outputs, num_logits)."""
@@ -205,77 +200,38 @@ class _TaskModel(LightningModule):
         pooled = F.adaptive_avg_pool1d(states.transpose(1, 2), num_outputs).transpose(1, 2)
         return cast(Tensor, self.head(pooled[:, None].float()))
 
-    def configure_optimizers(self) -> Any:
+
+class _Finetuning(Training[tuple[Tensor, Tensor, Tensor]]):
+    """The optimizer steps of a fine-tuning."""
+
+    def __init__(self, fabric: Fabric, model: _TaskModel, settings: FinetuneSettings) -> None:
+        self._model, self._settings = model, settings
+        super().__init__(fabric, model, settings.precision)
+        # Of losses and weights; added up where they are, since a GPU would wait for each number.
+        self._sums: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        model, head = self._model.model.parameters(), self._model.head.parameters()
+        return torch.optim.AdamW([{"params": model}, {"params": head}])
+
+    def learning_rates(self, step: int) -> Sequence[float]:
         settings = self._settings
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": self.model.parameters(), "lr": settings.model_learning_rate},
-                {"params": self.head.parameters(), "lr": settings.head_learning_rate},
-            ]
-        )
-        warmup = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / max(1, settings.warmup_steps))
-        )
-        return [optimizer], [{"scheduler": warmup, "interval": "step"}]
+        factor = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+        return settings.model_learning_rate * factor, settings.head_learning_rate * factor
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        # Dropout follows from the step, so that a run that is continued is the same run.
-        torch.manual_seed(derive_seed(self._settings.seed, "dropout", self.global_step))
-
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        return self._loss(batch, "train")
-
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
-        self._loss(batch, "valid")
-
-    def on_validation_epoch_end(self) -> None:
-        train, valid = (self._take(purpose) for purpose in ("train", "valid"))
-        self.losses.append((train, valid))
-        self.log("valid_loss", valid)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["losses"] = self.losses
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.losses = [tuple(pair) for pair in checkpoint["losses"]]
-
-    def _loss(self, batch: tuple[Tensor, Tensor, Tensor], purpose: str) -> Tensor:
+    def loss(self, batch: tuple[Tensor, Tensor, Tensor], micro_step: int = 0) -> Tensor:
+        torch.manual_seed(derive_seed(self._settings.seed, "dropout", self.step))
         waveform, values, known = batch
-        loss = self.head.task.loss(self(waveform, values.shape[1]), values, known)
-        total, weight = self._sums.get(purpose, (0.0, 0.0))
-        self._sums[purpose] = total + loss.total.detach(), weight + loss.weight
+        loss = self._model.head.task.loss(self.module(waveform, values.shape[1]), values, known)
+        total, weight = self._sums
+        self._sums = total + loss.total.detach(), weight + loss.weight
         return loss.mean
 
-    def _take(self, purpose: str) -> float:
-        total, weight = (float(value) for value in self._sums.pop(purpose))
+    def take_loss(self) -> float:
+        """The mean since it was last taken."""
+        total, weight = (float(value) for value in self._sums)
+        self._sums = (0.0, 0.0)
         return total / max(weight, 1.0)
-
-
-class _Bar(Callback):
-    """A bar over the clips of each epoch, and a line when it is done."""
-
-    def __init__(self, settings: FinetuneSettings, enabled: bool) -> None:
-        self._settings, self._enabled = settings, enabled
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        what = f"Epoch {trainer.current_epoch + 1} of {self._settings.max_epochs} at most"
-        self._bar = Steps(what, self._settings.epoch_steps, self._enabled)
-        self._bar.__enter__()
-        self._begin = time.monotonic()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self._bar.advance()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        losses = cast(_TaskModel, pl_module).losses
-        train, valid = losses[-1]
-        is_best = valid <= min(loss for _, loss in losses)
-        if self._enabled:
-            self._bar.say(
-                f"epoch {trainer.current_epoch + 1}: loss {train:.4f}, on validation {valid:.4f}"
-                f"{' (the lowest)' if is_best else ''}, {time.monotonic() - self._begin:.0f} s"
-            )
-        self._bar.__exit__(None, None, None)
 
 
 def finetune(
@@ -323,7 +279,7 @@ def finetune(
         dim=model.config.encoder.dim,
         context="paper",
     )
-    with exclusive(out, ".lock"), quiet():
+    with exclusive(out, ".lock"):
         sweep(out)
         _check_folder(out, config, settings, train, valid)
         if os.path.isfile(out / FIT):
@@ -332,9 +288,9 @@ def finetune(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(settings.seed, "weights"))
             begun = MusicFM(model.config) if settings.from_scratch else model
-            # A model that was loaded is in eval mode, and Lightning would leave it so.
-            module = _TaskModel(begun, Head(config), settings).train()
-            _train(module, task, train, valid, out, device, num_cores(num_workers, 1), progress)
+            module = _TaskModel(begun, Head(config))
+            workers = num_cores(num_workers, 1)
+            losses = _train(module, settings, train, valid, out, device, workers, progress)
         head, tuned = module.head.eval(), module.model.eval()
         head.config = config.replace(fingerprint=checkpoint.fingerprint(tuned))
         with tempfile.TemporaryDirectory(dir=out) as cache:
@@ -343,7 +299,7 @@ def finetune(
             recordings, _ = listen(
                 predictor, valid, Path(cache), num_workers=num_workers, progress=progress
             )
-            validation = choose_decoding(head, labelled(task, recordings, "validation"))
+            summary = choose_decoding(head, labelled(task, recordings, "validation")).summary
         checkpoint.save(tuned, out / MODEL)
         heads.save(head, out)
         learnt = identities(item.track for item in (*train, *valid))
@@ -351,15 +307,8 @@ def finetune(
         heard = _heard_before(settings, model_name)
         both = None if heard is None else dict.fromkeys((*heard, *learnt))
         checkpoint.write_tracks(out / MODEL, both)
-        write_fit(
-            out,
-            task.objective(validation.summary),
-            validation.summary,
-            module.losses,
-            settings,
-            (len(train), len(valid)),
-            time.monotonic() - begin,
-        )
+        counts, seconds = (len(train), len(valid)), time.monotonic() - begin
+        write_fit(out, task.objective(summary), summary, losses, settings, counts, seconds)
         shutil.rmtree(out / "checkpoints")
 
 
@@ -373,97 +322,79 @@ def _heard_before(settings: FinetuneSettings, model_name: str) -> list[str] | No
 
 def _train(
     module: _TaskModel,
-    task: Task[Any],
+    settings: FinetuneSettings,
     train: Sequence[LabelledTrack],
     valid: Sequence[LabelledTrack],
     out: Path,
     device: str,
     num_workers: int,
     progress: bool,
-) -> None:
-    """Trains until validation does not improve; leaves the weights of the best epoch."""
-    settings, config = module._settings, module.model.config
+) -> list[tuple[float, float]]:
+    """Trains until validation does not improve; leaves the weights of the best epoch.
+
+    Returns:
+        The losses of each epoch.
+    """
+    task, config = module.head.task, module.model.config
     learnt = Clips(train, task, config, derive_seed(settings.seed, "clips"))
     held_out = Clips(valid, task, config, None)
-    options: dict[str, Any] = {
-        "batch_size": settings.batch_size,
-        "num_workers": num_workers,
-        "collate_fn": _join,
-        "worker_init_fn": begin_loading,
-        "persistent_workers": False,
-    }
-    folder, accelerator = out / "checkpoints", torch.device(device).type
-    check_precision(settings.precision, accelerator)
-    stopping = EarlyStopping("valid_loss", patience=settings.patience, check_finite=True)
-    best = ModelCheckpoint(
-        folder, "best", "valid_loss", save_last=True, enable_version_counter=False
-    )
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=[torch.device(device).index or 0] if device.startswith("cuda") else 1,
-        precision=_PRECISIONS[settings.precision],
-        max_epochs=settings.max_epochs,
-        logger=False,
-        callbacks=[_Bar(settings, progress), stopping, best],
-        plugins=[AtomicCheckpointIO()],
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    data = _Loaders(learnt, held_out, settings, options)
-    last = folder / "last.ckpt"
-    if not os.path.isfile(last) or _is_unfinished(
-        AtomicCheckpointIO().load_checkpoint(last), settings
-    ):
-        interrupt = signal.getsignal(signal.SIGINT)
-        try:
-            with ending_loaders():
-                trainer.fit(
-                    module, datamodule=data, ckpt_path=last if os.path.isfile(last) else None
+
+    def load(clips: Clips, numbers: range) -> DataLoader[Clip]:
+        return DataLoader(
+            clips,
+            settings.batch_size,
+            sampler=numbers,
+            num_workers=num_workers,
+            collate_fn=_join,
+            worker_init_fn=begin_loading,
+        )
+
+    check_precision(settings.precision, torch.device(device).type)
+    training = _Finetuning(on_device(device), module, settings)
+    best, last = out / "checkpoints" / "best.ckpt", out / "checkpoints" / "last.ckpt"
+    losses: list[tuple[float, float]] = []
+    if os.path.isfile(last):
+        content = load_checkpoint(last)
+        training.load_state_dict(content)
+        losses = [tuple(pair) for pair in content["losses"]]
+    with ending_loaders():
+        while not _is_done(losses, settings):
+            epoch, begin = len(losses), time.monotonic()
+            clips = range(epoch * settings.epoch_clips, (epoch + 1) * settings.epoch_clips)
+            what = f"Epoch {epoch + 1} of {settings.max_epochs} at most"
+            with Steps(what, settings.epoch_steps, progress) as bar:
+                for _ in training.steps(load(learnt, clips), (epoch + 1) * settings.epoch_steps):
+                    bar.advance()
+                train_loss = training.take_loss()
+                with training.evaluating():
+                    for batch in load(held_out, range(len(held_out))):
+                        training.loss(training.fabric.to_device(batch))
+                valid_loss = training.take_loss()
+                is_best = all(valid_loss < earlier for _, earlier in losses)
+                losses.append((train_loss, valid_loss))
+                content = {**training.state_dict(), "losses": losses}
+                if is_best:
+                    save_checkpoint(content, best)
+                save_checkpoint(content, last)
+                bar.say(
+                    f"epoch {epoch + 1}: loss {train_loss:.4f}, on validation {valid_loss:.4f}"
+                    f"{' (the lowest)' if is_best else ''}, {time.monotonic() - begin:.0f} s"
                 )
-        except SystemExit as error:  # what Lightning makes of Ctrl-C, which it then ignores
-            signal.signal(signal.SIGINT, interrupt)
-            raise KeyboardInterrupt from error
-    else:
-        module.on_load_checkpoint(AtomicCheckpointIO().load_checkpoint(last))
-    if not any(math.isfinite(valid) for _, valid in module.losses):
+    if not any(math.isfinite(loss) for _, loss in losses):
         raise ConfigError(
-            f"the training in {folder.parent} is NaN, as it does where learning rates "
+            f"the training in {out} is NaN, as it does where learning rates "
             "are too high; lower them (--learning-rates), and take another folder"
         )
-    state = AtomicCheckpointIO().load_checkpoint(folder / "best.ckpt")["state_dict"]
-    module.load_state_dict(state)
+    module.cpu().load_state_dict(load_checkpoint(best)["state_dict"])
+    return losses
 
 
-def _is_unfinished(last: Mapping[str, Any], settings: FinetuneSettings) -> bool:
-    """Whether a run that was stopped had more epochs to come."""
-    valid = [loss for _, loss in last["losses"]]
-    since_best = len(valid) - 1 - int(np.argmin(valid))
-    return len(valid) < settings.max_epochs and since_best < settings.patience
-
-
-class _Loaders(LightningDataModule):
-    """Clips for each epoch."""
-
-    def __init__(
-        self, train: Clips, valid: Clips, settings: FinetuneSettings, options: Mapping[str, Any]
-    ) -> None:
-        super().__init__()
-        self._train, self._valid = train, valid
-        self._settings, self._options = settings, options
-
-    def train_dataloader(self) -> DataLoader[Clip]:
-        """Those of the epoch that the trainer has come to."""
-        assert self.trainer is not None
-        # Not its current_epoch, which a run that is continued does not know yet.
-        epoch = self.trainer.global_step // self._settings.epoch_steps
-        size = self._settings.epoch_clips
-        numbers = range(epoch * size, (epoch + 1) * size)
-        return DataLoader(self._train, sampler=numbers, **self._options)
-
-    def val_dataloader(self) -> DataLoader[Clip]:
-        return DataLoader(self._valid, **self._options)
+def _is_done(losses: Sequence[tuple[float, float]], settings: FinetuneSettings) -> bool:
+    """Whether validation has not improved for long enough, or training has failed."""
+    valid = [loss for _, loss in losses]
+    if not valid or len(valid) >= settings.max_epochs or not math.isfinite(valid[-1]):
+        return bool(valid)
+    return len(valid) - 1 - valid.index(min(valid)) >= settings.patience
 
 
 def _check_folder(

@@ -24,10 +24,9 @@ import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Literal, NamedTuple, Self, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -67,10 +66,13 @@ from musicfm.tasks.heads import Head, HeadConfig, task_class
 from musicfm.tasks.names import TASKS
 from musicfm.tasks.tagging import Tagging
 from musicfm.training import (
-    AtomicCheckpointIO,
+    Training,
     begin_loading,
     check_precision,
     ending_loaders,
+    load_checkpoint,
+    on_device,
+    save_checkpoint,
     stop_requested,
 )
 
@@ -435,16 +437,9 @@ def train(
     """
     tune_malloc()
     check_precision(settings.precision, torch.device(device).type)
-    tracks = [*(item.track for item in labelled), *(track for track, _ in unlabelled)]
-    with exclusive(out, ".lock"), ending_loaders(), stop_requested() as stop:
+    with exclusive(out, ".lock"), ending_loaders():
         sweep(out)
-        run = _Run.begin(model, model_name, settings, labelled, out, pitch=pitch, device=device)
-        run.data = {
-            "labelled": len(labelled),
-            "unlabelled": len(unlabelled),
-            "hours": sum(track.duration for track in tracks) / 3600,
-        }
-        run.heard = list(dict.fromkeys([*run.heard, *identities(tracks)]))
+        run = _Run(model, model_name, settings, labelled, unlabelled, out, pitch, device)
         tasks = [cast(Head, head).task for head in run.joint.heads]
         loader = DataLoader(
             Clips(labelled, unlabelled, tasks, run.joint.model.config, settings),
@@ -456,105 +451,80 @@ def train(
         )
         saved = began = time.monotonic()
         recent: dict[str, list[float]] = defaultdict(list)
-        with Steps("Training", settings.steps, progress) as bar:
-            bar.advance(run.step)
-            for batch in loader:
-                losses = run.learn(batch)
-                for name, loss in losses.items():
+        with (
+            Steps("Training", settings.steps, progress, done=run.step) as bar,
+            stop_requested(bar.say) as stop,
+        ):
+            for step in run.steps(loader, settings.steps):
+                _follow(run.average, run.joint, min(settings.ema, step / (step + 10)))
+                for name, loss in run.losses.items():
                     recent[name].append(float(loss.detach()))
                 recent["seconds"].append(time.monotonic() - began)
                 began = time.monotonic()
                 bar.advance()
-                if run.step % LOG_EVERY == 0:
-                    _log(out, bar, run.step, settings.learning_rate_at(run.step - 1), recent)
+                if step % LOG_EVERY == 0:
+                    _log(out, bar, step, settings.learning_rate_at(step - 1), recent)
                     recent.clear()
                 if stop.by is not None:
                     break
                 if time.monotonic() - saved > checkpoint_seconds:
                     run.save()
                     saved = time.monotonic()
-        run.save()
+            run.save()
         return Outcome(run.step, stop.by if run.step < settings.steps else None)
 
 
-@dataclass
-class _Run:
-    """A run: all that changes from step to step, and where it is kept."""
+class _Run(Training[Batch]):
+    """A run: its steps, all that changes from one to the next, and where it is kept.
 
-    settings: JointSettings
-    model_name: str
-    out: Path
-    joint: Joint
-    average: Joint
-    """The mean of the weights."""
-    optimizer: torch.optim.Optimizer
-    vocabulary: tuple[str, ...]
-    before: Sequence[str] | None
-    """What the model was trained on that it began with, if that is known."""
-    heard: list[str]
-    data: dict[str, Any] = field(default_factory=dict)
-    step: int = 0
+    It begins, or goes on where the folder has one. Raises ConfigError as :func:`train` does.
+    """
 
-    @classmethod
-    def begin(
-        cls,
+    def __init__(
+        self,
         model: MusicFM,
         model_name: str,
         settings: JointSettings,
         labelled: Sequence[LabelledTrack],
+        unlabelled: Sequence[tuple[Track, Path]],
         out: Path,
-        *,
         pitch: bool,
         device: str,
-    ) -> Self:
-        """A new run, or the one that is in the folder. Raises ConfigError as :func:`train` does."""
+    ) -> None:
         there = os.path.isfile(out / CHECKPOINT)
-        state = AtomicCheckpointIO().load_checkpoint(out / CHECKPOINT) if there else None
-        vocabulary = vocabulary_of(labelled) if state is None else tuple(state["vocabulary"])
+        state = load_checkpoint(out / CHECKPOINT) if there else None
+        self.vocabulary = vocabulary_of(labelled) if state is None else tuple(state["vocabulary"])
         torch.manual_seed(derive_seed(settings.seed, "weights"))
-        joint = build(model, model_name, vocabulary, pitch=pitch).to(device).train()
-        optimizer = torch.optim.AdamW(_groups(joint, settings), betas=(0.9, 0.98))
+        self.joint = build(model, model_name, self.vocabulary, pitch=pitch)
+        self.settings, self.out = settings, out
+        super().__init__(on_device(device), self.joint, settings.precision)
+        self.average = deepcopy(self.joint).requires_grad_(False).eval()
+        """The mean of the weights."""
+        self.losses: dict[str, Tensor] = {}
+        """Those of the last step by name, and the norm of its gradient as "norm"."""
+        tracks = [*(item.track for item in labelled), *(track for track, _ in unlabelled)]
         folder = checkpoint.folder_of(model_name)
         before = None if folder is None else checkpoint.read_tracks(folder)
-        average = deepcopy(joint).requires_grad_(False).eval()
-        heard = list(before or ())
-        run = cls(settings, model_name, out, joint, average, optimizer, vocabulary, before, heard)
+        heard = [*(before or ()), *(state["heard"] if state else ()), *identities(tracks)]
+        self.heard = list(dict.fromkeys(heard))
+        self.facts = {
+            "musicfm": musicfm.__version__,
+            "begins_with": model_name,
+            "recipe": {"model": self.joint.model.config.to_dict(), **settings.to_dict()},
+            "step": 0,
+            "data": {
+                "labelled": len(labelled),
+                "unlabelled": len(unlabelled),
+                "hours": sum(track.duration for track in tracks) / 3600,
+                "before_is_known": before is not None,
+            },
+        }
+        """How the model came about."""
         if state is not None:
             _check_settings(JointSettings.from_dict(state["settings"]), settings, out)
-            joint.load_state_dict(state["joint"])
-            average.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
-            run.step = state["step"]
-            run.heard = list(dict.fromkeys([*run.heard, *state["heard"]]))
-        return run
-
-    def learn(self, batch: Batch) -> dict[str, Tensor]:
-        """A step. Gives its losses by name, and the norm of the gradient as "norm".
-
-        Raises TrainingError if that is not finite.
-        """
-        settings, device = self.settings, self.joint.model.device.type
-        generator = torch.Generator().manual_seed(derive_seed(settings.seed, "mask", self.step))
-        torch.manual_seed(derive_seed(settings.seed, "dropout", self.step))
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate_at(self.step)
-        half = settings.precision == "bfloat16"
-        with torch.autocast(device, torch.bfloat16, enabled=half):
-            losses = losses_of(self.joint, self.average, batch, settings, generator)
-        total = sum(settings.loss_weights[name] * loss for name, loss in losses.items())
-        assert isinstance(total, Tensor)
-        self.optimizer.zero_grad()
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(self.joint.parameters(), settings.clip_norm)
-        if not torch.isfinite(norm):
-            raise TrainingError(
-                f"the gradient of step {self.step} is not finite; lower the learning rate, and "
-                "begin again"
-            )
-        self.optimizer.step()
-        self.step += 1
-        _follow(self.average, self.joint, min(settings.ema, self.step / (self.step + 10)))
-        return {**losses, "norm": norm}
+            self.average.load_state_dict(state["average"])
+            content = {"state_dict": state["joint"], "optimizer_states": [state["optimizer"]]}
+            self.load_state_dict({**content, "global_step": state["step"]})
 
     def save(self) -> None:
         """Writes all that it takes to go on, and the result so far. Raises OutputError."""
@@ -567,17 +537,35 @@ class _Run:
             "step": self.step,
             "heard": self.heard,
         }
-        AtomicCheckpointIO().save_checkpoint(content, self.out / CHECKPOINT)
+        save_checkpoint(content, self.out / CHECKPOINT)
         write_model(self.average, self.out / MODEL, self.heard)
-        facts = {
-            "musicfm": musicfm.__version__,
-            "begins_with": self.model_name,
-            "recipe": {"model": self.joint.model.config.to_dict(), **self.settings.to_dict()},
-            "step": self.step,
-            "data": {**self.data, "before_is_known": self.before is not None},
-        }
         with atomic_write(self.out / MODEL / TRAINING) as temporary:
+            facts = {**self.facts, "step": self.step}
             temporary.write_text(json.dumps(facts, indent=2) + "\n")
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(_groups(self.joint, self.settings), betas=(0.9, 0.98))
+
+    def learning_rates(self, step: int) -> Sequence[float]:
+        return [self.settings.learning_rate_at(step)] * 2
+
+    def loss(self, batch: Batch, micro_step: int) -> Tensor:
+        settings = self.settings
+        generator = torch.Generator().manual_seed(derive_seed(settings.seed, "mask", self.step))
+        torch.manual_seed(derive_seed(settings.seed, "dropout", self.step))
+        self.losses = losses_of(self.joint, self.average, batch, settings, generator)
+        terms = [settings.loss_weights[name] * loss for name, loss in self.losses.items()]
+        return cast(Tensor, sum(terms))
+
+    def before_step(self) -> None:
+        """Clips the gradient. Raises TrainingError if it is not finite."""
+        norm = nn.utils.clip_grad_norm_(self.joint.parameters(), self.settings.clip_norm)
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"the gradient of step {self.step} is not finite; lower the learning rate, and "
+                "begin again"
+            )
+        self.losses["norm"] = norm
 
 
 def write_model(joint: Joint, folder: Path, heard: Sequence[str]) -> None:

@@ -363,7 +363,7 @@ def _finetune(
     name: TaskName,
     folder: Path,
 ) -> None:
-    # Lightning takes seconds to import, and most studies do without.
+    # Lightning Fabric takes seconds to import, and most studies do without.
     from musicfm.tasks.finetune import SCRATCH, FinetuneSettings, finetune
 
     settings = SCRATCH if row.kind == "scratch" else FinetuneSettings(**study.finetuning)
