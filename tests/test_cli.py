@@ -249,6 +249,7 @@ def test_one_bad_file_is_status_1_and_the_rest_is_done(
         (["x.wav", "--pool", "max"], "--pool is 'max'; give none, mean, or a rate in Hz"),
         (["x.wav", "--pool", "-3"], "cannot pool to -3.0 Hz; give a rate above zero"),
         (["x.wav", "--format", "parquet"], "pool to the mean"),
+        (["x.wav", "--format", "parquet", "--pool", "8"], "pool to the mean"),
         (["x.wav", "--overlap", "20"], "overlap_seconds is 20.0; choose between 0 and 15"),
         (["x.wav", "--device", "abacus"], "cannot compute on 'abacus'"),
         (["x.wav", "--actors", "2"], "--address and --actors are for --engine ray"),

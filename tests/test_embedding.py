@@ -162,6 +162,11 @@ def test_streaming_gives_the_same_frames_in_pieces(embedder: Embedder, song: Sam
     assert torch.equal(torch.cat(parts, dim=1), embedder(song).frames)
 
 
+def test_the_frames_of_one_layer_have_no_layers(tiny: MusicFM, song: Samples) -> None:
+    embedder = Embedder(tiny, layer=1)
+    assert torch.equal(torch.cat(list(embedder.stream(song))), embedder(song).frames)
+
+
 def test_memory_does_not_grow_with_the_recording(tiny: MusicFM) -> None:
     embedder = Embedder(tiny, layer=0)
     block = recipe.waveform(0, 1, 10 * RATE)[0]

@@ -198,6 +198,7 @@ def test_scratch_is_empty_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_what_killed_runs_left_of_a_file_is_swept_up_and_of_others_not(tmp_path: Path) -> None:
     kept = ["a.json", ".a.json.lock", ".a.json.b.0123abcd.partial", ".b.json.0123abcd.partial"]
+    kept.append(".a.json.0123abcd.partial.txt")
     for name in (".a.json.0123abcd.partial", ".a.json.abcd0123.partial", *kept):
         (tmp_path / name).touch()
     sweep_beside(tmp_path / "a.json")
