@@ -171,7 +171,7 @@ def test_what_is_known_is_shown(opened: Opened) -> None:
     assert tags[0].split() == ["b", "90", "%"]
     assert opened.now()["Chord"] == "C♯"
     notes = opened.page.locator("#now small").all_text_contents()
-    assert notes == ["then B♭m7/♭3", "", "90 %, then Verse 1"]
+    assert notes == ["then B♭m7/♭3", "", "90 % sure, then Verse 1"]
 
 
 def test_it_plays(opened: Opened) -> None:
