@@ -205,9 +205,13 @@ def tag(
         for track in tracks:
             try:
                 values = _values(track, notation, with_tags)
-                yield write_tags(Path(track.path), values, journal, overwrite=overwrite)
+                written = write_tags(Path(track.path), values, journal, overwrite=overwrite)
             except MusicFMError as error:
                 yield error
+                continue
+            if written.values and journal is not None:
+                _refresh(library, track.path)
+            yield written
 
 
 def undo(library: Library) -> Iterator[Path | MusicFMError]:
@@ -215,7 +219,20 @@ def undo(library: Library) -> Iterator[Path | MusicFMError]:
     time; yields each file, or why it was left. Raises as :func:`tag` does.
     """
     with _journal(library) as journal:
-        yield from journal.undo()
+        for undone in journal.undo():
+            if isinstance(undone, Path):
+                _refresh(library, undone)
+            yield undone
+
+
+def _refresh(library: Library, path: str | Path) -> None:
+    """Tells a library that we changed the tags of a file. If it cannot be told, as while another
+    run adds music to it, its next `add` finds out by the sound.
+    """
+    track = library.track(path)
+    if track is not None:
+        with suppress(MusicFMError):
+            library.refresh(track)
 
 
 @contextmanager
