@@ -64,7 +64,7 @@ def music() -> Tensor:
 
 @pytest.fixture(scope="session")
 def odd_music() -> Tensor:
-    """The other golden waveform: a length that is no whole number of tokens."""
+    """The other golden waveform: a length that is not a whole number of tokens."""
     return torch.from_numpy(recipe.waveform(8, 1, 72_333))
 
 

@@ -122,7 +122,7 @@ def test_titles_come_from_tags_and_an_index_lists_all(
 
 
 def test_into_the_library_itself(predictor: Predictor, music: Path, tmp_path: Path) -> None:
-    """With a name that is no text, and what a killed run left."""
+    """With a name that is not a text, and what a killed run left."""
     name = os.fsdecode(b"caf\xe9.wav")
     (music / "c.wav").rename(music / name)
     (music / ".features").mkdir()

@@ -236,7 +236,7 @@ def test_a_stream_may_be_left_early(folder: Path) -> None:
     blocks.close()  # type: ignore[attr-defined]
 
 
-# --- what is no recording -----------------------------------------------------------------------
+# --- what is not a recording -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -433,7 +433,7 @@ def test_music_is_scanned_measured_and_prepared(run: Run, album: Path, tmp_path:
         (["--fma", "x", "--valid", 0.1], "official splits; leave out --valid"),
         (["x", "--test", 0.1], "--test goes with --valid"),
         (["x", "--valid", 1.5], "impossible"),
-        (["x", "--out", "m.csv"], "m.csv is no manifest"),
+        (["x", "--out", "m.csv"], "m.csv is not a manifest"),
     ],
 )
 def test_impossible_scans_are_explained(
@@ -562,7 +562,7 @@ def undisturbed_rows(run: Run, pretrain_command: list[object], tmp_path: Path) -
         (["tiny", "{tmp}/empty"], "no recordings"),
         (["tiny", "{songs}", "--stats", "{tmp}/absent.json"], "absent.json"),
         (["fm1", "{songs}"], "run musicfm kmeans"),
-        (["tiny", "{songs}", "--set", "batch_size=3"], "batch_size 3 is no multiple"),
+        (["tiny", "{songs}", "--set", "batch_size=3"], "batch_size 3 is not a multiple"),
         (["tiny", "{songs}", "--processes", "3"], "cannot be shared by 3 processes"),
     ],
 )

@@ -73,7 +73,7 @@ def test_playlists_come_through_standard_input(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("content", [b"RIFF\x24\x08\0\0WAVEfmt \x10\0\0\0", b"ID3\x03\0\0\0"])
 def test_a_recording_is_no_list(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(ConfigError, match="is no list of recordings; to embed a recording"):
+    with pytest.raises(ConfigError, match="is not a list of recordings; to embed a recording"):
         read_list(write(tmp_path / "song.wav", content))
 
 

@@ -46,7 +46,7 @@ TINY = preset("tiny")
         ({"encoder": {"kind": "conformer", "conv_kernel": 4}}, "conv_kernel is 4; .* odd"),
         ({"encoder": {"kind": "conformer", "num_heads": 3}}, "dim 1024 does not give 3 heads"),
         ({"encoder": {"kind": "conformer", "dropout": 1.0}}, "'dropout' .* is 1.0"),
-        ({"context_seconds": 0.05}, "0.05 is no whole number of frames of 960 samples"),
+        ({"context_seconds": 0.05}, "0.05 is not a whole number of frames of 960 samples"),
         ({"context_seconds": 0.04}, "0.04 is shorter than the STFT"),
     ],
 )

@@ -107,8 +107,8 @@ def test_what_lies_between_spans_has_no_label(tmp_path: Path) -> None:
         ([observation(-1.0, 5.0, "C")], "time -1, which is below zero"),
         ([observation(0.0, 5.0, 7)], "a span has the label 7"),
         ([observation(0.0, 5.0, " ")], "a span has the label ' '"),
-        ([{"time": "soon", "duration": 1.0, "value": "C"}], "time 'soon', which is no number"),
-        ([{"value": "C"}], "time None, which is no number"),
+        ([{"time": "soon", "duration": 1.0, "value": "C"}], "time 'soon', which is not a number"),
+        ([{"value": "C"}], "time None, which is not a number"),
         ([3], "it is malformed"),
         ({"time": [1.0], "duration": []}, "it is malformed"),
     ],
@@ -128,9 +128,9 @@ def test_an_annotation_that_cannot_be_used_is_left_out_and_reported(
 BAD_OBSERVATIONS: list[tuple[Any, str]] = [
     (observation(2.0, -1.0, "C"), "duration -1, which is below zero"),
     (observation(-2.0, 1.0, "C"), "time -2, which is below zero"),
-    (observation(float("nan"), 1.0, "C"), "time nan, which is no number"),
-    (observation(2.0, float("inf"), "C"), "duration inf, which is no number"),
-    ({"time": "2,5", "duration": 1.0, "value": "C"}, "time '2,5', which is no number"),
+    (observation(float("nan"), 1.0, "C"), "time nan, which is not a number"),
+    (observation(2.0, float("inf"), "C"), "duration inf, which is not a number"),
+    ({"time": "2,5", "duration": 1.0, "value": "C"}, "time '2,5', which is not a number"),
     (observation(2.0, 1.0, None), "a span has the label None"),
     (observation(2.0, 1.0, {"label": "C"}), "a span has the label {'label': 'C'}"),
     (["C"], 'it is malformed (["C"])'),
@@ -320,7 +320,7 @@ def test_beats_and_spans_are_checked() -> None:
     assert spans.intervals.tolist() == [[0.0, 1.0], [1.0, 2.0], [2.1, 3.0]]
     with pytest.raises(DataError, match=r"'a' ends at 1\.000 s, before it begins at 2\.000 s"):
         make_spans([(2.0, 1.0, "a")])
-    with pytest.raises(DataError, match="a span's time is no number"):
+    with pytest.raises(DataError, match="a span's time is not a number"):
         make_spans([(0.0, float("inf"), "a")])
     with pytest.raises(DataError, match="begins at -1 s, which is below zero"):
         make_spans([(-1.0, 1.0, "a")])

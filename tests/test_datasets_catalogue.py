@@ -38,7 +38,7 @@ def test_names_and_folders_that_are_not_there(tmp_path: Path) -> None:
         read_dataset("gzan", tmp_path)
     with pytest.raises(ConfigError, match="there is no dataset 'gzan'"):
         describe("gzan")
-    with pytest.raises(DataError, match=r"absent is no folder; harmonix should be there: the rep"):
+    with pytest.raises(DataError, match=r"absent is not a folder; harmonix should be there: the"):
         read_dataset("harmonix", tmp_path / "absent")
 
 

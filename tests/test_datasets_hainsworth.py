@@ -17,7 +17,7 @@ def test_beats_are_read(tmp_path: Path) -> None:
     (item,) = found.tracks
     assert item.annotations.beats is not None
     assert item.annotations.beats.downbeats.tolist() == [0.9]
-    assert found.problems == (f"{bad}, line 1 is no beat: '0.4'",)
+    assert found.problems == (f"{bad}, line 1 is not a beat: '0.4'",)
 
 
 def test_without_beats_it_is_another_folder(tmp_path: Path) -> None:

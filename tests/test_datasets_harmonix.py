@@ -62,7 +62,7 @@ def test_a_damaged_file_costs_its_kind_only(home: Path) -> None:
     assert foot.annotations.beats is None
     assert foot.annotations.segments is not None
     problems = "\n".join(found.problems)
-    assert f"{bad}, line 2 is no section: 'soon verse'" in problems
+    assert f"{bad}, line 2 is not a section: 'soon verse'" in problems
     assert "0003_6foot7foot.txt: No such file" in problems
     assert "0004_abc.mp3 is not there" in problems
     assert len(found.problems) == 3

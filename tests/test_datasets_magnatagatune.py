@@ -53,7 +53,7 @@ def test_damaged_split_files_are_named(home: Path, entry: str) -> None:
     with pytest.raises(DataError, match=r"valid\.npy has the entry"):
         read_dataset("magnatagatune", home)
     np.save(folder / "valid.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(DataError, match=r"valid\.npy is no array of numbers or texts"):
+    with pytest.raises(DataError, match=r"valid\.npy is not an array of numbers or texts"):
         read_dataset("magnatagatune", home)
     np.save(folder / "tags.npy", np.array(["rock"]))
     with pytest.raises(DataError, match=r"binary\.npy has shape \(3, 2\), and .* has 1 tags"):

@@ -348,7 +348,7 @@ def test_electronic_dance_music(
         assert item.track.split == "test"
     problems = "\n".join(found.problems)
     assert f"track 2 of {mirdata_name} in {home} cannot be used" in problems
-    assert "is no single major or minor key" in problems
+    assert "is not a single major or minor key" in problems
 
 
 def test_fma_keys(write_index: WriteIndex) -> None:

@@ -100,7 +100,7 @@ def test_only_a_single_major_or_minor_key_is_one(text: str, name: str | None) ->
 def test_damaged_files_of_beats_are_named(tmp_path: Path) -> None:
     path = trees.write_text(tmp_path / "a.beats", "0.5\t1\n1.0\t2\t7\n")
     assert read_beats(path).positions.tolist() == [1, 2]
-    with pytest.raises(DataError, match=r"a\.beats, line 2 is no beat: 'one 2'"):
+    with pytest.raises(DataError, match=r"a\.beats, line 2 is not a beat: 'one 2'"):
         read_beats(trees.write_text(path, "0.5 1\none 2\n"))
     with pytest.raises(DataError, match=r"a\.beats: its beats are not in order: 0\.500 s follows"):
         read_beats(trees.write_text(path, "0.5 1\n0.5 2\n"))

@@ -150,7 +150,7 @@ def test_a_line_by_hand_is_read(tmp_path: Path) -> None:
 )
 def test_a_damaged_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = lines(tmp_path / "m.jsonl", HEADER, GOOD.replace('"a"', '"c"'), line)
-    with pytest.raises(DataError, match=rf"m.jsonl, line 3 is no track \(.*{message}") as error:
+    with pytest.raises(DataError, match=rf"m.jsonl, line 3 is not a track \(.*{message}") as error:
         Manifest.load(path)
     assert "\n" not in str(error.value)
 
@@ -263,7 +263,7 @@ def test_values_that_no_track_has_are_refused(tmp_path: Path) -> None:
         Manifest.load(lines)
     for old, new in (("a/b.mp3", "\\ud800"), ("44100", "9" * 30), ("1000", "1" + "[" * 50_000)):
         lines.write_text(text.replace(old, new))
-        with pytest.raises(DataError, match=r"music\.jsonl, line 2 is no track"):
+        with pytest.raises(DataError, match=r"music\.jsonl, line 2 is not a track"):
             Manifest.load(lines)
     for header in ('{"musicfm_manifest": 1, "root": 3}', '{"musicfm_manifest": 1e999, "root": ""}'):
         lines.write_text(f"{header}\n")

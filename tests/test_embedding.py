@@ -223,7 +223,7 @@ def test_samples_at_another_rate_are_resampled(embedder: Embedder, song: Samples
         (np.zeros((3, 2, 5000), np.float32), "give .samples,., mono"),
         (np.zeros(5000, np.int16), "int16"),
         (io.BytesIO(), "The recording is empty"),
-        ({}, "dict is no recording; give the path of a file, or samples"),
+        ({}, "dict is not a recording; give a file's path, or samples"),
         (np.zeros(0, np.float32), "shape"),
         (np.full(5000, 20_000.0, np.float32), r"reaches 20000; samples belong in \[-1, 1\]"),
         (np.full(5000, np.nan, np.float32), "NaN or infinite"),

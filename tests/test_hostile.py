@@ -72,7 +72,7 @@ def test_files_damaged_at_random_are_read_or_refused(
     [
         ("audio tone.aac", 98),  # changes to 18 channels, whose samples PyAV frees too early
         ("model folder", 178),  # complex weights
-        ("shards", 161),  # an integer that is no float
+        ("shards", 161),  # an integer that is not a float
     ],
 )
 def test_what_the_soak_found_does_no_harm(
@@ -225,7 +225,7 @@ LIES: list[tuple[str, Callable[[Path], None], str]] = [
     ("audio tone.wav", wav_of_one_hertz, "claims 1 Hz"),
     ("audio tone.wav", wav_of_many_channels, "any"),
     ("features", array_of_terabytes, "0.npy is damaged; delete it"),
-    ("MagnaTagATune's split", array_of_terabytes, "is no array of numbers or texts"),
+    ("MagnaTagATune's split", array_of_terabytes, "is not an array of numbers or texts"),
     ("model folder", weights_of_terabytes, "is damaged or incomplete"),
     ("model folder", header_of_exabytes, "is damaged or incomplete"),
     ("model folder", model_of(encoder__depth=10**9), "depth"),

@@ -401,7 +401,7 @@ def test_libraries_of_a_newer_version_are_refused(drawn: Library) -> None:
 
 
 def test_what_is_no_library_is_told_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"{tmp_path} is no library; make one: musicfm library add"):
+    with pytest.raises(DataError, match=f"{tmp_path} is not a library; make one: musicfm library"):
         musicfm.Library(tmp_path).tracks()
     (tmp_path / DATABASE).write_bytes(b"no database" * 100)
     with pytest.raises(DataError, match="is damaged, or no library"):
@@ -480,5 +480,5 @@ def test_keys_a_step_apart_are_the_fifths_and_the_relative_key() -> None:
         if Key.parse("Am").distance(Key.parse(name)) <= 1
     ]
     assert near == ["C", "Em", "Dm"]
-    with pytest.raises(ConfigError, match="'H' is no key"):
+    with pytest.raises(ConfigError, match="'H' is not a key"):
         Key.parse("H")

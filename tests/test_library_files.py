@@ -145,7 +145,7 @@ def test_what_is_no_library_is_told_in_a_sentence(
     verb, *options = verb.split()
     status, _, err = run("library", verb, tmp_path / "none", *options)
     assert status == 1
-    assert f"{tmp_path / 'none'} is no library" in err
+    assert f"{tmp_path / 'none'} is not a library" in err
     assert list(tmp_path.iterdir()) == []
 
 

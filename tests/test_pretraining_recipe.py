@@ -58,7 +58,7 @@ def test_a_file_needs_only_what_differs(tmp_path: Path) -> None:
         ("nano", ["steps=many"], "'steps' is 'many'"),
         ("nano", ["steps=0"], "'steps' is 0"),
         ("nano", ["optimizer.betas=[0.9,1.0]"], "'1' in optimizer.betas is 1.0"),
-        ("nano", ["batch_size=10"], "batch_size 10 is no multiple of micro_batch_size 3"),
+        ("nano", ["batch_size=10"], "batch_size 10 is not a multiple of micro_batch_size 3"),
         ("nano", ["masking.block_seconds=0.05"], "choose a whole number"),
         ("tiny", ["masking.block_seconds=8"], "blocks of 8 s .* hide nothing of 4 s"),
         ("nano", ["masking.probability=0"], "a probability of 0 hide nothing"),

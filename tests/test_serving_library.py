@@ -105,4 +105,4 @@ def test_a_library_of_another_model_is_refused(tmp_path: Path, library: Library,
         check_library(other, load("nano")[0])
     status, _, err = run("serve", "--library", tmp_path / "none")
     assert status == 1
-    assert "is no library" in err
+    assert "is not a library" in err

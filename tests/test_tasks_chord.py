@@ -45,7 +45,7 @@ def test_a_class_has_its_own_name(name: str) -> None:
 
 
 def test_a_label_that_is_no_chord_is_named() -> None:
-    with pytest.raises(DataError, match="'H:maj' is no chord in Harte's notation"):
+    with pytest.raises(DataError, match="'H:maj' is not a chord in Harte's notation"):
         TASK.is_labelled(chords((0, 1, "C"), (1, 2, "H:maj")))
 
 

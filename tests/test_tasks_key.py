@@ -50,7 +50,7 @@ def test_keys_that_are_none() -> None:
     assert key_class("B:locrian") == UNKNOWN
     assert not TASK.is_labelled(keys((0, 10, "N")))
     for label in ("H:major", "C major", "c:minor", "C:blues", ""):
-        with pytest.raises(DataError, match="is no key"):
+        with pytest.raises(DataError, match="is not a key"):
             key_class(label)
 
 

@@ -254,15 +254,15 @@ def test_the_other_chords_and_keys_of_a_song_count_where_one_cannot_be_read() ->
     labels, problems = read("chords", ("C:maj", "C:mja", "N", "X", "C:mja"))
     assert labels == ("C:maj", "X", "N", "X", "X")
     assert problems == (
-        "2 of the 5 chords of a.wav do not count: 'C:mja' is no chord in Harte's notation",
+        "2 of the 5 chords of a.wav do not count: 'C:mja' is not a chord in Harte's notation",
     )
     assert read("chords", ("C", "Am", "F", "Gm7")) == (
         None,
-        ("the chords of a.wav are not used: 'Am' is no chord in Harte's notation",),
+        ("the chords of a.wav are not used: 'Am' is not a chord in Harte's notation",),
     )
     labels, problems = read("keys", ("C:major", "H:minor", "A:minor"))
     assert labels == ("C:major", "X", "A:minor")
-    assert "1 of the 3 keys of a.wav do not count: 'H:minor' is no key" in problems[0]
+    assert "1 of the 3 keys of a.wav do not count: 'H:minor' is not a key" in problems[0]
 
 
 def test_collections_are_opened_by_name(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_collections_are_opened_by_name(tmp_path: Path) -> None:
     (folder / "tone_4.jams").write_text(json.dumps(jams))
     shutil.copy(folder / "tone_3.jams", folder / "copy.jams")
     corpus = open_corpus(str(folder), tmp_path, num_workers=1)
-    assert "tone_4.wav are not used: 'Cm7' is no chord" in " ".join(corpus.problems)
+    assert "tone_4.wav are not used: 'Cm7' is not a chord" in " ".join(corpus.problems)
     assert [item.track.path for item in corpus.tracks if item.annotations.chords is None] == [
         "tone_4.wav"
     ]

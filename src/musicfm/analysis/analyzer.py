@@ -100,7 +100,7 @@ class Analysis:
 
     @property
     def chords(self) -> list[Span]:
-        """Chords in Harte's notation, spelled as fits the key; "N" is no chord."""
+        """Chords in Harte's notation, spelled as fits the key; "N" is not a chord."""
         return _spans(self.annotations.chords)
 
     @property

@@ -3,7 +3,7 @@
 A steady tempo is the slope of a line through the numbered beats, which is exact where the median
 distance between beats is as coarse as the grid that they were found on. Missing, doubled and late
 beats do not move it: beats are numbered by how much time has passed, the line is broken where a
-distance is no multiple of a beat, and what lies far from it does not count.
+distance is not a multiple of a beat, and what lies far from it does not count.
 """
 
 import itertools
@@ -95,7 +95,7 @@ def _numbered(times: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64
     used, numbers, passed = [0], [0], 0.0
     for index, (distance, beat) in enumerate(zip(distances, usual, strict=True)):
         passed += distance / beat
-        # Time that is no multiple of a beat counts as the nearest, and at least as one.
+        # Time that is not a multiple of a beat counts as the nearest, and at least as one.
         if passed >= 1.0 - _ON_GRID:
             used.append(index + 1)
             numbers.append(numbers[-1] + max(1, round(passed)))
@@ -173,7 +173,7 @@ def _period(times: Array, numbers: npt.NDArray[np.int64]) -> float:
     """Seconds of a beat: the slope that pieces of the line have in common."""
     lengths = np.diff(times) / np.diff(numbers)
     period = float(np.median(lengths))
-    # A new piece where the time that has passed is no whole number of beats.
+    # A new piece where the time that has passed is not a whole number of beats.
     off = np.abs(np.diff(times) / period - np.diff(numbers))
     piece = np.concatenate([[0], (off > _ON_GRID).cumsum()])
     keep = np.ones(len(times), dtype=bool)

@@ -100,7 +100,7 @@ def by_suffix(name: str) -> tuple[bool, str]:
 
 
 def note_passed_over(name: str, passed_over: dict[str, int]) -> None:
-    """Counts a file that is no recording by its name, unless it is one that lies beside them."""
+    """Counts a file that is not a recording by its name, unless it is one that lies beside them."""
     if (suffix := _suffix(name)) not in _COMPANIONS:
         passed_over[suffix] = passed_over.get(suffix, 0) + 1
 

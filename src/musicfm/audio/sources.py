@@ -491,7 +491,7 @@ def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
     except OSError as error:
         raise _cannot_be_read(name, error) from error
     except ValueError as error:
-        raise AudioError(f"{shown(name)} is no name of a file ({error}).") from error
+        raise AudioError(f"{shown(name)} is not a valid file name ({error}).") from error
     raise AudioError(f"{shown(name)} is not a file; pass the path of a recording.")
 
 

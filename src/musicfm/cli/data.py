@@ -37,7 +37,7 @@ def scan(
         float | None,
         typer.Option(help="Split: this part for validation.", show_default="as before"),
     ] = None,
-    test: Annotated[float, typer.Option(help="With --valid: this part for testing.")] = 0.0,
+    test: Annotated[float, typer.Option(help="With --valid: this fraction for testing.")] = 0.0,
     split_by: Annotated[
         Literal["artist", "album", "folder", "track"],
         typer.Option(help="What is never divided between splits."),
@@ -47,7 +47,7 @@ def scan(
         Path | None, typer.Option(help="Instead of SOURCES: the folder of the FMA dataset.")
     ] = None,
     subset: Annotated[
-        Literal["small", "medium", "large", "full"], typer.Option(help="With --fma: which one.")
+        Literal["small", "medium", "large", "full"], typer.Option(help="With --fma: which subset.")
     ] = "small",
     workers: Workers = None,
     timeout: Timeout = 60.0,
@@ -97,7 +97,8 @@ def stats(
         int | None, typer.Option(help="Draw so many tracks.", show_default="all")
     ] = None,
     sample_seconds: Annotated[
-        float | None, typer.Option(help="Of each, a part so long.", show_default="the whole")
+        float | None,
+        typer.Option(help="Seconds of each to measure.", show_default="the whole"),
     ] = None,
     split: Annotated[
         Literal["train", "valid", "test"] | None,
@@ -165,7 +166,7 @@ def prepare(
         typer.Option(help="Only this.", show_default="all"),
     ] = None,
     sample_rate: Annotated[int, typer.Option(min=1, help="In Hz.")] = 24_000,
-    shard_hours: Annotated[float, typer.Option(help="Of audio, about, in a shard.")] = 2.0,
+    shard_hours: Annotated[float, typer.Option(help="Hours of audio in a shard, about.")] = 2.0,
     piece_seconds: Annotated[
         float, typer.Option(help="Longer recordings are cut into equal pieces.")
     ] = 600.0,
@@ -223,11 +224,11 @@ def render(
     seed: Annotated[
         int,
         typer.Option(
-            help="Of the first song. Test songs begin at 1100000000, those of other instruments, "
+            help="The first song's. Test songs begin at 1100000000, those of other instruments, "
             "progressions, forms and tempi at 1200000000, bad recordings at 1300000000."
         ),
     ] = 0,
-    format: Annotated[Literal["flac", "wav"], typer.Option(help="Of the audio.")] = "flac",
+    format: Annotated[Literal["flac", "wav"], typer.Option(help="Audio format.")] = "flac",
     soundfonts: Annotated[
         str | None,
         typer.Option(

@@ -66,7 +66,7 @@ def embed(
         ),
     ] = "auto",
     pool: Annotated[
-        str, typer.Option(help="Over time: none, mean (one vector), or a rate in Hz.")
+        str, typer.Option(help="Pooling over time: none, mean (one vector), or a rate in Hz.")
     ] = "none",
     format: Annotated[
         Literal["npz", "parquet"],
@@ -83,7 +83,7 @@ def embed(
         str | None,
         typer.Option(
             rich_help_panel=CLUSTER,
-            help="Of a running Ray cluster: auto, or ray://host:10001.",
+            help="Address of a running Ray cluster: auto, or ray://host:10001.",
             show_default="none",
         ),
     ] = None,
@@ -108,7 +108,7 @@ def embed(
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16", "int8"],
         typer.Option(
-            rich_help_panel=COMPUTING, help="To compute with; int8 is for CPUs with AVX512-VNNI."
+            rich_help_panel=COMPUTING, help="Type of numbers; int8 is for CPUs with AVX512-VNNI."
         ),
     ] = "float32",
     compile: Annotated[

@@ -36,7 +36,7 @@ def read_list(listing: Path) -> list[str]:
     (M3U, PLS), whose paths are relative to its folder, as players take them. The text may be UTF-16
     or UTF-32; else names may have any bytes, and keep them.
 
-    Raises ConfigError if it cannot be read, or is no list.
+    Raises ConfigError if it cannot be read, or is not a list.
     """
     try:
         if str(listing) != "-":
@@ -58,7 +58,7 @@ def read_list(listing: Path) -> list[str]:
     names = [os.fsdecode(name) for name in found]
     if any(_CONTROL.search(name) and not os.path.exists(name) for name in names[:10]):
         raise ConfigError(
-            f"{listing} is no list of recordings; to embed a recording, give it without --list"
+            f"{listing} is not a list of recordings; to embed a recording, give it without --list"
         )
     if is_playlist:
         names = [name if is_url(name) else os.path.join(listing.parent, name) for name in names]

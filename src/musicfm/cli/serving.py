@@ -14,10 +14,10 @@ from musicfm.cli.app import SERVE, Device, Timeout, app, device_of, layers_of, n
 @app.command(rich_help_panel=SERVE)
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen at; 0.0.0.0 is all of this machine's.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="To listen at; 0 is one that is free.")
+        int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")
     ] = 8000,
     model: Annotated[
         str | None,
@@ -51,8 +51,8 @@ def serve(
     max_requests: Annotated[
         int, typer.Option(min=1, help="Requests under way at once; others get 503 and Retry-After.")
     ] = 32,
-    max_megabytes: Annotated[int, typer.Option(min=1, help="Of an upload.")] = 200,
-    max_minutes: Annotated[float, typer.Option(min=0.1, help="Of sound in an upload.")] = 30.0,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Largest upload.")] = 200,
+    max_minutes: Annotated[float, typer.Option(min=0.1, help="Longest recording.")] = 30.0,
     upload_timeout: Annotated[
         float, typer.Option(min=1, help="Seconds for an upload to arrive.")
     ] = 300.0,

@@ -58,7 +58,7 @@ Context = Annotated[
     Literal["model", "paper"],
     typer.Option(help="What a model encodes at once: its own context, or clips of the task."),
 ]
-Seeds = Annotated[int, typer.Option(min=1, help="Heads, which differ in their seed.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of heads, each with another seed.")]
 Precision = Annotated[
     Literal["float32", "bfloat16"], typer.Option(help="To train a model with, and its head.")
 ]
@@ -66,7 +66,7 @@ Precision = Annotated[
 LearningRates = Annotated[
     str | None,
     typer.Option(
-        help="Of a model that is fine-tuned, and of its head; a small one may want 1e-3,1e-3.",
+        help="Of a fine-tuned model, and of its head; a small one may want 1e-3,1e-3.",
         show_default="1e-5,1e-4",
     ),
 ]
@@ -90,7 +90,7 @@ def probe(
     layer: Annotated[
         str,
         typer.Option(
-            help="Of the model: auto is 7 of 12; a number, several (3,7) or all try each by "
+            help="Layer of the model: auto is 7 of 12; a number, several (3,7) or all try each by "
             "itself, with all seeds; mixed weights all."
         ),
     ] = "auto",
@@ -152,10 +152,12 @@ def table1(
             "finetuned:MODEL, scratch:MODEL, trivial, oracle. The first model is the reference."
         ),
     ] = "nano,untrained:nano,mel,chroma,trivial,oracle",
-    tasks: Annotated[str, typer.Option(help="With commas.")] = "beat,chord,structure,key,tagging",
+    tasks: Annotated[
+        str, typer.Option(help="Tasks, separated by commas.")
+    ] = "beat,chord,structure,key,tagging",
     seeds: Seeds = 5,
     seeds_per_layer: Annotated[
-        int, typer.Option(min=1, help="Of these, on each layer before one is chosen.")
+        int, typer.Option(min=1, help="Of these, how many for each layer at first.")
     ] = 1,
     context: Context = "model",
     labels: Labels = 1.0,
@@ -163,7 +165,7 @@ def table1(
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="At most, in rows that train their model.", show_default="30, or 60"
+            min=1, help="Most epochs, in rows that train their model.", show_default="30, or 60"
         ),
     ] = None,
     learning_rates: LearningRates = None,
@@ -215,12 +217,12 @@ def finetune(
         int | None, typer.Option(min=1, help="At most.", show_default="30, from scratch 60")
     ] = None,
     epoch_clips: Annotated[
-        int, typer.Option(min=1, help="Of the task's length, between two looks at validation.")
+        int, typer.Option(min=1, help="Clips of the task's length between two looks at validation.")
     ] = 512,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips of the task's length.")] = 8,
     learning_rates: LearningRates = None,
     precision: Precision = "float32",
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all that is random.")] = 0,
     labels: Labels = 1.0,
     fraction: Fraction = 1.0,
     songs: Songs = Path("rendered-v1"),
@@ -313,7 +315,7 @@ def train(
         float, typer.Option(help="The last fraction of the steps, in which the rate falls to zero.")
     ] = 0.4,
     precision: Precision = "float32",
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all that is random.")] = 0,
     device: Device = "auto",
     workers: Workers = None,
 ) -> None:

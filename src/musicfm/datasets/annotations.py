@@ -179,7 +179,7 @@ def make_spans(rows: Iterable[tuple[float, float, str]]) -> Spans:
     """
     spans = sorted((float(start), float(end), label) for start, end, label in rows)
     if not all(math.isfinite(value) for start, end, _ in spans for value in (start, end)):
-        raise DataError("a span's time is no number")
+        raise DataError("a span's time is not a number")
     if spans and spans[0][0] < 0:
         raise DataError(f"a span begins at {spans[0][0]:g} s, which is below zero")
     if backwards := [span for span in spans if span[1] < span[0]]:
@@ -400,7 +400,7 @@ def _number(observation: Mapping[str, Any], key: str) -> float:
     value = observation.get(key)
     number = _as_number(value)
     if number is None:
-        raise DataError(f"an observation has {key} {value!r}, which is no number")
+        raise DataError(f"an observation has {key} {value!r}, which is not a number")
     if number < 0:
         raise DataError(f"an observation has {key} {number:g}, which is below zero")
     return number

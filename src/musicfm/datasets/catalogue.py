@@ -81,7 +81,7 @@ def read_dataset(
     """
     dataset = _find(name)
     if not os.path.isdir(home):
-        raise DataError(f"{home} is no folder; {name} should be there: {dataset.layout}")
+        raise DataError(f"{home} is not a folder; {name} should be there: {dataset.layout}")
     return read_pieces(
         dataset.collect(home),
         splitting or dataset.splitting,

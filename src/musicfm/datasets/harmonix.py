@@ -76,7 +76,7 @@ def _read_segments(path: Path, duration: float) -> Spans:
             starts.append(float(start))
             labels.append(label.strip())
         except ValueError as error:
-            raise DataError(f"{path}, line {number} is no section: {line!r}") from error
+            raise DataError(f"{path}, line {number} is not a section: {line!r}") from error
     # Music that was cut shorter than what was annotated is reported when held against the audio.
     bounds = [*starts, max(duration, *starts)] if starts else []
     try:

@@ -113,7 +113,7 @@ def _load(path: Path) -> npt.NDArray[Any]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # of a damaged header NumPy raises nearly anything
-        raise DataError(f"{path} is no array of numbers or texts ({error})") from error
+        raise DataError(f"{path} is not an array of numbers or texts ({error})") from error
     if not isinstance(array, np.ndarray) or array.ndim == 0:
-        raise DataError(f"{path} is no array of numbers or texts")
+        raise DataError(f"{path} is not an array of numbers or texts")
     return array

@@ -169,7 +169,7 @@ def _genre(track: Mirdata, _: float) -> dict[str, float]:
 def _single_key(text: str, duration: float) -> Spans:
     key = key_name(text)
     if key is None:
-        raise DataError(f"'{text.strip()}' is no single major or minor key")
+        raise DataError(f"'{text.strip()}' is not a single major or minor key")
     return spanning(key, duration)
 
 

@@ -153,7 +153,7 @@ def read_beats(path: Path) -> Beats:
             times.append(float(time))
             positions.append(int(position))
         except ValueError as error:
-            raise DataError(f"{path}, line {number} is no beat: {line!r}") from error
+            raise DataError(f"{path}, line {number} is not a beat: {line!r}") from error
     try:
         return make_beats(times, positions)
     except DataError as error:

@@ -56,7 +56,7 @@ _SONG = f"{_GENERATOR}, seed "
 
 @dataclass(frozen=True)
 class Failed:
-    """A file that is no track, and why."""
+    """A file that is not a track, and why."""
 
     path: str
     """Absolute."""
@@ -346,7 +346,7 @@ def update_manifest(
 
     Raises:
         ConfigError: no recordings, or ``out`` has another suffix.
-        DataError: what is at ``out`` is no manifest.
+        DataError: what is at ``out`` is not a manifest.
         OutputError: nothing can be written there, or another scan is writing there.
     """
     out = Path(out)

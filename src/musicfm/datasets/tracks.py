@@ -191,7 +191,7 @@ class Manifest:
             path: of the ``.parquet`` or ``.jsonl`` file, or its URL.
             root: where the files are, if not where they were.
 
-        Raises ConfigError (another suffix) or DataError (it cannot be read, is no manifest, is
+        Raises ConfigError (another suffix) or DataError (it cannot be read, is not a manifest, is
         damaged, or newer than this program).
         """
         path = _location(path)
@@ -238,7 +238,7 @@ def is_manifest(source: str | os.PathLike[str]) -> bool:
 def check_suffix(path: Location) -> None:
     """Raises ConfigError unless a path is named as manifests are."""
     if not is_manifest(path):
-        raise ConfigError(f"{path} is no manifest; its name must end in .parquet or .jsonl")
+        raise ConfigError(f"{path} is not a manifest; its name must end in .parquet or .jsonl")
 
 
 def _opened(path: Location) -> AbstractContextManager[BinaryIO]:
@@ -377,7 +377,7 @@ def _read_jsonl(path: Location) -> tuple[dict[str, Any], "pa.Table"]:
                 tracks.append(from_json(line))
             except ValueError as error:
                 raise DataError(
-                    f"{path}, line {number} is no track ({error}); mend it, or delete the file"
+                    f"{path}, line {number} is not a track ({error}); mend it, or delete the file"
                 ) from error
     import pyarrow as pa
 

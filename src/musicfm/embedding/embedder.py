@@ -475,7 +475,7 @@ class Embedder(WindowEncoder):
             samples = np.asarray(source)
             if samples.dtype.kind not in "iuf":
                 raise AudioError(
-                    f"{type(source).__name__} is no recording; give the path of a file, or samples"
+                    f"{type(source).__name__} is not a recording; give a file's path, or samples"
                 )
         if samples.ndim == 2 and samples.shape[0] == 1:
             samples = samples[0]

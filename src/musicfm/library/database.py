@@ -238,7 +238,7 @@ class Database:
         path = self.folder / DATABASE
         if not self.exists:
             raise DataError(
-                f"{self.folder} is no library; make one: musicfm library add {self.folder} MUSIC"
+                f"{self.folder} is not a library; make one: musicfm library add {self.folder} MUSIC"
             )
         with _opened(path) as connection:
             yield connection

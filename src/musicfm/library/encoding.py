@@ -51,7 +51,7 @@ class TrackEncoder:
         predictor = load_predictor(model, [Path(head) for head in heads], device)
         encoder = predictor.encoder
         if not isinstance(encoder, Embedder):
-            raise ConfigError(f"'{model}' is no model to make vectors with; choose one")
+            raise ConfigError(f"'{model}' is not a model to make vectors with; choose one")
         (layer,) = wanted_layers(encoder.model, None)
         embedder = Embedder(encoder.model, sorted({layer, *encoder.layers}))
         if embedder.windowing != encoder.windowing:

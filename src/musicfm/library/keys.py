@@ -37,7 +37,7 @@ class Key:
             mode = found[3]
             is_minor = mode == "m" or mode.lower().startswith("min")
             return cls((_NATURAL[found[1].upper()] + shift) % 12, is_minor)
-        raise ConfigError(f"'{text}' is no key; give one such as Am, 'Eb minor', F# or 8A")
+        raise ConfigError(f"'{text}' is not a key; give one such as Am, 'Eb minor', F# or 8A")
 
     @property
     def camelot(self) -> tuple[int, str]:
@@ -79,11 +79,11 @@ def write_key(key: str, notation: Notation = "standard") -> str:
             and 8A for A minor; "openkey" has 1d and 1m for them. In both, the number grows by
             one with each fifth up, and goes from 12 to 1.
 
-    Raises DataError if it is no key.
+    Raises DataError if it is not a key.
     """
     found = _WRITTEN.fullmatch(key)
     if found is None:
-        raise DataError(f"'{key}' is no key; give one such as 'Eb minor'")
+        raise DataError(f"'{key}' is not a key; give one such as 'Eb minor'")
     tonic, mode = found.groups()
     number, letter = Key.parse(key).camelot
     if notation == "standard":

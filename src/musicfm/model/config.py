@@ -252,7 +252,7 @@ class ModelConfig(Config):
         frames = self.context_seconds * self.frame_rate
         if abs(frames - round(frames)) > 1e-6:
             raise ValueError(
-                f"context_seconds {self.context_seconds} is no whole number of frames "
+                f"context_seconds {self.context_seconds} is not a whole number of frames "
                 f"of {self.samples_per_frame} samples"
             )
         if self.context_samples < self.mel.min_samples:

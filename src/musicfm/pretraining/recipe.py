@@ -80,7 +80,7 @@ class Recipe(Config):
     def _check(self) -> Self:
         if self.batch_size % self.micro_batch_size:
             raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of micro_batch_size "
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size "
                 f"{self.micro_batch_size}"
             )
         num_tokens = self.model.num_tokens(self.model.context_samples)

@@ -225,7 +225,7 @@ def _quality(harte: str) -> tuple[str, int]:
     quality = shorthand.partition("(")[0]
     quality = _SHORTHANDS.get(quality, quality)
     if quality not in QUALITIES:
-        raise ValueError(f"'{harte}' is no chord")
+        raise ValueError(f"'{harte}' is not a chord")
     above = _INTERVALS.get(bass, 0)
     return quality, above if above in QUALITIES[quality] else 0
 

@@ -55,7 +55,7 @@ def load(
     predictor = load_predictor(model, heads, device)
     encoder = predictor.encoder
     if not isinstance(encoder, Embedder):
-        raise ConfigError(f"'{model}' is no model to make embeddings with; choose one")
+        raise ConfigError(f"'{model}' is not a model to make embeddings with; choose one")
     layers = {*wanted_layers(encoder.model, layer), *encoder.layers}
     embedder = Embedder(encoder.model, sorted(layers))
     if embedder.windowing != encoder.windowing:

@@ -65,7 +65,7 @@ async def receive(body: AsyncIterator[bytes], path: Path, limits: Limits) -> Non
 
 
 def shown(name: str) -> str:
-    """A client's name for something, as one short line that is no path."""
+    """A client's name for something, as one short line that is not a path."""
     last = re.split(r"[/\\]", name)[-1]
     printable = "".join(char if char.isprintable() else " " for char in last)
     return " ".join(printable.split())[:_LONGEST_NAME]

@@ -119,14 +119,14 @@ class Chord(Task[ChordDecoding]):
 def chord_class(label: str) -> int:
     """The class of a label in Harte's notation; UNKNOWN for X.
 
-    Raises DataError if it is no chord.
+    Raises DataError if it is not a chord.
     """
     import mir_eval  # takes a second, and only labels and scores need it
 
     try:
         root, semitones, _ = mir_eval.chord.encode(label)
     except mir_eval.chord.InvalidChordException as error:
-        raise DataError(f"'{label}' is no chord in Harte's notation") from error
+        raise DataError(f"'{label}' is not a chord in Harte's notation") from error
     if root < 0:
         return NO_CHORD if not semitones.any() else UNKNOWN
     if np.array_equal(semitones[:8], _MAJOR):

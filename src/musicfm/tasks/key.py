@@ -117,14 +117,14 @@ class Key(Task[KeyDecoding]):
 def key_class(label: str) -> int:
     """The class of a key in JAMS's spelling, such as "Eb:minor" or "C"; UNKNOWN if it has none.
 
-    Any enharmonic spelling will do. Raises DataError if it is no key.
+    Any enharmonic spelling will do. Raises DataError if it is not a key.
     """
     tonic, _, mode = label.partition(":")
     if label in ("N", "X"):
         return UNKNOWN
     mode = mode or "major"
     if tonic[:1] not in _NATURALS or tonic[1:] not in _ACCIDENTALS or mode not in _THIRDS:
-        raise DataError(f"'{label}' is no key; give one such as 'Eb:minor' or 'C:major'")
+        raise DataError(f"'{label}' is not a key; give one such as 'Eb:minor' or 'C:major'")
     third = _THIRDS[mode]
     if third is None:
         return UNKNOWN

@@ -120,7 +120,7 @@ def run_trials(
 
 
 def objective_of(folder: Path) -> float:
-    """What a fitted head has on validation; less than anything if that is no number.
+    """What a fitted head has on validation; less than anything if that is not a number.
 
     Raises DataError if its ``fit.json`` is damaged.
     """
@@ -248,7 +248,7 @@ def _numbers(scores: Mapping[str, float | None]) -> Scores:
 
 
 def _number(value: float | None, missing: float) -> float:
-    """A score; JSON has no word for one that is no number."""
+    """A score; JSON has no word for one that is not a number."""
     return missing if value is None else float(value)
 
 
