@@ -382,6 +382,26 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert rows(tmp_path) == rows(undisturbed)
 
 
+def test_a_run_that_lightnings_trainer_began_goes_on(
+    undisturbed: Path, songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, lambda training: setattr(training.stop, "by", signal.SIGTERM))
+        pretrain(MICRO, songs, tmp_path)
+    path = checkpoints.checkpoint_path(tmp_path / "checkpoints", 5)
+    content = torch.load(path, weights_only=True)
+    # As the Trainer laid it out, without what it kept for itself.
+    facts = content["musicfm"]
+    content["callbacks"] = {"Heartbeat": {key: facts.pop(key) for key in ("best", "has_warned")}}
+    del content["MixedPrecision"]
+    torch.save(content, path)
+    assert pretrain(MICRO, songs, tmp_path, resume=True).step == 8
+    assert rows(tmp_path) == rows(undisturbed)
+    assert weights(tmp_path) == weights(undisturbed)
+    left = [checkpoints.checkpoint_steps(out / "checkpoints") for out in (tmp_path, undisturbed)]
+    assert left[0] == left[1]
+
+
 def test_a_finished_run_can_be_resumed_and_stays(
     undisturbed: Path, songs: Path, tmp_path: Path
 ) -> None:
