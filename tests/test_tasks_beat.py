@@ -75,6 +75,14 @@ def test_downbeats_are_snapped_to_beats_and_counted_between() -> None:
     np.testing.assert_array_equal(found.positions, [3, 1, 2, 3, 1, 2, 3, 4])
 
 
+def test_an_output_stands_for_half_a_step_around_it() -> None:
+    times = np.arange(50) / 50 + 0.01
+    for beat, is_inside in ((0.999, True), (1.001, False), (-0.001, False)):
+        values = TASK.targets(beats([beat], [1]), times).values
+        assert values[-1].tolist() == 2 * [float(is_inside)]
+        assert values.sum() == 2 * is_inside
+
+
 def test_a_plateau_is_one_beat_in_its_middle() -> None:
     times = np.arange(400) / 50
     logits = np.full((400, 2), -5.0)

@@ -28,6 +28,7 @@ from musicfm.tasks.probe import ProbeSettings
 from musicfm.tasks.report import COLUMNS, PAPER, make_report, to_csv, to_json, to_markdown
 from musicfm.tasks.rows import Row
 from musicfm.tasks.study import Study, run_study
+from musicfm.tasks.trials import RUN
 
 ENCODER = '''
 import numpy as np
@@ -212,6 +213,10 @@ def test_rows_that_cannot_be_are_refused_before_anything_is_computed(
         run_study(study, corpus, [Row("mel"), Row(f"{tmp_path}/needs.py:x")], tmp_path / "cache")
     with pytest.raises(ConfigError, match="would share the folder a_b"):
         run_study(study, corpus, [Row("a/b"), Row("a_b")], tmp_path / "cache")
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / RUN).touch()
+    with pytest.raises(ConfigError, match="tuned holds a fine-tuned model; choose another folder"):
+        run_study(study_in(tmp_path / "tuned"), corpus, [Row("mel")], tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
