@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pyarrow import parquet
 
 import audio_files
@@ -498,6 +499,36 @@ def test_a_model_is_pretrained_and_used(
         assert status == 0, errors
         frames.append(npz.read(out / "song_0.npz")["frames"])
     np.testing.assert_array_equal(frames[0], frames[1])
+
+
+def test_a_run_begins_with_a_model_and_says_so(
+    run: Run, pretrain_command: list[object], tmp_path: Path
+) -> None:
+    model = tmp_path / "run" / "model"
+    assert run(*pretrain_command)[0] == 0
+    (tmp_path / "run" / "model" / "training_tracks.txt").write_text("before\n")
+    again = [tmp_path / "again" if a == tmp_path / "run" else a for a in pretrain_command]
+    status, _, errors = run(*again, "--init", model, "--set", "seed=9", "--set", "steps=2")
+    assert status == 0, errors
+    facts = json.loads((tmp_path / "again" / "model" / "training.json").read_bytes())
+    assert facts["recipe"]["init"] == str(model)
+    assert facts["begins_with"]["recipe"]["steps"] == 4
+    tracks = (tmp_path / "again" / "model" / "training_tracks.txt").read_text().splitlines()
+    assert (tracks[0], len(tracks)) == ("before", 5)
+    first, second = (
+        MusicFM.from_pretrained(model),
+        MusicFM.from_pretrained(tmp_path / "again/model"),
+    )
+    for name, buffer in first.quantizer.state_dict().items():
+        assert torch.equal(buffer, second.quantizer.state_dict()[name]), name
+    other = [tmp_path / "other" if a == tmp_path / "run" else a for a in pretrain_command]
+    for options, message in (
+        (("--set", "model.encoder.depth=2"), "is not that of the recipe (encoder.depth differ)"),
+        (("--stats", tmp_path / "stats.json"), "come with --init; leave out --stats"),
+        (("--centroids", model), "leave out the centroids"),
+    ):
+        status, _, errors = run(*other, "--init", model, *options)
+        assert (status, message in errors) == (1, True), errors
 
 
 def test_a_stopped_run_says_how_to_go_on(

@@ -1,5 +1,6 @@
 """``musicfm convert``, ``export``, ``pretrain`` and ``kmeans``: models."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -79,6 +80,13 @@ def pretrain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT, if any.")
     ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="A model to begin with, as embed's --model; the recipe gets its architecture.",
+            show_default="random weights",
+        ),
+    ] = None,
     stats: Annotated[
         Path | None,
         typer.Option(help="Mean and standard deviation of the mel; musicfm stats writes them."),
@@ -121,7 +129,10 @@ def pretrain(
         )
     if recipe is not None and not music:
         raise ConfigError("give music to learn from: recordings, folders, a manifest or shards")
-    chosen = _load(recipe or str(out / "recipe.json"), settings, stats)
+    if init is not None and stats is not None:
+        raise ConfigError("the statistics of the mel come with --init; leave out --stats")
+    beginning = [] if init is None else _begin_with(init)
+    chosen = _load(recipe or str(out / "recipe.json"), [*beginning, *(settings or [])], stats)
 
     def tracks() -> "tuple[Manifest, Manifest]":
         if not music:
@@ -176,6 +187,15 @@ def kmeans(
     fitted = fitting.fit_centroids(chosen.model, train, chosen.seed, progress=True)
     fitting.save_centroids(fitted, chosen.model, out)
     say(f"wrote {out}")
+
+
+def _begin_with(init: str) -> list[str]:
+    """The settings of a recipe that begins with a model."""
+    from musicfm.model import checkpoint
+
+    config, _, _ = checkpoint.read(init)
+    lasting = os.path.abspath(init) if os.path.exists(init) else init
+    return [f"model={json.dumps(config.to_dict())}", f"init={json.dumps(lasting)}"]
 
 
 def _load(recipe: str, settings: list[str] | None, stats: Path | None) -> "Recipe":

@@ -53,6 +53,8 @@ class Recipe(Config):
     """A pretraining run: the model, how it is trained, and how it is watched."""
 
     model: ModelConfig = ModelConfig()
+    init: str = ""
+    """The model to begin with, whose configuration is ``model``; empty: random weights."""
     masking: MaskingConfig = MaskingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     steps: Positive = 400_000

@@ -166,7 +166,7 @@ def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
 
 def _differing(there: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """The keys of a recipe in which another differs, but for those that may change."""
-    return sorted({*differences(there, recipe.to_dict())} - CHANGEABLE)
+    return sorted({*differences({"init": "", **there}, recipe.to_dict())} - CHANGEABLE)
 
 
 def _check_launcher() -> None:
@@ -211,6 +211,8 @@ def build_model(recipe: Recipe) -> MusicFM:
 
 def _model(recipe: Recipe, centroids: Path | None, is_new: bool) -> MusicFM:
     """The model before the first step. Raises ConfigError if its tokens are not fitted."""
+    if is_new and recipe.init:
+        return _begun(recipe, centroids)
     model = build_model(recipe)
     is_fitted = isinstance(recipe.model.quantizer, RandomProjectionConfig)
     if is_fitted and centroids is not None:
@@ -223,6 +225,19 @@ def _model(recipe: Recipe, centroids: Path | None, is_new: bool) -> MusicFM:
             "kmeans, and give what it writes as --centroids"
         )
     return model
+
+
+def _begun(recipe: Recipe, centroids: Path | None) -> MusicFM:
+    """The model that a run begins with. Raises ConfigError if it is not that of the recipe."""
+    if centroids is not None:
+        raise ConfigError(f"tokens come with the model '{recipe.init}'; leave out the centroids")
+    model = MusicFM.from_pretrained(recipe.init)
+    if differing := sorted(differences(model.config.to_dict(), recipe.model.to_dict())):
+        raise ConfigError(
+            f"the model '{recipe.init}' is not that of the recipe ({', '.join(differing)} differ); "
+            "begin with it (--init), and set nothing of model"
+        )
+    return model.train()
 
 
 def _hardware(device: str, processes: int | None, num_nodes: int) -> tuple[str, int, int]:
@@ -269,9 +284,27 @@ def _conclude(folder: Path, recipe: Recipe, data: RunData) -> None:
         "hours_heard": recipe.steps * recipe.batch_size * recipe.model.context_seconds / 3600,
         "metrics": last,
     }
+    if recipe.init:
+        facts["begins_with"] = _facts_of(recipe.init)
     with atomic_write(folder / "model" / TRAINING) as temporary:
         temporary.write_text(json.dumps(facts, indent=2) + "\n")
-    checkpoint.write_tracks(folder / "model", identities(data.train))
+    before = _training_of(recipe.init)
+    tracks = None if before is None else dict.fromkeys((*before, *identities(data.train)))
+    checkpoint.write_tracks(folder / "model", tracks)
     draw_curves(rows, folder / "curves.png")
     last_checkpoint = checkpoint_path(folder / "checkpoints", recipe.steps)
     checkpoint.save(MusicFM.from_pretrained(last_checkpoint), folder / "model")
+
+
+def _training_of(init: str) -> list[str] | None:
+    """What the model that a run begins with was trained on; None if that is not known."""
+    if not init:
+        return []
+    folder = checkpoint.folder_of(init)
+    return None if folder is None else checkpoint.read_tracks(folder)
+
+
+def _facts_of(init: str) -> Mapping[str, Any] | None:
+    """How the model that a run begins with was trained; None if that is not known."""
+    path = (checkpoint.folder_of(init) or Path(init)) / TRAINING
+    return read_object(path, "repair it, or remove it") if os.path.isfile(path) else None
