@@ -455,6 +455,8 @@ def train(
             Steps("Training", settings.steps, progress, done=run.step) as bar,
             stop_requested(bar.say) as stop,
         ):
+            if run.step >= settings.steps:
+                bar.say(f"nothing new: {run.step} of {settings.steps} steps were done")
             for step in run.steps(loader, settings.steps):
                 _follow(run.average, run.joint, min(settings.ema, step / (step + 10)))
                 for name, loss in run.losses.items():
