@@ -125,15 +125,12 @@ def test_files_that_are_gone_are_left_out(lib: Library, music: Path, run: Run) -
 
 def test_a_library_without_heads(tmp_path: Path, music: Path, run: Run) -> None:
     lib = libraries.make(tmp_path / "bare", [music / "c" / "tone.mp3"], has_heads=False)
-    for track in lib.tracks():  # so that nothing is computed again
-        state = Path(track.path).stat()
-        assert (track.size, track.modified) == (state.st_size, state.st_mtime_ns)
     status, out, err = run("library", "tag", lib.path)
     assert (status, err.strip()) == (0, "0 written")
     assert "nothing to write" in out
     run("library", "export", lib.path, "--rekordbox", tmp_path / "o.xml", "--jams", tmp_path / "j")
-    (track,) = xml.parse(tmp_path / "o.xml").iter("TRACK")
-    assert not track.attrib.keys() & {"AverageBpm", "Tonality"}
+    (element,) = xml.parse(tmp_path / "o.xml").iter("TRACK")
+    assert not element.attrib.keys() & {"AverageBpm", "Tonality"}
     assert not (tmp_path / "j").exists()
 
 

@@ -140,6 +140,13 @@ def test_a_change_of_tempo_or_a_break_begins_another_grid() -> None:
         assert abs(beat - round(beat)) * 60 / grid.bpm < 0.08
 
 
+def test_no_grid_begins_before_the_recording() -> None:
+    times = np.array([0.0, *(0.48 + 0.5 * np.arange(15))])
+    (grid,) = grids(make_beats(times, [1, 2, 3, 4] * 4), 120.0)
+    assert (grid.position, grid.meter) == (2, 4)
+    assert grid.start == pytest.approx(0.48, abs=0.01)
+
+
 def test_too_little_to_make_a_grid_of() -> None:
     assert grids(None, 120.0) == []
     assert grids(make_beats([1.0]), 120.0) == []

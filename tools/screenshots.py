@@ -35,7 +35,9 @@ def song(browser: Browser, folder: Path, out: Path) -> None:
 def library(browser: Browser, folder: Path, out: Path, lib: Path) -> None:
     """The map of a library, with one track chosen."""
     path = folder / "map.html"
-    path.write_text(map_page(musicfm.Library(lib), folder), encoding="utf-8")
+    opened = musicfm.Library(lib)
+    above = Path(opened.tracks()[0].path).parents[1]  # so that little of where it lies is seen
+    path.write_text(map_page(opened, above), encoding="utf-8")
     page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
     page.set_default_timeout(120_000)
     page.goto(path.as_uri())

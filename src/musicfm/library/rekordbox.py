@@ -155,7 +155,10 @@ def grids(beats: Beats | None, bpm: float | None) -> list[Grid]:
         origin, seconds = _line(times[start:stop]) if stop - start > 1 else (times[start], 0.0)
         if stop - start < _FEWEST:
             origin, seconds = times[start], 60.0 / bpm
-        found.append(Grid(float(origin), 60.0 / seconds, max(1, int(positions[start])), meter))
+        position = max(1, int(positions[start]))
+        if origin < 0.0:  # which rekordbox does not take
+            origin, position = origin + seconds, position % meter + 1
+        found.append(Grid(float(origin), 60.0 / seconds, position, meter))
     return found
 
 
