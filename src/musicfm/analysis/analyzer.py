@@ -23,10 +23,11 @@ from musicfm.datasets.annotations import Annotations, Array, Beats, Spans
 from musicfm.errors import CheckpointError, DataError, printable
 from musicfm.files import read_object
 from musicfm.model.checkpoint import folder_of
-from musicfm.tasks.base import softmax
+from musicfm.tasks.base import Decoding, calibrated, softmax
 from musicfm.tasks.features import Features, mean_frame
 from musicfm.tasks.heads import shipped
 from musicfm.tasks.predict import Predictor
+from musicfm.tasks.tagging import TaggingDecoding, said
 
 _SILENCE = "neither beats nor chords were found, as in silence: no key, sections or tags are given"
 _SIMILARITY = "self_similarity"
@@ -268,12 +269,13 @@ def analyse(
     if is_silent(found):
         found = without_music(found)
         warnings = (*warnings, _SILENCE)
-    elif found.beats is not None and found.tags is not None:
-        computed = tags_of_beats(found.beats, duration)
-        tags = {tag: computed.get(tag, sure) for tag, sure in found.tags.items()}
-        found = replace(found, tags=tags)
     if found.segments is not None and found.segments.labels:
         found = replace(found, segments=sections_of(predictor, features, logits, found, duration))
+    decodings = {head.task.name: head.decoding for head in predictor.heads}
+    found = with_confidences(found, decodings)
+    tagging = decodings.get("tagging")
+    if found.tags and isinstance(tagging, TaggingDecoding):
+        found = replace(found, tags=tags_said(found, tagging, duration))
     if found.chords is not None:
         found = replace(found, chords=spell_chords(found.chords, found.keys))
     return Analysis(
@@ -306,6 +308,34 @@ def sections_of(
         np.empty(0) if found.beats is None else found.beats.times,
         duration,
     )
+
+
+def with_confidences(found: Annotations, decodings: Mapping[str, Decoding]) -> Annotations:
+    """With the confidences of beats, chords, sections and keys calibrated, by task; see
+    :func:`musicfm.tasks.base.calibrated`.
+    """
+    changed: dict[str, Any] = {}
+    for kind, task in (
+        ("beats", "beat"),
+        ("chords", "chord"),
+        ("segments", "structure"),
+        ("keys", "key"),
+    ):
+        part = getattr(found, kind)
+        if part is not None and part.confidences is not None:
+            sure = calibrated(part.confidences, decodings[task])
+            changed[kind] = replace(part, confidences=sure)
+    return replace(found, **changed)
+
+
+def tags_said(found: Annotations, decoding: TaggingDecoding, duration: float) -> dict[str, float]:
+    """The tags that the head can be relied on for; those that follow from beats are computed."""
+    tags, computed = dict(found.tags or {}), {}
+    if found.beats is not None:
+        for tag, part in tags_of_beats(found.beats, duration).items():
+            if tags.pop(tag, None) is not None and (decoding.thresholds is None or part > 0.5):
+                computed[tag] = part
+    return said(tags, decoding) | computed
 
 
 def is_silent(found: Annotations) -> bool:

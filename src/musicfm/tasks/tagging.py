@@ -26,6 +26,7 @@ from musicfm.tasks.base import (
     Targets,
     Task,
     binary_logits,
+    calibrated,
     sigmoid,
 )
 
@@ -38,7 +39,20 @@ def applying(annotations: Annotations) -> list[str]:
 
 
 class TaggingDecoding(Decoding):
-    """There is nothing to choose: metrics look at the order of probabilities."""
+    """What an analysis says; metrics look at the order of all probabilities."""
+
+    thresholds: Mapping[str, float] | None = None
+    """The tags that can be relied on, each with the probability from which on; None: all tags are
+    said."""
+
+
+def said(tags: Mapping[str, float], decoding: TaggingDecoding) -> dict[str, float]:
+    """The tags that an analysis says, with their confidences."""
+    limits = decoding.thresholds
+    if limits is not None:
+        tags = {tag: sure for tag, sure in tags.items() if sure >= limits.get(tag, np.inf)}
+    sure = calibrated(np.array(list(tags.values())), decoding)
+    return dict(zip(tags, sure.tolist(), strict=True))
 
 
 class Tagging(Task[TaggingDecoding]):
