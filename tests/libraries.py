@@ -84,9 +84,9 @@ def make(folder: Path, music: Sequence[Path], *, has_heads: bool = True) -> Libr
                 Vectors(vector, vector[None]),
                 tones.SECONDS,
                 analysis=None if analysis is None else analysis.to_jams(),
-                tempo=analysis and analysis.tempo,
-                key=analysis and analysis.key,
-                tags=analysis and analysis.tags,
+                tempo=None if analysis is None else analysis.tempo,
+                key=None if analysis is None else analysis.key,
+                tags=None if analysis is None else analysis.tags,
             ),
         )
     transform.fit(database)

@@ -237,7 +237,8 @@ def test_a_run_that_was_killed_is_continued_and_loses_nothing(music: Path, tmp_p
     for number in range(12):
         samples = tones.samples(number)[: 24_000 * 4]
         soundfile.write(songs / f"{number}.wav", samples, 24_000)
-    command = [sys.executable, "-m", "musicfm", "library", "add", lib, songs, "--workers", "1"]
+    command = [sys.executable, "-m", "musicfm", "library", "add", str(lib), str(songs)]
+    command += ["--workers", "1"]
 
     def count() -> int:
         return len(Library(lib).tracks()) if (lib / DATABASE).exists() else 0

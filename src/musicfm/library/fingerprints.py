@@ -51,7 +51,7 @@ def fingerprint(recording: Location) -> Fingerprint:
     for first in range(0, len(frames), 4_096):  # an hour has 72,000
         spectrum = np.abs(np.fft.rfft(frames[first : first + 4_096] * window, axis=1)) ** 2
         power[first : first + 4_096] = np.add.reduceat(spectrum, bounds[:-1], axis=1)
-    floor = max(float(power.max()) * _FLOOR, np.finfo(np.float32).tiny)
+    floor = max(float(power.max()) * _FLOOR, float(np.finfo(np.float32).tiny))
     return 10 * np.log10(np.maximum(power, floor))
 
 

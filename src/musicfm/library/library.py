@@ -165,7 +165,8 @@ class Library:
             connection.execute("BEGIN")  # so that rows keep their meaning until they are looked up
             track = _track(connection, song)
             query = self._query(connection, song, track, segment)
-            where, values = ["missing = 0"], []
+            where: list[str] = ["missing = 0"]
+            values: list[Any] = []
             if track is not None:
                 where.append("id != ?")
                 values.append(track.id)
@@ -241,7 +242,7 @@ class Library:
             segments = rows[track.first_segment : track.segments.stop]
             duration = track.duration
         else:
-            vectors = self._encoder.encode(song if is_url(song) else Path(song))
+            vectors = self._encoder.encode(os.fspath(song) if is_url(song) else Path(song))
             if segment is None:
                 return there(vectors.track[None])[0]
             segments, duration = vectors.segments, len(vectors.segments) * SEGMENT_SECONDS
@@ -306,7 +307,7 @@ class Library:
         if last is None:
             order = playlists.around(vectors, numbers[0], length, penalty)
         else:
-            order = playlists.between(vectors, *numbers, length, penalty)
+            order = playlists.between(vectors, numbers[0], numbers[1], length, penalty)
         return [tracks[number] for number in order]
 
     def duplicates(
@@ -332,7 +333,7 @@ def _track(connection: sqlite3.Connection, song: Song) -> Track | None:
 def _artist(song: Song, track: Track | None) -> str:
     if track is not None:
         return track.artist
-    return writing.labels(song if is_url(song) else Path(song))["artist"]
+    return writing.labels(os.fspath(song) if is_url(song) else Path(song))["artist"]
 
 
 def _marks(values: Sequence[Any]) -> str:
