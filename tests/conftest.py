@@ -34,7 +34,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Has worker processes fork from one that has imported what they need, once.
 
-    They are spawned in test_processes.py and test_decoders.py, as they are for users.
+    They are spawned in test_audio_processes.py and test_audio_decoders.py, as they are for users.
     """
     if "forkserver" in multiprocessing.get_all_start_methods():
         pytest.MonkeyPatch().setattr(processes, "_START_METHOD", "forkserver")

@@ -279,7 +279,7 @@ SCRIPT = """
 import multiprocessing, sys, time
 sys.path.insert(0, sys.argv[1])
 from musicfm.audio.decoders import decode_files
-from test_decoders import play
+from test_audio_decoders import play
 
 def main():
     jobs = [(0, "hang"), (1, "ramp:100000")]

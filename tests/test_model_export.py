@@ -24,7 +24,7 @@ from musicfm.model.config import (
 )
 from musicfm.model.export import export_onnx
 from musicfm.model.musicfm import MusicFM
-from test_inference import DEMO_SONG, LENGTHS, largest_difference, trained
+from test_model_inference import DEMO_SONG, LENGTHS, largest_difference, trained
 
 SMALL = recipe.TINY.replace(
     front_end=FrontEndConfig(conv_dim=8, time_strides=(2, 1)),
