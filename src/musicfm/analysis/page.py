@@ -26,7 +26,7 @@ from musicfm.datasets.annotations import Beats, Spans
 _SCRIPTS = ("wavesurfer.min.js", "page.js")
 ABOUT_TRIAL = (
     "This model is small and was trained mostly on rendered songs, so that everything can be tried "
-    "without a download. It is often wrong about recordings, most of all about sections and tags. "
+    "without a download. It is often wrong about recordings, most of all about sections. "
     "Its card, the README in the model's folder, has figures. For serious work, train heads on a "
     "larger model."
 )
