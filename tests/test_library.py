@@ -25,7 +25,7 @@ from libraries import DIM, SETTINGS, encoded, names, recording, write_library
 from musicfm.cli.lists import read_list
 from musicfm.embedding.embedder import Embedder
 from musicfm.errors import ConfigError, DataError, OutputError
-from musicfm.library import transform
+from musicfm.library import index, transform
 from musicfm.library.adding import Added, add
 from musicfm.library.database import DATABASE, MIGRATIONS, Database
 from musicfm.library.duplicates import candidates
@@ -346,6 +346,34 @@ def test_exact_search_in_blocks_is_that_of_the_whole(monkeypatch: pytest.MonkeyP
     rows, products = nearest(matrix, query, 50, some)
     assert rows.tolist() == [row for row in expected.tolist() if row % 3 == 0]
     np.testing.assert_allclose(products, (matrix @ query)[rows], rtol=1e-5)
+
+
+def test_an_index_finds_nearly_all_the_nearest(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    matrix = transform.unit(rng.standard_normal((3_000, 32)).astype(np.float32))
+    path = tmp_path / "tracks.f32"
+    index.build(path, matrix[:2_000])
+    index.build(path, matrix[:2_900])  # and the last are searched exactly
+    found = 0
+    for query in matrix[::100]:
+        rows, products = index.near(path, matrix, query, 10)
+        assert products[0] == pytest.approx(1.0, abs=1e-5)
+        found += len({*rows.tolist()} & {*nearest(matrix, query, 10)[0].tolist()})
+    assert found >= 0.95 * 300
+
+
+def test_an_index_is_used_and_swept_with_its_transform(
+    drawn: Library, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    song = tmp_path / "music" / "020.mp3"
+    expected = numbers(drawn.similar(song, limit=4))
+    assert run("library", "index", drawn.path)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("musicfm.library.library.nearest", None)
+        assert numbers(drawn.similar(song, limit=4)) == expected
+    assert len([*drawn.path.glob("*.usearch")]) == 2
+    drawn.fit()
+    assert not [*drawn.path.glob("*.usearch")]
 
 
 def test_a_transform_stays_until_another_is_fitted(drawn: Library, tmp_path: Path) -> None:

@@ -109,6 +109,18 @@ def fit(lib: Lib) -> None:
 
 
 @library.command()
+def index(lib: Lib) -> None:
+    """Make an index, with which millions of vectors are searched approximately, but at once.
+
+    It is used from then on; what is added later is searched exactly until it is made again.
+    """
+    from musicfm.library.library import Library
+
+    Library(lib).index()
+    say(f"the index of {lib} is made")
+
+
+@library.command()
 def similar(
     lib: Lib,
     song: Annotated[str, typer.Argument(help="A track of the library, or any recording.")],

@@ -221,8 +221,8 @@ class Database:
         settings = self.settings()
         paths = (self.raw_path, self.searched_path)
         kept = {path(kind, settings) for path in paths for kind in KINDS}
-        for path in self.folder.glob("*.f32"):
-            if path not in kept:
+        for path in (*self.folder.glob("*.f32"), *self.folder.glob("*.usearch")):
+            if path.with_suffix(".f32") not in kept:
                 with contextlib.suppress(OSError):  # on Windows, somebody still reads it
                     path.unlink()
         sweep(self.folder)

@@ -5,18 +5,21 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from musicfm.errors import ConfigError
-from musicfm.library import duplicates, playlists, transform, writing
+from musicfm.library import duplicates, index, playlists, transform, writing
 from musicfm.library.database import (
+    KINDS,
     Database,
     Kind,
     Settings,
     Track,
+    read_settings,
     read_tracks,
 )
 from musicfm.library.duplicates import Duplicates
@@ -90,6 +93,19 @@ class Library:
         """Fits another transform to what is in it now. Raises OutputError."""
         with self.database.alone():
             return transform.fit(self.database)
+
+    def index(self) -> None:
+        """Makes or completes an index, with which millions of vectors are searched approximately.
+
+        Raises ConfigError without USearch, OutputError.
+        """
+        if find_spec("usearch") is None:
+            raise ConfigError("an index needs usearch; pip install 'musicfm[library]'")
+        with self.database.alone():
+            settings = self.settings
+            for kind in KINDS:
+                path = self.database.searched_path(kind, settings)
+                index.build(path, self.database.matrix(kind))
 
     def refresh(self, track: Track) -> None:
         """Notes that the tags of a file were changed. Raises AudioError or OutputError."""
@@ -210,8 +226,13 @@ class Library:
             rows = np.array(sorted({row for part in parts for row in part}), np.int64)
         count = 2 * limit if kind == "tracks" else 8 * limit
         condition = f"{_OWNER[kind]} AND {where}"
+        path = self.database.searched_path(kind, read_settings(connection))
+        has_index = rows is None and index.is_there(path)
         while True:
-            found, products = nearest(matrix, query, count, rows)
+            if has_index and count < len(matrix) // 4:
+                found, products = index.near(path, matrix, query, count)
+            else:
+                found, products = nearest(matrix, query, count, rows)
             best: dict[int, Similar] = {}
             for row, product in zip(found.tolist(), products.tolist(), strict=True):
                 for track in read_tracks(connection, condition, [row, *values]):

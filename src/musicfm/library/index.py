@@ -1,0 +1,78 @@
+"""An approximate index of many vectors (USearch): a graph that is searched from neighbour to
+neighbour. It lies beside its matrix; rows that are not in it yet are searched exactly.
+"""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from musicfm.files import atomic_write
+from musicfm.library.matrices import ROWS_AT_ONCE, Matrix
+from musicfm.library.search import Rows, nearest
+
+SUFFIX = ".usearch"
+CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 24, 128, 256
+"""The neighbours of a vector in the graph, and how many candidates are kept while one is added and
+while one is searched: recall against time, see ``benchmarks/library.py``."""
+
+
+def path_of(matrix: Path) -> Path:
+    """The file of the index of a matrix."""
+    return matrix.with_suffix(SUFFIX)
+
+
+def build(path: Path, matrix: Matrix) -> None:
+    """Adds the rows of a matrix that are not in its index yet, which is made if need be.
+
+    Args:
+        path: of the file of the matrix.
+        matrix: (rows, dim), of length 1.
+
+    Raises OutputError.
+    """
+    from usearch.index import Index
+
+    index = Index(
+        ndim=matrix.shape[1],
+        metric="ip",
+        dtype="f16",
+        connectivity=CONNECTIVITY,
+        expansion_add=EXPANSION_ADD,
+    )
+    target = path_of(path)
+    if os.path.isfile(target):
+        index.load(str(target))
+    for first in range(len(index), len(matrix), ROWS_AT_ONCE):
+        block = matrix[first : first + ROWS_AT_ONCE]
+        index.add(np.arange(first, first + len(block), dtype=np.uint64), block)
+    with atomic_write(target) as temporary:
+        index.save(str(temporary))
+
+
+def is_there(path: Path) -> bool:
+    """Whether the matrix of a file has an index, and USearch is installed to search it."""
+    return os.path.isfile(path_of(path)) and find_spec("usearch") is not None
+
+
+def near(
+    path: Path, matrix: Matrix, query: Matrix, count: int
+) -> tuple[Rows, npt.NDArray[np.float32]]:
+    """As :func:`musicfm.library.search.nearest`, of nearly all the nearest.
+
+    Args:
+        path: of the file of the matrix, beside which there is an index.
+        matrix: (rows, dim); what the index finds is measured with it again.
+        query: (dim,).
+        count: how many.
+    """
+    from usearch.index import Index
+
+    index = Index(ndim=matrix.shape[1], metric="ip", dtype="f16", connectivity=CONNECTIVITY)
+    index.view(str(path_of(path)))
+    index.expansion_search = max(EXPANSION_SEARCH, 2 * count)
+    keys = index.search(np.asarray(query), count).keys.astype(np.int64)
+    late = np.arange(len(index), len(matrix), dtype=np.int64)
+    return nearest(matrix, query, count, np.concatenate([np.sort(keys), late]))
