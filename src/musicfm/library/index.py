@@ -70,9 +70,14 @@ def near(
     """
     from usearch.index import Index
 
-    index = Index(ndim=matrix.shape[1], metric="ip", dtype="f16", connectivity=CONNECTIVITY)
+    index = Index(
+        ndim=matrix.shape[1],
+        metric="ip",
+        dtype="f16",
+        connectivity=CONNECTIVITY,
+        expansion_search=max(EXPANSION_SEARCH, 2 * count),
+    )
     index.view(str(path_of(path)))
-    index.expansion_search = max(EXPANSION_SEARCH, 2 * count)
     keys = index.search(np.asarray(query), count).keys.astype(np.int64)
     late = np.arange(len(index), len(matrix), dtype=np.int64)
     return nearest(matrix, query, count, np.concatenate([np.sort(keys), late]))
