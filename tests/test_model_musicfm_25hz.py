@@ -260,7 +260,7 @@ def test_arguments_may_say_what_the_file_says(build: Build) -> None:
     ("arguments", "message"),
     [
         ({"num_codebooks": 4}, "num_codebooks is 4: .* use musicfm.MusicFM"),
-        ({"features": []}, r"features are \[\]; the model hears \['melspec_2048'\]"),
+        ({"features": []}, r"features are \[\]; the model takes \['melspec_2048'\]"),
         ({"features": ["chromagram"]}, r"features are \['chromagram'\]"),
         ({"features": ["melspec_2048", "chromagram"]}, "features are"),
         ({"mask_hop": 0.41}, "block_seconds 0.41 is 10.25 tokens"),

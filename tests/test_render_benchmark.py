@@ -54,7 +54,7 @@ def test_a_part_is_the_first_songs() -> None:
     songs = song_sets()["valid"]
     assert songs.part(0.1).fingerprints == songs.fingerprints[:5]
     assert len(songs.part(0.001).seeds) == 1
-    with pytest.raises(ConfigError, match="part of 0 of the songs"):
+    with pytest.raises(ConfigError, match="fraction of 0 of the songs"):
         songs.part(0.0)
 
 
