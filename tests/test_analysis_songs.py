@@ -206,16 +206,16 @@ def test_heads_for_several_tasks_share_a_folder(run: Run, music: Path, tmp_path:
         return status, errors
 
     assert predict("nano/key")[0] == 0
-    assert read_jams(out / "c.jams").annotations.chords is None
-    status, errors = predict("nano/chord")
+    assert read_jams(out / "c.jams").annotations.segments is None
+    status, errors = predict("nano/structure")
     assert status == 0, errors
-    assert f"each file in {out} gets what the heads for key, chord find" in errors
+    assert f"each file in {out} gets what the heads for key, structure find" in errors
     found = read_jams(out / "c.jams").annotations
     assert found.keys is not None
-    assert found.chords is not None
+    assert found.segments is not None
     status, errors = predict("nano/key")
     assert (status, "nothing new: 1 of 1 were done" in errors) == (0, True), errors
-    assert read_jams(out / "c.jams").annotations.chords is not None
+    assert read_jams(out / "c.jams").annotations.segments is not None
 
 
 def test_heads_that_do_not_go_together_are_refused(
