@@ -24,5 +24,5 @@ def test_spellings_and_errors() -> None:
     assert write_key("C major") == "C"
     assert write_key("D# minor", "camelot") == write_key("Eb minor", "camelot")
     for wrong in ("", "H minor", "C", "N", "C dorian"):
-        with pytest.raises(DataError, match="no key"):
+        with pytest.raises(DataError, match="is not a key"):
             write_key(wrong)
