@@ -218,10 +218,10 @@ def test_bfloat16_between_float32_residuals_is_near_float32(
     assert {weight.dtype for weight in form.encoder.parameters()} == {torch.float32, torch.bfloat16}
     for state, reference in zip(form(clip).hidden_states, expected, strict=True):
         assert state.dtype == torch.float32
-        assert cosines(state, reference).min() >= 0.9999
+        assert cosines(state, reference).min() >= 0.9998
         centred = cosines(state, reference, centred=True)
         assert centred.mean() >= 0.9999
-        assert centred.min() >= 0.9998
+        assert centred.min() >= 0.9997
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -259,7 +259,9 @@ def test_int8_is_near_float32(native: bool, monkeypatch: pytest.MonkeyPatch) -> 
     ):
         assert state.dtype == torch.float32
         assert cosines(state, reference).min() >= 0.999
-        assert cosines(state, reference, centred=True).min() >= 0.999
+        centred = cosines(state, reference, centred=True)
+        assert centred.mean() >= 0.9998
+        assert centred.min() >= 0.998  # of the last layer; of the others, 0.9997
 
 
 @needs_vnni
