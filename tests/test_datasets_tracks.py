@@ -273,7 +273,7 @@ def test_values_that_no_track_has_are_refused(tmp_path: Path) -> None:
 
 def test_names_that_no_file_can_have_are_reported(tmp_path: Path) -> None:
     manifest = Manifest(tmp_path, [replace(BARE, path="a\0b.mp3"), replace(FULL, shard="a\0.tar")])
-    with manifest.open(manifest[0]) as recording, pytest.raises(AudioError, match="not a valid file name"):
+    with manifest.open(manifest[0]) as recording, pytest.raises(AudioError, match="valid file"):
         reading.probe(recording)
     with pytest.raises(DataError, match="cannot read"), manifest.open(manifest[1]):
         pass
