@@ -7,6 +7,7 @@ from musicfm.errors import CheckpointError, ConfigError
 from musicfm.tasks import heads
 from musicfm.tasks.beat import BeatDecoding
 from musicfm.tasks.heads import CONFIG, WEIGHTS, Head, HeadConfig, check_model
+from musicfm.tasks.names import TASKS, TaskName
 
 CONFIGS = {
     "beat": HeadConfig(
@@ -48,6 +49,14 @@ def test_a_saved_head_comes_back_bit_for_bit(tmp_path: Path, name: str) -> None:
     assert torch.equal(again(frames), head(frames))
     assert head(frames).shape == (2, 5, head.task.num_logits)
     assert {path.name for path in (tmp_path / "head").iterdir()} == {WEIGHTS, CONFIG}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_decoding_that_may_be_chosen_can_be_saved(tmp_path: Path, task: TaskName) -> None:
+    config = CONFIGS["tagging"].replace(task=task)
+    for decoding in Head(config).task.decodings:
+        heads.save(Head(config.replace(decoding=decoding.to_dict())), tmp_path / "head")
+        assert heads.load(tmp_path / "head").decoding == decoding
 
 
 def test_decodings_are_kept() -> None:

@@ -66,7 +66,7 @@ class HeadConfig(Config):
     """Context of the model: clips of the task's length, or its own."""
     hidden: Width = 512
     dropout: Probability = 0.2
-    decoding: Mapping[str, float | str | Mapping[str, float]] = Field(default_factory=dict)
+    decoding: Mapping[str, float | str | Mapping[str, float] | None] = Field(default_factory=dict)
     """Chosen on validation."""
 
 
