@@ -203,6 +203,21 @@ class Library:
                 connection, kind, query, limit, " AND ".join(where), values, len(where) > 2
             )
 
+    def similar_to(self, vector: Matrix, *, limit: int = 10) -> list[Similar]:
+        """Finds tracks that sound like a recording that was encoded elsewhere.
+
+        Args:
+            vector: (2 * dim,) means and then standard deviations over time of hidden states, of the
+                library's model and layer.
+            limit: how many tracks at most.
+
+        Raises DataError if there is no library, or nothing to compare yet.
+        """
+        with self.database.connect() as connection:
+            connection.execute("BEGIN")  # so that rows keep their meaning until they are looked up
+            query = self._compared(connection, vector)
+            return self._nearest(connection, "tracks", query, limit, "missing = 0", (), False)
+
     def _nearest(
         self,
         connection: sqlite3.Connection,
@@ -253,11 +268,8 @@ class Library:
         segment: tuple[float, float] | None,
     ) -> Matrix:
         """The vector of a song, or of a part of it, as it is compared."""
-        there = transform.current(connection)
-        matrix = self.database.read_matrix(connection, "tracks")  # or says that there is none yet
-        assert there is not None
         if segment is None and track is not None:
-            return matrix[track.vector]
+            return self.database.read_matrix(connection, "tracks")[track.vector]
         if track is not None:
             rows = self.database.read_matrix(connection, "segments", raw=True)
             segments = rows[track.first_segment : track.segments.stop]
@@ -265,10 +277,18 @@ class Library:
         else:
             vectors = self._encoder.encode(os.fspath(song) if is_url(song) else Path(song))
             if segment is None:
-                return there(vectors.track[None])[0]
+                return self._compared(connection, vectors.track)
             segments, duration = vectors.segments, len(vectors.segments) * SEGMENT_SECONDS
         assert segment is not None
-        return there(merged(segments, _overlaps(len(segments), segment, duration))[None])[0]
+        part = merged(segments, _overlaps(len(segments), segment, duration))
+        return self._compared(connection, part)
+
+    def _compared(self, connection: sqlite3.Connection, vector: Matrix) -> Matrix:
+        """A raw vector, centred, whitened and of length 1."""
+        self.database.read_matrix(connection, "tracks")  # says so if there is no transform yet
+        there = transform.current(connection)
+        assert there is not None
+        return there(vector[None])[0]
 
     @cached_property
     def _encoder(self) -> "TrackEncoder":

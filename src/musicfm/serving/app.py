@@ -29,10 +29,10 @@ from musicfm.serving import uploads
 from musicfm.serving.drop import drop_page
 from musicfm.serving.jobs import RESULTS, Cancelled, Format, Progress, write_result
 from musicfm.serving.limits import RequestError
-from musicfm.serving.neighbours import MapPage, described
 from musicfm.serving.protection import Protection
 from musicfm.serving.service import Kept, Running, Service, Slot, shutting_down
 from musicfm.serving.swagger import add_docs
+from musicfm.serving.tracks import MapPage, described
 
 _TICK_SECONDS = 0.25
 _PART = 2**18  # characters

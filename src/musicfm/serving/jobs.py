@@ -31,8 +31,8 @@ from musicfm.library.library import Library
 from musicfm.library.pooling import pooled
 from musicfm.serving.decoder_pool import DecoderPool
 from musicfm.serving.limits import Limits, RequestError
-from musicfm.serving.neighbours import described, similar_to
 from musicfm.serving.sharing import SharedEncoder
+from musicfm.serving.tracks import described
 from musicfm.tasks.features import FeatureWriter
 from musicfm.tasks.predict import Predictor
 
@@ -218,8 +218,10 @@ class SimilarJob(Job):
         self._writer.finish()
         frames = np.load(self._states, mmap_mode="r")
         vector = pooled(frames, self._encoder.encoder.rate).track
-        found = similar_to(self._library, vector, self._limit)
-        tracks = [{"similarity": round(sure, 4), **described(track)} for track, sure in found]
+        found = self._library.similar_to(vector, limit=self._limit)
+        tracks = [
+            {"similarity": round(each.similarity, 4), **described(each.track)} for each in found
+        ]
         result = self.folder / "result.json"
         result.write_text(json.dumps({"tracks": tracks}), encoding="utf-8")
         return result
