@@ -5,7 +5,7 @@ from scipy.ndimage import convolve1d
 import labelled
 from musicfm.analysis.tempo import tempi
 from musicfm.datasets.annotations import Annotations, Beats
-from musicfm.tasks.bar_pointer import bar_pointer, best_path, log_transitions
+from musicfm.tasks.bar_pointer import SHORT_BAR, bar_pointer, best_path, log_transitions
 from musicfm.tasks.base import Array, Scores
 from musicfm.tasks.beat import Beat, BeatDecoding
 
@@ -163,6 +163,18 @@ def test_a_recording_may_begin_and_end_within_a_bar() -> None:
     np.testing.assert_array_equal(found.positions[[0, 1, 2, -1]], [3, 4, 1, 3])
 
 
+def test_a_strong_third_beat_does_not_make_two_bars_of_one() -> None:
+    """The third beat stands out against the second and the fourth, too."""
+    beats, times = steady(4)
+    logits = np.full((len(times), 2), -4.0)
+    for beat, position in zip(beats.times, beats.positions, strict=True):
+        place = int(np.abs(times - beat).argmin())
+        logits[place] = (3.0, {1: 0.0, 3: -1.5}.get(int(position), -4.0))
+    found = bar_pointer(logits, times)
+    assert found.positions.max() == 4
+    np.testing.assert_allclose(found.downbeats, beats.downbeats, atol=0.05)
+
+
 @pytest.mark.parametrize("num_outputs", [1, 2, 3, 20])
 @pytest.mark.parametrize("seed", range(3))
 def test_short_recordings_are_decoded(num_outputs: int, seed: int) -> None:
@@ -214,9 +226,10 @@ def search(
                 arcs[i, j] = tempo[length][next_length - lengths[0]]
     begins = np.array([place == 0 for *_, place in states])
     kinds = np.array([int(position > 1) for _, position, _, _ in states])
+    costs = np.array([SHORT_BAR * (state[:2] == (2, 1)) for state in states])
 
     def seen(output: int) -> Array:
-        return np.where(begins, evidence[output, kinds], 0.0)
+        return np.where(begins, evidence[output, kinds] - costs, 0.0)
 
     total = np.array([-np.log(metre * lengths.sum()) for metre, *_ in states]) + seen(0)
     chosen = []

@@ -29,6 +29,7 @@ def song(browser: Browser, folder: Path, out: Path) -> None:
     page.wait_for_selector("html[data-ready]")
     page.locator("#position").fill("20")
     page.screenshot(path=out / "page.png")
+    page.set_viewport_size({"width": WIDTH, "height": 3 * HEIGHT})  # so that no bar lies over it
     page.locator("#matrix").screenshot(path=out / "similarity.png")
 
 
