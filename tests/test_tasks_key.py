@@ -118,3 +118,15 @@ def test_the_head_decides_between_keys_that_chords_fit() -> None:
 
 def test_without_any_chord_there_is_no_key() -> None:
     assert with_chords(np.ones((2, 24)), chords("N", "N"), 4.0).labels == ()
+
+
+def test_keys_are_named_with_six_sharps_or_flats_at_most() -> None:
+    assert [key_class(name) for name in NAMES] == list(range(24))
+    for name in NAMES:
+        tonic, mode = name.split(":")
+        assert abs(place(tonic) - 3 * (mode == "minor")) <= 6
+
+
+def place(tonic: str) -> int:
+    """On the line of fifths: the sharps of a major key, or the flats as a negative number."""
+    return "FCGDAEB".index(tonic[0]) - 1 + 7 * (tonic.count("#") - tonic.count("b"))

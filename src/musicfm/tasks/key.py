@@ -19,9 +19,10 @@ from musicfm.errors import DataError
 from musicfm.tasks.base import Array, Constant, Decoding, Loss, Scores, Targets, Task, softmax
 from musicfm.tasks.spans import UNKNOWN, class_loss, class_targets, classes_at, throughout
 
-_TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-NAMES = (*(f"{tonic}:major" for tonic in _TONICS), *(f"{tonic}:minor" for tonic in _TONICS))
-"""Names of the classes, as JAMS spells them."""
+_MAJOR = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+_MINOR = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "G#", "A", "Bb", "B")
+NAMES = (*(f"{tonic}:major" for tonic in _MAJOR), *(f"{tonic}:minor" for tonic in _MINOR))
+"""Names of the classes, as JAMS spells them, with as few sharps or flats as there can be."""
 
 _THIRDS = {
     "major": 0,
