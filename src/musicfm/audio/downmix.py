@@ -28,7 +28,7 @@ def sounding(chunks: Iterator[Array], num_channels: int) -> list[int]:
     """Which channels have sound.
 
     Args:
-        chunks: (channels, samples); taken until each channel has been heard.
+        chunks: (channels, samples); taken until each channel has had sound.
         num_channels: chunks of another number are passed over.
     """
     loud = np.zeros(num_channels, bool)

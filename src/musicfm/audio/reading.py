@@ -290,7 +290,7 @@ def _mono(
     """The chunks of a recording from sample ``start`` on as mono ones, and what makes them so.
 
     A channel without sound in the first ``size`` samples may have some elsewhere: only then is the
-    recording decoded from its beginning, until all channels have been heard.
+    recording decoded from its beginning, until all channels have had sound.
     """
     held: deque[Array] = deque()
     most = min(size, VALUES_AT_ONCE // 8 // info.channels or 1)

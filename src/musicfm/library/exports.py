@@ -68,7 +68,7 @@ def write_parquet(library: Library, path: Path) -> int:
 
 
 def write_jams(library: Library, folder: Path) -> int:
-    """A JAMS file for each track that heads have listened to, in folders as the tracks are in;
+    """A JAMS file for each track that was analysed, in folders as the tracks are in;
     returns how many.
     """
     tracks = list(_there(library))

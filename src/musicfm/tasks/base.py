@@ -157,7 +157,7 @@ class Task(ABC, Generic[D]):
 
     @abstractmethod
     def constants(self, train: Sequence[Annotations]) -> Iterator[Constant]:
-        """What may be said of every recording without hearing it, such as the commonest label.
+        """Answers that are the same for every recording, such as the commonest label.
 
         Args:
             train: of labelled recordings, at least one.

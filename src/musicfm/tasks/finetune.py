@@ -169,8 +169,8 @@ class Clips(Dataset[Clip]):
         values, known = self._task.targets(item.annotations, start + inside)
         ends = np.arange(1, len(inside) + 1) / len(inside) * self._size
         # Of a task with one output per clip, an end that is missing does not matter.
-        heard = len(found) > 0 if self._task.rate is None else ends <= len(found) + rate // 50
-        known = known & np.reshape(heard, (-1,) + (1,) * (known.ndim - 1))
+        is_there = len(found) > 0 if self._task.rate is None else ends <= len(found) + rate // 50
+        known = known & np.reshape(is_there, (-1,) + (1,) * (known.ndim - 1))
         return Clip(
             torch.from_numpy(samples),
             torch.from_numpy(values).float(),
@@ -304,15 +304,15 @@ def finetune(
         heads.save(head, out)
         learnt = identities(item.track for item in (*train, *valid))
         checkpoint.write_tracks(out, learnt)
-        heard = _heard_before(settings, model_name)
-        both = None if heard is None else dict.fromkeys((*heard, *learnt))
+        before = _tracks_before(settings, model_name)
+        both = None if before is None else dict.fromkeys((*before, *learnt))
         checkpoint.write_tracks(out / MODEL, both)
         counts, seconds = (len(train), len(valid)), time.monotonic() - begin
         write_fit(out, task.objective(summary), summary, losses, settings, counts, seconds)
         shutil.rmtree(out / "checkpoints")
 
 
-def _heard_before(settings: FinetuneSettings, model_name: str) -> list[str] | None:
+def _tracks_before(settings: FinetuneSettings, model_name: str) -> list[str] | None:
     """What a model was trained on before it is fine-tuned; None if that is not known."""
     if settings.from_scratch:
         return []

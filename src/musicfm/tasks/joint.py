@@ -4,7 +4,7 @@ Every clip is as long as the model's context, which is what an analysis sees at 
 model learns what it can: the tasks, where the recording has labels; the tokens of what was hidden
 of it; and, of music without labels, chords and keys that shift along when it is played higher, and
 beats that come sooner when it is played faster. For these a slow copy of the model, the mean of its
-weights over time, says what is to be heard. That copy is also the result.
+weights over time, gives the targets. That copy is also the result.
 
 A run has a folder of its own:
 
@@ -83,7 +83,7 @@ LOG_EVERY = 20
 SURE = 0.5
 """The probability from which on what the teacher says of a frame counts."""
 BEATS = 3.0
-"""The weight of beats in what is to be heard alike, beside chords and keys."""
+"""The weight of the consistency of beats, beside that of chords and keys."""
 TEMPO_TAGS = ("slow", "fast")
 """Not known of a clip that is played at another speed."""
 
@@ -139,7 +139,7 @@ class Outcome(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """A piece of a recording, as the model is to hear it."""
+    """A piece of a recording, as the model gets it."""
 
     samples: Tensor
     """(samples,)."""
@@ -275,7 +275,7 @@ class Joint(nn.Module):
                 clips = zip(states, output.num_frames.tolist(), strict=True)
                 pooled = torch.stack([_pooled(clip[:, :count], outputs) for clip, count in clips])
                 found.append(head(pooled))
-            elif outputs % num_frames == 0:  # each frame is heard once, and said several times
+            elif outputs % num_frames == 0:  # each frame is said several times
                 found.append(head(states).repeat_interleave(outputs // num_frames, dim=1))
             else:
                 found.append(head(_pooled(states, outputs)))
@@ -342,7 +342,7 @@ def losses_of(
 
     Args:
         joint: to train.
-        teacher: says of the clips without labels what is to be heard.
+        teacher: gives the targets of the clips without labels.
         batch: of clips.
         settings: of the run.
         generator: draws what is hidden.
@@ -386,8 +386,8 @@ def losses_of(
             task = cast(Head, head).config.task
             if task == "beat":
                 beats = widest(said.float(), TOLERANCE).sigmoid()
-                heard = widest(given[:num_free].float(), TOLERANCE)
-                terms.append(BEATS * F.binary_cross_entropy_with_logits(heard, beats))
+                student = widest(given[:num_free].float(), TOLERANCE)
+                terms.append(BEATS * F.binary_cross_entropy_with_logits(student, beats))
             elif task in ("chord", "key"):
                 wanted = transposed(said.float().softmax(dim=2), semitones)
                 sure = (wanted.amax(dim=2) > SURE).float()
