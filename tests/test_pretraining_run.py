@@ -40,6 +40,7 @@ from musicfm.pretraining import checkpoints, run
 from musicfm.pretraining.loop import Pretraining
 from musicfm.pretraining.metrics import draw_curves, read_metrics
 from musicfm.pretraining.recipe import OptimizerConfig, Recipe
+from musicfm.training import Outcome
 from songs import write_songs
 
 MICRO = Recipe(
@@ -73,7 +74,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pretrain(recipe: Recipe, songs: Path, out: Path, **options: Any) -> run.Outcome:
+def pretrain(recipe: Recipe, songs: Path, out: Path, **options: Any) -> Outcome:
     manifest = write_songs(songs, 7)
 
     def collect() -> tuple[Manifest, Manifest]:
@@ -162,7 +163,7 @@ def test_codebooks_are_saved_and_not_trained(undisturbed: Path) -> None:
 
 def test_a_run_can_be_repeated_to_the_bit(undisturbed: Path, songs: Path, tmp_path: Path) -> None:
     outcome = pretrain(MICRO, songs, tmp_path)
-    assert outcome == run.Outcome(8, tmp_path / "model", None)
+    assert outcome == Outcome(8, tmp_path / "model", None)
     assert rows(tmp_path) == rows(undisturbed)
     assert weights(tmp_path) == weights(undisturbed)
 
@@ -217,7 +218,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
     with monkeypatch.context() as patch:
         at_step(patch, 5, lambda _: os.kill(os.getpid(), number))
         outcome = pretrain(MICRO, songs, tmp_path)
-    assert outcome == run.Outcome(5, None, number)
+    assert outcome == Outcome(5, None, number)
     assert signal.getsignal(number) == before
     assert checkpoints.checkpoint_steps(tmp_path / "checkpoints")[-1] == 5
     assert not (tmp_path / "model").exists()
@@ -348,7 +349,7 @@ def test_a_run_goes_on_where_its_music_is_now(
     old.rename(new / "music")
     everything = [replace(t, path=f"music/{t.path}") for t in write_songs(songs, 7)]
 
-    def go_on(*tracks: Track) -> run.Outcome:
+    def go_on(*tracks: Track) -> Outcome:
         def given() -> tuple[Manifest, Manifest]:
             return Manifest(new, tracks[::2]), Manifest(new, tracks[1::2])
 

@@ -27,16 +27,15 @@ from musicfm.tasks.joint import (
     LOG,
     MODEL,
     Clips,
-    Joint,
     JointSettings,
-    Outcome,
-    build,
     join,
     losses_of,
     train,
 )
+from musicfm.tasks.joint_model import Joint, build
 from musicfm.tasks.names import TASKS
 from musicfm.tasks.tagging import Tagging
+from musicfm.training import Outcome
 
 SETTINGS = JointSettings(
     steps=3, batch_size=4, unlabelled=0.5, learning_rate=1e-3, warmup_steps=2, max_semitones=2
@@ -233,11 +232,13 @@ def test_a_run_that_was_stopped_is_the_run_that_was_not(
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patched:
         patched.setattr(Joint, "forward", stop)
-        assert run(tmp_path / "stopped", labelled, unlabelled) == (2, number)
+        assert run(tmp_path / "stopped", labelled, unlabelled) == Outcome(2, None, number)
     assert handlers == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     state = torch.load(tmp_path / "stopped" / CHECKPOINT, weights_only=True)
     assert state["step"] == 2
-    assert run(tmp_path / "stopped", labelled, unlabelled) == (3, None)
+    assert run(tmp_path / "stopped", labelled, unlabelled) == Outcome(
+        3, tmp_path / "stopped" / MODEL, None
+    )
     one, other = (
         torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("whole", "stopped")
     )

@@ -56,6 +56,18 @@ def atomic_write(target: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def write_file(target: Path, content: str | bytes) -> None:
+    """Writes bytes, or text as UTF-8, whole or not at all. Raises OutputError."""
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
+    with atomic_write(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(target: Path, content: object, indent: int = 1) -> None:
+    """Writes a JSON file, whole or not at all. Raises OutputError."""
+    write_file(target, json.dumps(content, indent=indent) + "\n")
+
+
 def check_target(target: Path) -> None:
     """Raises OutputError, before long work rather than after, if its file cannot be written."""
     if os.path.isdir(target):
@@ -222,8 +234,7 @@ def claim(path: Path, settings: Mapping[str, Any], what: str) -> None:
     Raises ConfigError if the folder is in use for something else.
     """
     if not os.path.exists(path):
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        write_json(path, settings)
         return
     there = read_object(path, "choose another folder")
     if differing := differences({key: there.get(key) for key in settings}, settings):

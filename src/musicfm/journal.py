@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from musicfm.errors import OutputError
-from musicfm.files import atomic_write, differences, exclusive, parse_json, sweep, writing
+from musicfm.files import differences, exclusive, parse_json, sweep, write_file, writing
 from musicfm.remote import Location, is_url
 
 JOURNAL = "journal.jsonl"
@@ -200,8 +200,7 @@ class Journal:
             header["options"] = options
         whole = _line(header) + whole
         if whole != content:
-            with atomic_write(self._path) as temporary:
-                temporary.write_bytes(whole)
+            write_file(self._path, whole)
 
     def _refuse_mixture(self, there: Mapping[str, Any]) -> None:
         differing = sorted(differences(there, self._settings))

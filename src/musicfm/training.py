@@ -32,12 +32,26 @@ from musicfm.model.inference.optimized import multiplies_bfloat16
 
 Batch = TypeVar("Batch")
 
+TRAINING = "training.json"
+"""Beside a model: how it was trained."""
+
 _FROM_LOADER = "Original Traceback"
 """In an error of a loader's process, as PyTorch passes it on."""
 
 for _name in ("utilities.rank_zero", "utilities.distributed", "accelerators.cuda"):
     # These say that processes have met, and what could be faster.
     logging.getLogger(f"lightning_fabric.{_name}").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    model: Path | None
+    """The folder of the finished model; None if the run was stopped before its last step."""
+    stopped_by: int | None
+    """The signal that stopped it."""
 
 
 class Training(ABC, Generic[Batch]):
@@ -227,7 +241,8 @@ def ending_loaders() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with _ignoring_dead_workers():
+        # To PyTorch's handler a process that is killed is an error.
+        with _handling(signal.SIG_DFL, "SIGCHLD"):
             for loader in set(multiprocessing.active_children()) - before:
                 loader.kill()
                 loader.join()
@@ -250,13 +265,9 @@ class Stop:
 @contextmanager
 def stop_requested(say: Callable[[str], None]) -> Iterator[Stop]:
     """Within, SIGTERM and Ctrl-C do not end the program: they are noted, so that a run can finish
-    its step and save. A second one ends it at once, as Ctrl-C does. Outside of the main thread, to
-    which signals come, nothing is noted.
+    its step and save. A second one ends it at once, as Ctrl-C does.
     """
     stop = Stop()
-    if threading.current_thread() != threading.main_thread():
-        yield stop
-        return
 
     def note(number: int, _: object) -> None:
         if stop.by is not None:
@@ -264,25 +275,23 @@ def stop_requested(say: Callable[[str], None]) -> Iterator[Stop]:
         stop.by = number
         say("stopping after this step, which is saved; once more to stop at once")
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with _handling(note, "SIGTERM", "SIGINT"):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
-def _ignoring_dead_workers() -> Iterator[None]:
-    """Without PyTorch's handler of SIGCHLD, to which a process that is killed is an error."""
-    if not hasattr(signal, "SIGCHLD") or threading.current_thread() != threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def _handling(handler: Any, *names: str) -> Iterator[None]:
+    """Handles signals, those that this system has. They come to the main thread; in another nothing
+    changes.
+    """
+    is_main = threading.current_thread() == threading.main_thread()
+    numbers = [getattr(signal, name) for name in names if is_main and hasattr(signal, name)]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def begin_loading(_: int) -> None:

@@ -390,7 +390,7 @@ def evaluate(
 ) -> None:
     """Score a head on labelled recordings."""
     need("tasks")
-    from musicfm.files import atomic_write, check_target
+    from musicfm.files import check_target, write_file
     from musicfm.tasks import heads
     from musicfm.tasks.evaluation import evaluate_head, to_json, to_text
     from musicfm.tasks.overlap import overlap_of_head, overlaps
@@ -415,8 +415,7 @@ def evaluate(
         if remark:
             say(f"{name}: {remark}")
     if out is not None:
-        with atomic_write(out) as temporary:
-            temporary.write_text(to_json(loaded.task, found), encoding="utf-8")
+        write_file(out, to_json(loaded.task, found))
     for failure in found.failures:
         say(f"failed: {failure}")
     raise typer.Exit(1 if found.failures else 0)

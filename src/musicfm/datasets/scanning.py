@@ -45,7 +45,7 @@ from musicfm.datasets.tracks import (
     to_json,
 )
 from musicfm.errors import ConfigError, DataError, printable
-from musicfm.files import atomic_write, exclusive, parse_json, sweep_beside, writing
+from musicfm.files import exclusive, parse_json, sweep_beside, write_file, write_json, writing
 from musicfm.progress import AudioProgress
 from musicfm.remote import is_url, join
 
@@ -401,8 +401,7 @@ def _notes(
             content = path.read_bytes() if os.path.exists(path) else b""
             # What follows the last line's end was being written when a scan was killed.
             content = content[: content.rfind(b"\n") + 1]
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(content)
+            write_file(path, content)
             stack.enter_context(writing(path))
             file = stack.enter_context(path.open("a", encoding="utf-8"))
 
@@ -439,8 +438,7 @@ def _write_report(path: Path, scanned: Scan) -> None:
         "passed_over": scanned.passed_over,
         "failures": [{"path": path, "reason": reason} for path, reason in scanned.failures],
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(path, report, indent=2)
 
 
 def collect(

@@ -45,7 +45,7 @@ from musicfm.audio.processes import (
 )
 from musicfm.datasets.tracks import INDEX, Manifest, Track, open_track, to_json
 from musicfm.errors import AudioError, ConfigError, DataError, OutputError
-from musicfm.files import atomic_write, writing
+from musicfm.files import atomic_write, write_json, writing
 from musicfm.journal import Journal, Recording
 from musicfm.progress import AudioProgress
 from musicfm.remote import Location, join
@@ -394,5 +394,4 @@ def _write_report(path: Path, settings: Mapping[str, Any], prepared: Prepared) -
         "seconds": prepared.index.seconds,
         "failures": [{"path": path, "reason": reason} for path, reason in prepared.failures],
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(path, report, indent=2)

@@ -7,7 +7,6 @@ the same however many processes there are. Merging: T. F. Chan, G. H. Golub and 
 
 import contextlib
 import functools
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -28,7 +27,7 @@ from musicfm.audio.processes import (
 )
 from musicfm.datasets.tracks import Manifest, Track, open_track
 from musicfm.errors import AudioError, ConfigError, DataError
-from musicfm.files import atomic_write, read_object
+from musicfm.files import read_object, write_json
 from musicfm.model.config import MelConfig
 from musicfm.progress import AudioProgress
 from musicfm.remote import Location, join
@@ -91,8 +90,7 @@ class MelStatistics:
             "seconds": self.seconds,
             "mel": _layout(self.mel),
         }
-        with atomic_write(Path(path)) as temporary:
-            temporary.write_text(json.dumps(values, indent=2) + "\n")
+        write_json(Path(path), values, indent=2)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import itertools
-import json
 import os
 import posixpath
 import time
@@ -35,7 +34,7 @@ from musicfm.embedding.embedder import (
 from musicfm.embedding.pooling import check_rate
 from musicfm.embedding.results import NpzWriter, Pooling, TableWriter
 from musicfm.errors import ConfigError, DataError, MusicFMError, OutputError
-from musicfm.files import atomic_write, is_same_name
+from musicfm.files import is_same_name, write_json
 from musicfm.journal import Journal, Recording
 from musicfm.model import checkpoint
 from musicfm.progress import RecordingProgress
@@ -577,6 +576,4 @@ def is_disk_error(error: MusicFMError) -> bool:
 
 def _write_report(path: Path, settings: Mapping[str, Any], summary: Summary) -> None:
     """The summary for programs."""
-    report = {"settings": settings, **asdict(summary)}
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(path, {"settings": settings, **asdict(summary)}, indent=2)

@@ -6,6 +6,7 @@ memory-mapped, so a file in use must be replaced by renaming, which is what :fun
 """
 
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from musicfm.errors import CheckpointError, ConfigError, OutputError, did_you_mean
-from musicfm.files import atomic_write, parse_json
+from musicfm.files import atomic_write, parse_json, write_file
 from musicfm.model import hub, published
 from musicfm.model.config import Config, ModelConfig
 from musicfm.model.published import Stats
@@ -177,17 +178,24 @@ def read_tracks(folder: Path) -> list[str] | None:
     return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
 
 
-def write_tracks(folder: Path, tracks: Iterable[str] | None) -> None:
-    """Notes what the model or head in a folder was trained on, None for what is not known.
+def tracks_of(source: str | Path) -> list[str] | None:
+    """What a model was trained on, by its name or folder; None if that is not known."""
+    folder = folder_of(source)
+    return None if folder is None else read_tracks(folder)
+
+
+def write_tracks(folder: Path, *tracks: Iterable[str] | None) -> None:
+    """Notes what the model or head in a folder was trained on, in one run or in several; with None
+    among these it is not known.
 
     Nothing stays of what was noted of another. Raises OutputError.
     """
-    if tracks is None:
+    known = [some for some in tracks if some is not None]
+    if len(known) < len(tracks):
         (folder / TRACKS).unlink(missing_ok=True)
         return
-    with atomic_write(folder / TRACKS) as temporary:
-        text = "".join(f"{name}\n" for name in tracks)
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+    names = dict.fromkeys(itertools.chain(*known))
+    write_file(folder / TRACKS, "".join(f"{name}\n" for name in names))
 
 
 def fingerprint(model: Configured) -> str:

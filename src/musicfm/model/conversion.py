@@ -30,7 +30,7 @@ def convert(
     Raises CheckpointError: no model, or no such destination; OutputError: a model is there already,
     or the destination cannot be written.
     """
-    destination, folder = Path(destination), checkpoint.folder_of(source)
+    destination = Path(destination)
     if destination.suffix.lower() in (".pth", ".ckpt", ".bin", ".safetensors"):
         raise CheckpointError(f"cannot convert to {destination}: give a folder, or a file in .pt")
     to_folder = destination.suffix.lower() != ".pt"
@@ -41,6 +41,6 @@ def convert(
     if not to_folder:
         published.write(model.config, model.state_dict(), destination)
     else:
-        tracks = None if folder is None else checkpoint.read_tracks(folder)
+        tracks = checkpoint.tracks_of(source)  # before they are replaced
         checkpoint.save(model, destination)
         checkpoint.write_tracks(destination, tracks)

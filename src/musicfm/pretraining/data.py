@@ -14,7 +14,7 @@ from musicfm.datasets.crops import Crops, GlobalBatches
 from musicfm.datasets.splits import Splitting, split
 from musicfm.datasets.tracks import Manifest, Track
 from musicfm.errors import DataError, TrainingError, printable
-from musicfm.files import atomic_write, writing
+from musicfm.files import write_json, writing
 from musicfm.pretraining.batches import Example, Examples, example_loader
 from musicfm.pretraining.objective import Batch
 from musicfm.pretraining.recipe import Recipe
@@ -68,8 +68,7 @@ class RunData:
             raise DataError("there are no tracks to learn from; give more music")
         train.save(self._folder / "train.parquet")
         valid.save(self._folder / "valid.parquet")
-        with atomic_write(self._folder / "recipe.json") as temporary:
-            temporary.write_text(json.dumps(self._recipe.to_dict(), indent=2) + "\n")
+        write_json(self._folder / "recipe.json", self._recipe.to_dict(), indent=2)
 
     def _go_on(self, collect: Callable[[], tuple[Manifest, Manifest]], progress: bool) -> None:
         """With the tracks that the run began with; if they are there no more, with the same ones

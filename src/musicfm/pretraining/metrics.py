@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from musicfm.errors import DataError
-from musicfm.files import atomic_write, parse_json, writing
+from musicfm.files import atomic_write, parse_json, write_file, writing
 
 METRICS = "metrics.jsonl"
 
@@ -21,8 +21,7 @@ class MetricsFile:
     def rewind(self, step: int) -> None:
         """Drops what was written after ``step``, and a line that was cut off."""
         lines = [json.dumps(row) for row in read_metrics(self._path) if row["step"] <= step]
-        with atomic_write(self._path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines))
+        write_file(self._path, "".join(f"{line}\n" for line in lines))
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends a line."""

@@ -12,12 +12,10 @@ A run has a folder of its own:
     model/                    when it is done: what ``from_pretrained`` loads
 """
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +29,7 @@ import musicfm
 from musicfm.datasets.scanning import identities
 from musicfm.datasets.tracks import Manifest
 from musicfm.errors import CheckpointError, ConfigError, OutputError
-from musicfm.files import atomic_write, differences, exclusive, read_object, sweep
+from musicfm.files import differences, exclusive, read_object, sweep, write_json
 from musicfm.model import checkpoint
 from musicfm.model.config import RandomProjectionConfig
 from musicfm.model.musicfm import MusicFM
@@ -42,24 +40,7 @@ from musicfm.pretraining.loop import Pretraining, divide
 from musicfm.pretraining.metrics import METRICS, draw_curves, read_metrics
 from musicfm.pretraining.recipe import CHANGEABLE, Recipe
 from musicfm.seeds import derive_seed
-from musicfm.training import check_precision, ending_loaders, load_checkpoint
-
-COLLAPSE_PERPLEXITY = 0.02
-"""Of the number of codes: targets with a lower perplexity carry too little."""
-
-TRAINING = "training.json"
-"""Beside a model: how it was trained."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    step: int
-    model: Path | None
-    """The folder of the finished model; None if the run was stopped before its last step."""
-    stopped_by: int | None
-    """The signal that stopped it."""
+from musicfm.training import TRAINING, Outcome, check_precision, ending_loaders, load_checkpoint
 
 
 def pretrain(
@@ -210,9 +191,23 @@ def build_model(recipe: Recipe) -> MusicFM:
 
 
 def _model(recipe: Recipe, centroids: Path | None, is_new: bool) -> MusicFM:
-    """The model before the first step. Raises ConfigError if its tokens are not fitted."""
+    """The model before the first step.
+
+    Raises ConfigError if its tokens are not fitted, or a run is to begin with a model that is not
+    that of the recipe.
+    """
     if is_new and recipe.init:
-        return _begun(recipe, centroids)
+        if centroids is not None:
+            raise ConfigError(
+                f"tokens come with the model '{recipe.init}'; leave out the centroids"
+            )
+        model = MusicFM.from_pretrained(recipe.init)
+        if differing := sorted(differences(model.config.to_dict(), recipe.model.to_dict())):
+            raise ConfigError(
+                f"the model '{recipe.init}' is not that of the recipe ({', '.join(differing)} "
+                "differ); begin with it (--init), and set nothing of model"
+            )
+        return model.train()
     model = build_model(recipe)
     is_fitted = isinstance(recipe.model.quantizer, RandomProjectionConfig)
     if is_fitted and centroids is not None:
@@ -225,19 +220,6 @@ def _model(recipe: Recipe, centroids: Path | None, is_new: bool) -> MusicFM:
             "kmeans, and give what it writes as --centroids"
         )
     return model
-
-
-def _begun(recipe: Recipe, centroids: Path | None) -> MusicFM:
-    """The model that a run begins with. Raises ConfigError if it is not that of the recipe."""
-    if centroids is not None:
-        raise ConfigError(f"tokens come with the model '{recipe.init}'; leave out the centroids")
-    model = MusicFM.from_pretrained(recipe.init)
-    if differing := sorted(differences(model.config.to_dict(), recipe.model.to_dict())):
-        raise ConfigError(
-            f"the model '{recipe.init}' is not that of the recipe ({', '.join(differing)} differ); "
-            "begin with it (--init), and set nothing of model"
-        )
-    return model.train()
 
 
 def _hardware(device: str, processes: int | None, num_nodes: int) -> tuple[str, int, int]:
@@ -284,27 +266,14 @@ def _conclude(folder: Path, recipe: Recipe, data: RunData) -> None:
         "hours_heard": recipe.steps * recipe.batch_size * recipe.model.context_seconds / 3600,
         "metrics": last,
     }
+    before: list[str] | None = []
     if recipe.init:
-        facts["begins_with"] = _facts_of(recipe.init)
-    with atomic_write(folder / "model" / TRAINING) as temporary:
-        temporary.write_text(json.dumps(facts, indent=2) + "\n")
-    before = _training_of(recipe.init)
-    tracks = None if before is None else dict.fromkeys((*before, *identities(data.train)))
-    checkpoint.write_tracks(folder / "model", tracks)
+        path = (checkpoint.folder_of(recipe.init) or Path(recipe.init)) / TRAINING
+        there = os.path.isfile(path)
+        facts["begins_with"] = read_object(path, "repair it, or remove it") if there else None
+        before = checkpoint.tracks_of(recipe.init)
+    write_json(folder / "model" / TRAINING, facts, indent=2)
+    checkpoint.write_tracks(folder / "model", before, identities(data.train))
     draw_curves(rows, folder / "curves.png")
     last_checkpoint = checkpoint_path(folder / "checkpoints", recipe.steps)
     checkpoint.save(MusicFM.from_pretrained(last_checkpoint), folder / "model")
-
-
-def _training_of(init: str) -> list[str] | None:
-    """What the model that a run begins with was trained on; None if that is not known."""
-    if not init:
-        return []
-    folder = checkpoint.folder_of(init)
-    return None if folder is None else checkpoint.read_tracks(folder)
-
-
-def _facts_of(init: str) -> Mapping[str, Any] | None:
-    """How the model that a run begins with was trained; None if that is not known."""
-    path = (checkpoint.folder_of(init) or Path(init)) / TRAINING
-    return read_object(path, "repair it, or remove it") if os.path.isfile(path) else None

@@ -18,7 +18,7 @@ from musicfm.audio.processes import (
     run_tasks,
 )
 from musicfm.errors import ConfigError, MusicFMError
-from musicfm.files import atomic_write
+from musicfm.files import write_file
 from musicfm.journal import Journal, Recording
 from musicfm.progress import AudioProgress
 from musicfm.render.composition import GENERATOR_VERSION, compose
@@ -130,7 +130,8 @@ def render_songs(
         with AudioProgress("Rendering", len(pending), len(pending), progress) as bar:
             for number, result in _rendered(partial(_render, *how), pending, num_workers):
                 song = songs[number]
-                _save(result, _audio(folder, song, audio_format), _labels(folder, song))
+                write_file(_audio(folder, song, audio_format), result.audio)
+                write_file(_labels(folder, song), result.labels)
                 journal.add(song, output=_labels(folder, song).name, duration=result.seconds)
                 summary.done += 1
                 summary.audio_seconds += result.seconds
@@ -181,13 +182,6 @@ def _audio(folder: Path, song: Recording, audio_format: AudioFormat) -> Path:
 
 def _labels(folder: Path, song: Recording) -> Path:
     return folder / f"{song.name}.jams"
-
-
-def _save(rendered: _Rendered, audio: Path, labels: Path) -> None:
-    with atomic_write(audio) as temporary:
-        temporary.write_bytes(rendered.audio)
-    with atomic_write(labels) as temporary:
-        temporary.write_text(rendered.labels, encoding="utf-8")
 
 
 _font = lru_cache(maxsize=16)(load_font)  # once in each process

@@ -23,9 +23,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -98,9 +97,10 @@ SCRATCH = FinetuneSettings(
 )
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A piece of a labelled recording; beyond its end is silence, of which nothing is known."""
+class Clip(NamedTuple):
+    """A piece of a labelled recording, or a batch of them; beyond its end is silence, of which
+    nothing is known.
+    """
 
     samples: Tensor
     """(samples,)."""
@@ -178,14 +178,6 @@ class Clips(Dataset[Clip]):
         )
 
 
-def _join(clips: list[Clip]) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        torch.stack([clip.samples for clip in clips]),
-        torch.stack([clip.values for clip in clips]),
-        torch.stack([clip.known for clip in clips]),
-    )
-
-
 class _TaskModel(nn.Module):
     """A model with a head on its last hidden state."""
 
@@ -201,7 +193,7 @@ class _TaskModel(nn.Module):
         return cast(Tensor, self.head(pooled[:, None].float()))
 
 
-class _Finetuning(Training[tuple[Tensor, Tensor, Tensor]]):
+class _Finetuning(Training[Clip]):
     """The optimizer steps of a fine-tuning."""
 
     def __init__(self, fabric: Fabric, model: _TaskModel, settings: FinetuneSettings) -> None:
@@ -219,7 +211,7 @@ class _Finetuning(Training[tuple[Tensor, Tensor, Tensor]]):
         factor = min(1.0, (step + 1) / max(1, settings.warmup_steps))
         return settings.model_learning_rate * factor, settings.head_learning_rate * factor
 
-    def loss(self, batch: tuple[Tensor, Tensor, Tensor], micro_step: int = 0) -> Tensor:
+    def loss(self, batch: Clip, micro_step: int = 0) -> Tensor:
         torch.manual_seed(derive_seed(self._settings.seed, "dropout", self.step))
         waveform, values, known = batch
         loss = self._model.head.task.loss(self.module(waveform, values.shape[1]), values, known)
@@ -304,20 +296,11 @@ def finetune(
         heads.save(head, out)
         learnt = identities(item.track for item in (*train, *valid))
         checkpoint.write_tracks(out, learnt)
-        before = _tracks_before(settings, model_name)
-        both = None if before is None else dict.fromkeys((*before, *learnt))
-        checkpoint.write_tracks(out / MODEL, both)
+        before = [] if settings.from_scratch else checkpoint.tracks_of(model_name)
+        checkpoint.write_tracks(out / MODEL, before, learnt)
         counts, seconds = (len(train), len(valid)), time.monotonic() - begin
         write_fit(out, task.objective(summary), summary, losses, settings, counts, seconds)
         shutil.rmtree(out / "checkpoints")
-
-
-def _tracks_before(settings: FinetuneSettings, model_name: str) -> list[str] | None:
-    """What a model was trained on before it is fine-tuned; None if that is not known."""
-    if settings.from_scratch:
-        return []
-    folder = checkpoint.folder_of(model_name)
-    return None if folder is None else checkpoint.read_tracks(folder)
 
 
 def _train(
@@ -345,7 +328,6 @@ def _train(
             settings.batch_size,
             sampler=numbers,
             num_workers=num_workers,
-            collate_fn=_join,
             worker_init_fn=begin_loading,
         )
 

@@ -42,30 +42,26 @@ from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.datasets.scanning import identities
 from musicfm.datasets.tracks import Track
-from musicfm.embedding.pooling import num_pooled, pooled_times
+from musicfm.embedding.pooling import pooled_times
 from musicfm.errors import AudioError, AudioWarning, ConfigError, TrainingError
-from musicfm.files import atomic_write, exclusive, sweep
+from musicfm.files import exclusive, sweep, write_json
 from musicfm.memory import tune_malloc
 from musicfm.model import checkpoint
-from musicfm.model.config import (
-    Config,
-    ModelConfig,
-    PitchConfig,
-    Positive,
-)
+from musicfm.model.config import Config, ModelConfig, Positive
 from musicfm.model.masking import MaskingConfig, hidden_tokens, hide
 from musicfm.model.musicfm import MusicFM
 from musicfm.progress import Steps
 from musicfm.seeds import derive_seed
-from musicfm.tasks import heads
 from musicfm.tasks.augmentation import change_sound, draw_speed, play_at, transposed
 from musicfm.tasks.base import Task
 from musicfm.tasks.beat import TOLERANCE, widest
 from musicfm.tasks.corpus import vocabulary_of
-from musicfm.tasks.heads import Head, HeadConfig, task_class
-from musicfm.tasks.names import TASKS
+from musicfm.tasks.heads import Head
+from musicfm.tasks.joint_model import Joint, build, write_model
 from musicfm.tasks.tagging import Tagging
 from musicfm.training import (
+    TRAINING,
+    Outcome,
     Training,
     begin_loading,
     check_precision,
@@ -77,7 +73,6 @@ from musicfm.training import (
 )
 
 MODEL, CHECKPOINT, LOG = "model", "checkpoint.pt", "log.jsonl"
-TRAINING = "training.json"
 LOG_EVERY = 20
 """Steps."""
 SURE = 0.5
@@ -128,14 +123,6 @@ class JointSettings(Config):
         up = (step + 1) / max(1, self.warmup_steps)
         down = (self.steps - step) / (self.decay * self.steps)
         return self.learning_rate * min(1.0, up, down)
-
-
-class Outcome(NamedTuple):
-    """How a run ended."""
-
-    step: int
-    stopped_by: int | None
-    """The signal that ended it before its last step."""
 
 
 class Clip(NamedTuple):
@@ -247,92 +234,6 @@ def join(clips: Sequence[Clip]) -> Batch:
         [torch.stack(parts) for parts in zip(*(clip.values for clip in clips), strict=True)],
         [torch.stack(parts) for parts in zip(*(clip.known for clip in clips), strict=True)],
     )
-
-
-class Joint(nn.Module):
-    """A model, and a head for each task on all of its layers."""
-
-    def __init__(self, model: MusicFM, task_heads: Sequence[Head]) -> None:
-        super().__init__()
-        self.model = model
-        self.heads = nn.ModuleList(task_heads)
-
-    def forward(
-        self, waveform: Tensor, lengths: Tensor | None = None
-    ) -> tuple[list[Tensor], Tensor]:
-        """The logits of each head, (batch, outputs, num_logits), for clips of the model's context,
-        and the last hidden state. Clips of other lengths count as if they were stretched to it.
-        """
-        config = self.model.config
-        output = self.model(waveform, lengths)
-        states = torch.stack(output.hidden_states, dim=1).float()  # (batch, layers, time, dim)
-        num_frames = config.num_frames(config.context_samples)
-        found = []
-        for head in self.heads:
-            assert isinstance(head, Head)
-            outputs = num_pooled(num_frames, config.frame_rate, head.task.output_rate)
-            if output.num_frames is not None:
-                clips = zip(states, output.num_frames.tolist(), strict=True)
-                pooled = torch.stack([_pooled(clip[:, :count], outputs) for clip, count in clips])
-                found.append(head(pooled))
-            elif outputs % num_frames == 0:  # each frame is said several times
-                found.append(head(states).repeat_interleave(outputs // num_frames, dim=1))
-            else:
-                found.append(head(_pooled(states, outputs)))
-        return found, output.hidden_states[-1]
-
-
-def _pooled(states: Tensor, outputs: int) -> Tensor:
-    """(..., time, dim) to (..., outputs, dim), in the bins of musicfm.embedding.pooling."""
-    flat = states.flatten(0, -3).mT
-    return F.adaptive_avg_pool1d(flat, outputs).mT.unflatten(0, states.shape[:-2])
-
-
-def build(model: MusicFM, name: str, vocabulary: tuple[str, ...], *, pitch: bool) -> Joint:
-    """What a run begins with: a model, with pitch if it is to get it, and its heads where it has
-    some, else new ones.
-    """
-    config = model.config
-    if pitch and config.pitch is None:
-        larger = MusicFM(config.replace(pitch=PitchConfig()))
-        larger.load_state_dict(model.state_dict(), strict=False)
-        model = larger
-    shipped = heads.shipped(name)
-    built = []
-    for task in TASKS:
-        words = vocabulary if task_class(task).has_vocabulary else ()
-        head = Head(
-            HeadConfig(
-                task=task,
-                vocabulary=words,
-                model=name,
-                fingerprint="",
-                layers=tuple(range(model.num_layers)),
-                dim=config.encoder.dim,
-            )
-        )
-        if task in shipped:
-            _begin_with(head, heads.load(shipped[task]))
-        built.append(head)
-    return Joint(model, built)
-
-
-def _begin_with(head: Head, other: Head) -> None:
-    """Gives a head what another one of its task knows; of tags, those that both know."""
-    alike = ("layers", "dim", "inputs", "relative", "hidden")
-    if any(getattr(head.config, name) != getattr(other.config, name) for name in alike):
-        return
-    new, old = head.config.vocabulary, other.config.vocabulary
-    state = other.state_dict()
-    if new:
-        rows = [(new.index(tag), old.index(tag)) for tag in new if tag in old]
-        for name in ("output.weight", "output.bias"):
-            merged = head.state_dict()[name].clone()
-            for to, source in rows:
-                merged[to] = state[name][source]
-            state[name] = merged
-    head.load_state_dict(state)
-    head.config = head.config.replace(decoding=other.config.decoding)
 
 
 def losses_of(
@@ -473,7 +374,9 @@ def train(
                     run.save()
                     saved = time.monotonic()
             run.save()
-        return Outcome(run.step, stop.by if run.step < settings.steps else None)
+        if run.step < settings.steps:
+            return Outcome(run.step, None, stop.by)
+        return Outcome(run.step, out / MODEL, None)
 
 
 class _Run(Training[Batch]):
@@ -493,8 +396,8 @@ class _Run(Training[Batch]):
         pitch: bool,
         device: str,
     ) -> None:
-        there = os.path.isfile(out / CHECKPOINT)
-        state = load_checkpoint(out / CHECKPOINT) if there else None
+        is_begun = os.path.isfile(out / CHECKPOINT)
+        state = load_checkpoint(out / CHECKPOINT) if is_begun else None
         self.vocabulary = vocabulary_of(labelled) if state is None else tuple(state["vocabulary"])
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         self.joint = build(model, model_name, self.vocabulary, pitch=pitch)
@@ -505,8 +408,7 @@ class _Run(Training[Batch]):
         self.losses: dict[str, Tensor] = {}
         """Those of the last step by name, and the norm of its gradient as "norm"."""
         tracks = [*(item.track for item in labelled), *(track for track, _ in unlabelled)]
-        folder = checkpoint.folder_of(model_name)
-        before = None if folder is None else checkpoint.read_tracks(folder)
+        before = checkpoint.tracks_of(model_name)
         heard = [*(before or ()), *(state["heard"] if state else ()), *identities(tracks)]
         self.heard = list(dict.fromkeys(heard))
         self.facts = {
@@ -523,7 +425,14 @@ class _Run(Training[Batch]):
         }
         """How the model came about."""
         if state is not None:
-            _check_settings(JointSettings.from_dict(state["settings"]), settings, out)
+            there = JointSettings.from_dict(state["settings"])
+            changeable = ("steps", "decay")
+            names = [name for name in JointSettings.model_fields if name not in changeable]
+            if other := [k for k in names if getattr(there, k) != getattr(settings, k)]:
+                raise ConfigError(
+                    f"{out} holds a run with another {', '.join(other)}; go on with the same, or "
+                    "take another folder"
+                )
             self.average.load_state_dict(state["average"])
             content = {"state_dict": state["joint"], "optimizer_states": [state["optimizer"]]}
             self.load_state_dict({**content, "global_step": state["step"]})
@@ -541,12 +450,16 @@ class _Run(Training[Batch]):
         }
         save_checkpoint(content, self.out / CHECKPOINT)
         write_model(self.average, self.out / MODEL, self.heard)
-        with atomic_write(self.out / MODEL / TRAINING) as temporary:
-            facts = {**self.facts, "step": self.step}
-            temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        write_json(self.out / MODEL / TRAINING, {**self.facts, "step": self.step}, indent=2)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(_groups(self.joint, self.settings), betas=(0.9, 0.98))
+        parameters = list(self.joint.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.dim() > 1]},  # matrices, whose weights decay
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        decay = self.settings.weight_decay
+        return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=decay)
 
     def learning_rates(self, step: int) -> Sequence[float]:
         return [self.settings.learning_rate_at(step)] * 2
@@ -570,18 +483,6 @@ class _Run(Training[Batch]):
         self.losses["norm"] = norm
 
 
-def write_model(joint: Joint, folder: Path, heard: Sequence[str]) -> None:
-    """Writes a model with its heads, and what they were trained on. Raises OutputError."""
-    checkpoint.save(joint.model, folder)
-    checkpoint.write_tracks(folder, heard)
-    fingerprint = checkpoint.fingerprint(joint.model)
-    for head in joint.heads:
-        assert isinstance(head, Head)
-        head.config = head.config.replace(fingerprint=fingerprint)
-        heads.save(head, folder / heads.HEADS / head.config.task)
-        checkpoint.write_tracks(folder / heads.HEADS / head.config.task, heard)
-
-
 @torch.no_grad()
 def _follow(average: Joint, joint: Joint, decay: float) -> None:
     """Moves the mean of the weights, and the statistics of BatchNorm, towards the newest ones."""
@@ -591,26 +492,6 @@ def _follow(average: Joint, joint: Joint, decay: float) -> None:
             mean.lerp_(newest, 1.0 - decay)
         else:
             mean.copy_(newest)
-
-
-def _groups(joint: Joint, settings: JointSettings) -> list[dict[str, Any]]:
-    """Matrices, whose weights decay, and all else, whose do not."""
-    matrices = [p for p in joint.parameters() if p.dim() > 1]
-    others = [p for p in joint.parameters() if p.dim() <= 1]
-    return [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-
-
-def _check_settings(there: JointSettings, settings: JointSettings, out: Path) -> None:
-    """Raises ConfigError if a run was of other settings; the number of steps may change."""
-    found, wanted = there.to_dict(), settings.to_dict()
-    if differing := [k for k in wanted if found[k] != wanted[k] and k not in ("steps", "decay")]:
-        raise ConfigError(
-            f"{out} holds a run with another {', '.join(differing)}; go on with the same, or take "
-            "another folder"
-        )
 
 
 def _log(

@@ -19,7 +19,7 @@ def overlaps(rows: Sequence[Row], corpus: Corpus) -> dict[str, str]:
 
 def overlap_of_head(folder: Path, corpus: Corpus) -> str:
     """Nothing if a head is known to have learnt from no test recording, else a remark."""
-    found = _count(folder, _names(corpus))
+    found = _count(checkpoint.read_tracks(folder), _names(corpus))
     if found is None:
         return "what it learnt from is unknown, and may hold the test recordings"
     return f"{found} test recordings are among those that it learnt from" if found else ""
@@ -33,16 +33,14 @@ def _names(corpus: Corpus) -> list[set[str]]:
 def _of_row(row: Row, tests: Sequence[set[str]]) -> str:
     if row.name in _NO_MODEL or row.name.startswith(("untrained:", "scratch:")):
         return ""
-    folder = checkpoint.folder_of(row.model)
-    found = None if folder is None else _count(folder, tests)
+    found = _count(checkpoint.tracks_of(row.model), tests)
     if found is None:
         return "what its model was pretrained on is unknown, and may hold the test recordings"
     return f"{found} test recordings were in its pretraining" if found else ""
 
 
-def _count(folder: Path, tests: Sequence[set[str]]) -> int | None:
+def _count(tracks: Sequence[str] | None, tests: Sequence[set[str]]) -> int | None:
     """How many test recordings are among those that something was trained on, if that is known."""
-    tracks = checkpoint.read_tracks(folder)
     if tracks is None:
         return None
     trained_on = set(tracks)

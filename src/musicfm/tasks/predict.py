@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import tempfile
 from collections import deque
@@ -37,7 +36,7 @@ from musicfm.errors import (
     OutputError,
     printable,
 )
-from musicfm.files import atomic_write, scratch
+from musicfm.files import scratch, write_json
 from musicfm.journal import Recording
 from musicfm.model.musicfm import MusicFM
 from musicfm.remote import Location
@@ -365,8 +364,7 @@ def write_jams(predictor: Predictor, encoded: EncodedRecording, out: Path) -> st
         sandbox={**predictor.provenance(), "warnings": list(encoded.warnings)},
     )
     output = f"{encoded.recording.name}.jams"
-    with atomic_write(out / output) as temporary:
-        temporary.write_text(json.dumps(jams, indent=1) + "\n", encoding="utf-8")
+    write_json(out / output, jams)
     return output
 
 

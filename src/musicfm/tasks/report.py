@@ -7,14 +7,13 @@ apart: they are of other data, under a protocol that was not published.
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from musicfm.files import atomic_write
+from musicfm.files import write_file, write_json
 from musicfm.tasks.base import Task, json_number
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.heads import build_task, task_class
@@ -132,9 +131,9 @@ def make_report(corpus: Corpus, results: Sequence[Result], overlaps: Mapping[str
 
 def write_report(report: Report, out: Path, *, paper: bool) -> None:
     """Writes the tables, with the rows of the paper or without. Raises OutputError."""
-    _write(out / TABLE, to_markdown(report, paper=paper))
-    _write(out / CSV, to_csv(report))
-    _write(out / REPORT, json.dumps(to_json(report), indent=1) + "\n")
+    write_file(out / TABLE, to_markdown(report, paper=paper))
+    write_file(out / CSV, to_csv(report))
+    write_json(out / REPORT, to_json(report))
 
 
 def to_markdown(report: Report, *, paper: bool) -> str:
@@ -325,8 +324,3 @@ def _paper(report: Report) -> str:
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

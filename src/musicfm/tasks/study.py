@@ -12,7 +12,6 @@ Heads of the first seeds are fitted on each layer; the layer with the best mean 
 gets the other seeds, and is tested.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from typing import Any, Literal
 from musicfm.datasets.labelled import digest
 from musicfm.embedding.embedder import WindowEncoder
 from musicfm.errors import ConfigError, DataError
-from musicfm.files import atomic_write, claim, exclusive, read_object, sweep
+from musicfm.files import claim, exclusive, read_object, sweep, write_json
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.evaluation import evaluate_head
 from musicfm.tasks.features import Features, extract
@@ -152,8 +151,7 @@ class _FeatureSource:
         features, failures = self._extract(encoder)
         dim = next(iter(features.values())).frames(layers[0]).shape[1]
         found = _EncoderFacts(fingerprint, layers, dim, tuple(failures))
-        with atomic_write(self._path) as temporary:
-            temporary.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
+        write_json(self._path, asdict(found))
         return found
 
     @cached_property

@@ -6,7 +6,6 @@ thread, and so gives the same numbers on any number of cores.
 """
 
 import contextlib
-import json
 import math
 import os
 import time
@@ -26,7 +25,7 @@ from musicfm.audio.processes import (
 )
 from musicfm.datasets.scanning import identities
 from musicfm.errors import ConfigError, DataError, MusicFMError
-from musicfm.files import atomic_write, read_object
+from musicfm.files import read_object, write_json
 from musicfm.model import checkpoint
 from musicfm.model.config import Config
 from musicfm.progress import Steps
@@ -170,7 +169,7 @@ def write_tests(
         }
         for name, evaluation in tests.items()
     }
-    _write(folder / TESTS, content)
+    write_json(folder / TESTS, content)
 
 
 def write_fit(
@@ -204,7 +203,7 @@ def write_fit(
         "valid": sizes[1],
         "seconds": round(seconds, 1),
     }
-    _write(folder / FIT, content)
+    write_json(folder / FIT, content)
 
 
 def _run(recordings: Mapping[str, Recordings], trial: Trial) -> Iterator[None]:
@@ -250,11 +249,6 @@ def _numbers(scores: Mapping[str, float | None]) -> Scores:
 def _number(value: float | None, missing: float) -> float:
     """A score; JSON has no word for one that is not a number."""
     return missing if value is None else float(value)
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
