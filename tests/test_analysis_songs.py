@@ -16,7 +16,7 @@ from command_line import Run
 from heads_of import write_heads
 from musicfm.analysis.analyzer import load_predictor
 from musicfm.analysis.exports import EXPORTS
-from musicfm.analysis.page import asset
+from musicfm.analysis.html import asset
 from musicfm.analysis.songs import analyse_collection
 from musicfm.datasets.annotations import read_jams
 from musicfm.errors import ConfigError
@@ -67,8 +67,9 @@ def test_every_song_gets_its_files_and_bad_ones_are_passed_over(
     assert read.annotations.segments is not None
     assert json.loads((out / "c.jams").read_bytes())["sandbox"]["model"] == "nano"
     page = (out / "c.html").read_text(encoding="utf-8")
-    for name in ("page.css", "page.js", "wavesurfer.min.js", "wavesurfer.LICENSE"):
-        assert asset(name) in page, name
+    for name in ("style.css", "page.css", "shared.js", "page.js", "wavesurfer.min.js"):
+        assert asset(f"analysis/assets/{name}") in page, name
+    assert "Redistribution and use in source and binary forms" in page
 
     before = (out / "c.html").stat().st_mtime_ns
     again = analyse_collection(predictor, [music], out, **options)

@@ -84,7 +84,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 def test_the_page_holds_texts_as_data(library: Library) -> None:
     page = maps.map_page(library, library.path.parent)
     assert "alert(1)</script>" not in page
-    assert page.count("</script>") == 5
+    assert page.count("</script>") == 6
     assert "mu%20sic/s%C3%B6ng%20%230%25.flac" in page
     assert str(library.path.parent) not in page
 

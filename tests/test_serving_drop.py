@@ -150,8 +150,9 @@ def test_a_song_can_be_cancelled(page: Any, song: Path) -> None:
 @pytest.mark.parametrize("width", [400, 1280])
 def test_it_fits_the_window_and_can_be_used_by_keyboard(page: Any, song: Path, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "file"
+    for name in ("theme", "file"):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == name
     page.set_input_files("#file", song)
     page.frame_locator("#frame iframe").locator("html[data-ready]").wait_for()
     page.go_back()

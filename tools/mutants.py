@@ -51,9 +51,9 @@ FAULTS = (
         'const note = index < 1 ? ""',
     ),
     Fault(
-        "analysis/page.py",
-        'style=asset("page.css")',
-        'style=""',
+        "analysis/html.py",
+        "+ asset(style)",
+        "",
     ),
     Fault(
         "model/checkpoint.py",

@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 from musicfm.analysis.analyzer import Analysis
-from musicfm.analysis.page import asset
+from musicfm.analysis.html import asset, policy, render, scripts_of
 from musicfm.errors import DataError, printable
 from musicfm.files import atomic_write
 
 INDEX = "index.html"
-_GENERATOR = '<meta name="generator" content="musicfm index">'
+_GENERATOR = "musicfm index"
 
 _COLOURS = ("blue", "orange", "green", "purple", "sky", "red", "yellow", "grey")
 _FUNCTIONS = {
@@ -46,12 +46,12 @@ def write_index(folder: Path, entries: Iterable[Mapping[str, Any]]) -> Path | No
     if len(names) < 2 or "index" in names or _is_foreign(path):
         return None
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        head, tail = asset("index.html").split("$rows")
-        file.write(
-            head.replace("$generator", _GENERATOR)
-            .replace("$style", asset("page.css"))
-            .replace("$count", str(len(names)))
-        )
+        scripts, body = scripts_of(), asset("analysis/assets/index.html")
+        body = body.replace("$count", str(len(names)))
+        style, allowed = "analysis/assets/index.css", policy(scripts)
+        page = render("Analyses", body, style, scripts, allowed, generator=_GENERATOR)
+        head, tail = page.split("$rows")
+        file.write(head)
         for name in names:
             file.writelines(_row(folder, name))
         file.write(tail)
@@ -63,7 +63,7 @@ def _is_foreign(path: Path) -> bool:
     if not os.path.isfile(path):
         return False
     with path.open("rb") as file:
-        return _GENERATOR.encode() not in file.read(1_000)
+        return f'content="{_GENERATOR}"'.encode() not in file.read(1_000)
 
 
 def _row(folder: Path, name: str) -> Iterator[str]:

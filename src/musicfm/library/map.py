@@ -1,18 +1,14 @@
 """A library as a map: one HTML page, where tracks that sound alike are near each other.
 
-The page is made of the files in ``assets`` and the style sheet of :mod:`musicfm.analysis.page`. As
-there, what differs from library to library is data, in elements that the browser does not run, and
-scripts are allowed by their hashes alone. Unlike there, these may make code of strings
+Unlike those of other pages (:mod:`musicfm.analysis.html`), its scripts may make code of strings
 ("unsafe-eval"): the library that draws the points builds its drawing functions in that way.
 
 Places are those of t-SNE (van der Maaten and Hinton, "Visualizing Data using t-SNE", 2008).
 """
 
-import base64
 import html
 import os
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -22,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 import musicfm
-from musicfm.analysis.page import as_json, asset, hash_of
+from musicfm.analysis import html as pages
+from musicfm.analysis.html import asset, scripts_of
 from musicfm.errors import ConfigError, printable
 from musicfm.library.database import Track
 from musicfm.library.keys import write_key
@@ -40,7 +37,7 @@ _TAGS = 8
 _LEAST_TAG = 0.1
 _PERPLEXITY = 30.0
 _BLOCK = 2_048
-_SCRIPTS = ("scatterplot.min.js", "map.js")
+_ASSETS = "library/assets"
 
 
 def map_page(library: Library, folder: Path | None = None) -> str:
@@ -63,33 +60,31 @@ def map_page(library: Library, folder: Path | None = None) -> str:
     data = _data(tracks, addresses, clusters(vectors))
     name = printable(library.path.absolute().name)
     data |= {"title": name, "model": library.settings.model, "version": musicfm.__version__}
-    scripts = [_asset(name) for name in _SCRIPTS]
-    return Template(_asset("map.html")).substitute(
-        title=html.escape(name),
-        policy=policy(),
-        style=asset("page.css") + _asset("map.css"),
-        licence=html.escape(_asset("scatterplot.LICENSE")),
-        data=as_json(data),
-        places=_base64(places(vectors).astype("<f4")),
-        neighbours=_base64(neighbours(vectors, NEIGHBOURS).astype("<u4")),
-        plot=scripts[0],
-        script=scripts[1],
+    body = Template(asset(f"{_ASSETS}/map.html")).substitute(
+        title=html.escape(name), licence=html.escape(asset(f"{_ASSETS}/scatterplot.LICENSE"))
+    )
+    return pages.render(
+        f"Map of {name}",
+        body,
+        f"{_ASSETS}/map.css",
+        _scripts(),
+        policy(),
+        {
+            "data": data,
+            "places": places(vectors).astype("<f4").tobytes(),
+            "neighbours": neighbours(vectors, NEIGHBOURS).astype("<u4").tobytes(),
+        },
     )
 
 
 def policy() -> str:
-    """The content security policy that a page has."""
-    hashes = " ".join(hash_of(_asset(name)) for name in _SCRIPTS)
-    return "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src 'unsafe-eval' {hashes}",
-            "style-src 'unsafe-inline'",
-            "media-src 'self' file: http: https:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
+    """The content security policy of a map."""
+    media = "media-src 'self' file: http: https:"
+    return pages.policy(_scripts(), media, sources="'unsafe-eval'")
+
+
+def _scripts() -> list[str]:
+    return scripts_of(f"{_ASSETS}/scatterplot.min.js", f"{_ASSETS}/map.js")
 
 
 def places(vectors: Matrix) -> npt.NDArray[np.float64]:
@@ -212,12 +207,3 @@ def _address(track: Track, folder: Path | None) -> str:
     except ValueError:  # on another drive
         return Path(track.path).as_uri()
     return quote(os.fsencode(path.as_posix()))
-
-
-def _asset(name: str) -> str:
-    """A file of ``assets``."""
-    return (files("musicfm.library") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _base64(values: npt.NDArray[Any]) -> str:
-    return base64.b64encode(values.tobytes()).decode("ascii")

@@ -5,11 +5,13 @@ are bound by their own content security policy and by this page's, which so has 
 pass. A frame has no rights of ours: it is sandboxed.
 """
 
-from importlib.resources import files
 from string import Template
 
-from musicfm.analysis import page
+from musicfm.analysis.html import asset, policy, render, scripts_of
+from musicfm.analysis.page import page_scripts
 from musicfm.serving.limits import Limits
+
+_ASSETS = "serving/assets"
 
 
 def drop_page(limits: Limits, has_heads: bool) -> tuple[str, str]:
@@ -19,10 +21,11 @@ def drop_page(limits: Limits, has_heads: bool) -> tuple[str, str]:
         limits: which it tells, and holds uploads against.
         has_heads: whether there is anything to analyse with.
     """
-    script = _asset("drop.js")
-    text = Template(_asset("drop.html")).substitute(
-        style=page.asset("page.css") + _asset("drop.css"),
-        script=script,
+    scripts = scripts_of(f"{_ASSETS}/drop.js")
+    allowed = policy(
+        [*scripts, *page_scripts()], "connect-src 'self'", "media-src blob:", "frame-src blob:"
+    )
+    body = Template(asset(f"{_ASSETS}/drop.html")).substitute(
         max_bytes=limits.max_bytes,
         megabytes=f"{limits.max_bytes / 1e6:g}",
         minutes=f"{limits.max_seconds / 60:.3g}",
@@ -30,21 +33,5 @@ def drop_page(limits: Limits, has_heads: bool) -> tuple[str, str]:
         drop_hidden="" if has_heads else "hidden",
         note_hidden="hidden" if has_heads else "",
     )
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src {' '.join([page.hash_of(script), *page.script_hashes()])}",
-            "style-src 'unsafe-inline'",
-            "connect-src 'self'",
-            "media-src blob:",
-            "frame-src blob:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        ]
-    )
-    return text, policy
-
-
-def _asset(name: str) -> str:
-    return (files("musicfm.serving") / "assets" / name).read_text(encoding="utf-8")
+    page = render("musicfm", body, f"{_ASSETS}/drop.css", scripts, allowed)
+    return page, f"{allowed}; frame-ancestors 'none'"

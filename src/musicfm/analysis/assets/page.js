@@ -1,25 +1,11 @@
 "use strict";
 // The page of a song. Its data are in the elements "data", "peaks", "matrix-data" and "sound".
 (() => {
-  const $ = (id) => document.getElementById(id);
+  const { $, element, complain, showTip, fact, clock, takeBytes, save, showPlaying, onKeys, paint, onTheme } = shared;
   const song = JSON.parse($("data").textContent);
   const { duration, beats, chords, sections, keys, tags } = song;
 
   // ---- data ----
-
-  /** Takes the bytes out of an element with base64; in parts, since an hour of sound is long. */
-  function takeBytes(id) {
-    const text = $(id).textContent;
-    $(id).remove();
-    const padding = text.endsWith("==") ? 2 : text.endsWith("=") ? 1 : 0;
-    const bytes = new Uint8Array((text.length / 4) * 3 - padding);
-    const step = 1 << 20;
-    for (let from = 0, at = 0; from < text.length; from += step) {
-      const part = atob(text.slice(from, from + step));
-      for (let i = 0; i < part.length; i++) bytes[at++] = part.charCodeAt(i);
-    }
-    return bytes;
-  }
 
   /** How many of rising values are no greater than a value. */
   function countUpTo(values, value) {
@@ -51,14 +37,6 @@
 
   // ---- words ----
 
-  const clock = (seconds, digits = 0) => {
-    const unit = 10 ** digits;
-    const total = Math.floor(Math.max(0, seconds) * unit + 1e-6) / unit;
-    const hours = Math.floor(total / 3600);
-    const minutes = Math.floor(total / 60) % 60;
-    const rest = (total % 60).toFixed(digits).padStart(digits ? digits + 3 : 2, "0");
-    return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
-  };
   const percent = (part) => `${Math.round(100 * part)} %`;
   const sure = (part) => (part == null ? "" : `${percent(part)} sure`);
   const confidence = (part, index) => part.confidences?.[index];
@@ -155,30 +133,8 @@
   }
   const tint = (colour) => `color-mix(in oklab, ${colour} 38%, var(--surface))`;
 
-  /** A colour of the style sheet as a canvas understands it. */
-  const resolved = new Map();
-  function paint(colour) {
-    if (!resolved.has(colour)) {
-      $("probe").style.color = colour;
-      resolved.set(colour, getComputedStyle($("probe")).color);
-    }
-    return resolved.get(colour);
-  }
-
   // ---- what is there ----
 
-  function element(tag, properties = {}, ...children) {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
-  }
-
-  function fact(term, value, note) {
-    $("facts").append(
-      element("div", {}, element("dt", { textContent: term }),
-        element("dd", { textContent: value }, element("small", { textContent: note }))),
-    );
-  }
   function longest(spans) {
     let best = 0;
     spans.labels.forEach((_, index) => {
@@ -244,8 +200,7 @@
   const scroller = player.getWrapper().parentElement; // browsers let the keyboard go there: say what it is
   Object.assign(scroller, { tabIndex: 0, role: "group", ariaLabel: "Waveform" });
   player.on("error", (error) => {
-    $("trouble").textContent = `The sound cannot be played here: ${error.message}`;
-    $("trouble").hidden = false;
+    complain(`The sound cannot be played here: ${error.message}`);
   });
   const now = () => Math.min(media.currentTime, duration);
   /** Goes to a time; never quite to the end, where playing would begin again. */
@@ -296,7 +251,7 @@
         element("span", { className: "lane-name", textContent: name }), canvas),
       $("playhead"),
     );
-    listen(canvas, describe);
+    followPointer(canvas, describe);
     lanes.push({ canvas, draw });
   }
 
@@ -411,7 +366,7 @@
   }
 
   /** A lane is clicked to go there, dragged to scroll, and tells what is under the pointer. */
-  function listen(canvas, describe) {
+  function followPointer(canvas, describe) {
     let held = null;
     canvas.addEventListener("pointerdown", (event) => {
       if (event.button) return;
@@ -425,7 +380,7 @@
         if (held.moved) player.setScroll(held.left - distance);
       }
       const text = held?.moved || !describe ? "" : describe(timeAt(event.offsetX));
-      showTip(text, event);
+      showTip(text, event.clientX + 12, event.clientY - 40);
     });
     canvas.addEventListener("pointerup", (event) => {
       if (held && !held.moved) go(timeAt(event.offsetX));
@@ -433,15 +388,6 @@
     });
     canvas.addEventListener("pointercancel", () => { held = null; });
     canvas.addEventListener("pointerleave", () => showTip(""));
-  }
-
-  function showTip(text, event) {
-    $("tip").hidden = !text;
-    if (!text) return;
-    $("tip").textContent = text;
-    const room = document.documentElement.clientWidth - $("tip").offsetWidth - 8;
-    $("tip").style.left = `${Math.max(8, Math.min(event.clientX + 12, room))}px`;
-    $("tip").style.top = `${event.clientY - 40}px`;
   }
 
   $("rows").addEventListener("wheel", (event) => {
@@ -458,7 +404,7 @@
   $("wave").addEventListener("click", (event) =>
     go(timeAt(event.clientX - $("wave").getBoundingClientRect().left)));
   $("ruler").style.height = "24px";
-  listen($("ruler"));
+  followPointer($("ruler"));
   lanes.push({ canvas: $("ruler"), draw: drawRuler });
   if (sections) {
     addLane("Sections", 38, `Sections: ${sections.names.join(", ")}`,
@@ -657,10 +603,10 @@
 
   for (const { name, type, text } of song.downloads) {
     $("downloads").hidden = false;
-    const link = element("a", { textContent: name.slice(song.stem.length), download: name, href: "#" });
-    // Made when it is wanted: the text is in the page already.
-    link.addEventListener("click", () => {
-      if (link.getAttribute("href") === "#") link.href = URL.createObjectURL(new Blob([text], { type }));
+    const link = element("a", { textContent: name.slice(song.stem.length), href: "#" });
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      save(name, type, text);
     });
     $("downloads").append(link, " ");
   }
@@ -737,12 +683,8 @@
   // ---- controls ----
 
   $("play").addEventListener("click", toggle);
-  player.on("play", () => playing(true));
-  player.on("pause", () => playing(false));
-  function playing(is) {
-    $("play").classList.toggle("playing", is);
-    $("play").setAttribute("aria-label", is ? "Pause" : "Play");
-  }
+  player.on("play", () => showPlaying(true));
+  player.on("pause", () => showPlaying(false));
   $("speed").addEventListener("input", () => {
     const percentage = Number($("speed").value);
     $("speed-value").textContent = `${percentage} %`;
@@ -809,7 +751,7 @@
     }
     return go(times[countUpTo(times, time - slack) - 1] ?? 0);
   }
-  const KEYS = {
+  onKeys({
     " ": toggle,
     ArrowLeft: () => step(beats?.times, -1, 1),
     ArrowRight: () => step(beats?.times, 1, 1),
@@ -821,48 +763,7 @@
     "0": () => zoom(0),
     l: () => { if (sections?.labels.length) toggleLoop(); },
     c: () => { if (beats?.times.length) toggleClick(); },
-  };
-  document.addEventListener("keydown", (event) => {
-    const action = KEYS[event.key];
-    if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
-    // Space presses a button that has the focus.
-    if (event.key === " " && event.target.closest("button, summary, a")) return;
-    // Sliders and lists have their own use for arrows and letters.
-    if (event.target.closest("select, .options input")) return;
-    event.preventDefault();
-    action();
-  });
-
-  // ---- light and dark ----
-
-  const prefersDark = window.matchMedia("(prefers-color-scheme: dark)");
-  const stored = () => {
-    try {
-      return localStorage.getItem("musicfm-theme");
-    } catch {
-      return null; // a page from disk may have no storage
-    }
-  };
-  function setTheme(theme) {
-    if (theme) document.documentElement.dataset.theme = theme;
-    const isDark = theme ? theme === "dark" : prefersDark.matches;
-    $("theme").setAttribute("aria-pressed", String(isDark));
-    resolved.clear();
-    player.setOptions({ waveColor: paint("var(--wave)"), progressColor: paint("var(--accent)") });
-    drawMatrix();
-    measure();
-    draw();
-  }
-  $("theme").addEventListener("click", () => {
-    const theme = $("theme").getAttribute("aria-pressed") === "true" ? "light" : "dark";
-    try {
-      localStorage.setItem("musicfm-theme", theme);
-    } catch {
-      // Then it holds until the page is closed.
-    }
-    setTheme(theme);
-  });
-  prefersDark.addEventListener("change", () => setTheme(stored()));
+  }, "select, .options input"); // sliders and lists have their own use for arrows and letters
 
   // ---- begin ----
 
@@ -876,7 +777,12 @@
   new ResizeObserver(() => { drawMatrix(); draw(); }).observe($("matrix"));
   player.loadBlob(sound, [peaks], duration).then(() => {
     measure();
-    setTheme(stored());
+    onTheme(() => {
+      player.setOptions({ waveColor: paint("var(--wave)"), progressColor: paint("var(--accent)") });
+      drawMatrix();
+      measure();
+      draw();
+    });
     zoom(Math.max(view.scale, 40), 0);
     document.documentElement.dataset.ready = "";
   });

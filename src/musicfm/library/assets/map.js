@@ -1,28 +1,13 @@
 "use strict";
 /* The map of a library: tracks as points, drawn by regl-scatterplot; the rest is here. */
 (() => {
-  const $ = (id) => document.getElementById(id);
+  const { $, element, complain, showTip, fact, clock, takeBytes, save, showPlaying, onKeys, paint, onTheme } = shared;
   const library = JSON.parse($("data").textContent);
-  const places = new Float32Array(bytes("places").buffer); // x and y of each track, -1 to 1
-  const neighbours = new Uint32Array(bytes("neighbours").buffer);
+  const places = new Float32Array(takeBytes("places").buffer); // x and y of each track, -1 to 1
+  const neighbours = new Uint32Array(takeBytes("neighbours").buffer);
   const count = library.titles.length;
   const numNear = count ? neighbours.length / count : 0;
   const LISTED = 100; // tracks of a selection that are shown
-
-  function bytes(id) {
-    return Uint8Array.from(atob($(id).textContent), (character) => character.charCodeAt(0));
-  }
-
-  function element(tag, properties = {}, ...children) {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
-  }
-
-  function complain(text) {
-    $("trouble").textContent = text;
-    $("trouble").hidden = !text;
-  }
 
   // ---- tracks ----
 
@@ -57,18 +42,13 @@
   const BASE = ["blue", "orange", "green", "purple", "sky", "red", "yellow"];
   const STEPS = 32;
 
-  function resolved(colour) {
-    $("probe").style.color = colour;
-    return getComputedStyle($("probe")).color;
-  }
-
   function hex(colour) {
-    const parts = resolved(colour).match(/[\d.]+/g).slice(0, 3);
+    const parts = paint(colour).match(/[\d.]+/g).slice(0, 3);
     return `#${parts.map((part) => Math.round(part).toString(16).padStart(2, "0")).join("")}`;
   }
 
   function ramp(colours) {
-    const known = colours.map((colour) => resolved(colour).match(/[\d.]+/g).map(Number));
+    const known = colours.map((colour) => paint(colour).match(/[\d.]+/g).map(Number));
     return Array.from({ length: STEPS }, (_, step) => {
       const at = (step / (STEPS - 1)) * (known.length - 1);
       const low = Math.min(Math.floor(at), known.length - 2);
@@ -163,9 +143,9 @@
       lassoMinDist: 3,
       spatialIndexUseWorker: false,
     });
-    plot.subscribe("pointOver", showTip);
-    plot.subscribe("pointOut", () => { $("tip").hidden = true; });
-    plot.subscribe("view", () => { $("tip").hidden = true; });
+    plot.subscribe("pointOver", showName);
+    plot.subscribe("pointOut", () => showTip(""));
+    plot.subscribe("view", () => showTip(""));
     plot.subscribe("select", ({ points }) => {
       if (points.length === 1 && !isLasso) go(points[0]);
       else choose([...points], "chosen");
@@ -216,13 +196,10 @@
 
   const near = (track) => [...neighbours.subarray(track * numNear, (track + 1) * numNear)];
 
-  function showTip(track) {
+  function showName(track) {
     const [left, top] = plot.getScreenPosition(track);
     const box = canvas.getBoundingClientRect();
-    $("tip").textContent = nameOf(track);
-    $("tip").hidden = false;
-    $("tip").style.left = `${Math.min(box.left + left + 12, innerWidth - $("tip").offsetWidth - 8)}px`;
-    $("tip").style.top = `${box.top + top + 12}px`;
+    showTip(nameOf(track), box.left + left + 12, box.top + top + 12);
   }
 
   function showLegend() {
@@ -263,11 +240,6 @@
     return element("li", {}, button);
   }
 
-  function clockOf(seconds) {
-    const whole = Math.round(seconds);
-    return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
-  }
-
   function go(track, isShown = false) {
     current = track;
     $("track-title").textContent = library.titles[track];
@@ -276,7 +248,7 @@
     const key = library.keys[track];
     const tags = library.tags[track].filter(([, part]) => part >= 50).map(([tag]) => library.tagNames[tag]);
     $("track-facts").textContent = [
-      clockOf(library.durations[track]),
+      clock(library.durations[track]),
       tempo === null ? "" : `${tempo} bpm`,
       key < 0 ? "" : library.keyNames[key],
       ...tags,
@@ -355,11 +327,8 @@
     return ["#EXTM3U", ...lines, ""].join("\n");
   }
 
-  $("save").addEventListener("click", () => {
-    const address = URL.createObjectURL(new Blob([playlist(chosen)], { type: "audio/x-mpegurl" }));
-    element("a", { href: address, download: `${library.title}.m3u8` }).click();
-    setTimeout(() => URL.revokeObjectURL(address), 10_000);
-  });
+  $("save").addEventListener("click", () =>
+    save(`${library.title}.m3u8`, "audio/x-mpegurl", playlist(chosen)));
   $("clear").addEventListener("click", clear);
 
   let isLasso = false;
@@ -423,15 +392,12 @@
 
   function showTime() {
     const length = library.durations[loaded];
-    $("clock").textContent = `${clockOf($("position").value)} / ${clockOf(length)}`;
+    $("clock").textContent = `${clock($("position").value)} / ${clock(length)}`;
     $("position").setAttribute("aria-valuetext", $("clock").textContent);
   }
 
   for (const event of ["play", "pause", "ended"]) {
-    player.addEventListener(event, () => {
-      $("play").classList.toggle("playing", !player.paused);
-      $("play").setAttribute("aria-label", player.paused ? "Play" : "Pause");
-    });
+    player.addEventListener(event, () => showPlaying(!player.paused));
   }
   player.addEventListener("timeupdate", () => {
     $("position").value = player.currentTime;
@@ -510,7 +476,7 @@
   }
   $("zoom-fit").addEventListener("click", () => { if (plot !== null) showAll(true); });
 
-  const KEYS = {
+  onKeys({
     ArrowLeft: () => step(-1, 0),
     ArrowRight: () => step(1, 0),
     ArrowUp: () => step(0, 1),
@@ -520,48 +486,10 @@
     "+": () => zoom(0.6, true),
     "=": () => zoom(0.6, true),
     "-": () => zoom(1 / 0.6, true),
-    0: () => { if (plot !== null) showAll(true); },
+    "0": () => { if (plot !== null) showAll(true); },
     l: () => setLasso(!isLasso),
     Escape: clear,
-  };
-  document.addEventListener("keydown", (event) => {
-    const isTyping = event.target.matches("input, select");
-    const isPressed = event.key === " " && event.target.matches("button, summary");
-    if (event.ctrlKey || event.metaKey || event.altKey || isPressed) return;
-    if (isTyping && event.key !== "Escape") return;
-    const act = KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
-    if (!act) return;
-    event.preventDefault();
-    act();
-  });
-
-  // ---- light and dark ----
-
-  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-
-  function storedTheme() {
-    try {
-      return localStorage.getItem("musicfm-theme");
-    } catch {
-      return null; // pages may have no storage
-    }
-  }
-
-  function setTheme(theme) {
-    if (theme) document.documentElement.dataset.theme = theme;
-    $("theme").setAttribute("aria-pressed", String(theme ? theme === "dark" : prefersDark.matches));
-    draw();
-  }
-  $("theme").addEventListener("click", () => {
-    const theme = $("theme").getAttribute("aria-pressed") === "true" ? "light" : "dark";
-    try {
-      localStorage.setItem("musicfm-theme", theme);
-    } catch {
-      // it holds for as long as the page is open
-    }
-    setTheme(theme);
-  });
-  prefersDark.addEventListener("change", () => setTheme(storedTheme()));
+  }, "select, input");
 
   // ---- begin ----
 
@@ -574,11 +502,10 @@
   $("colour").addEventListener("change", draw);
   $("tag").addEventListener("change", draw);
   const hours = library.durations.reduce((sum, seconds) => sum + seconds, 0) / 3600;
-  for (const [name, value] of [["Tracks", count.toLocaleString("en")], ["Length", `${hours.toFixed(1)} h`]]) {
-    $("facts").append(element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value })));
-  }
+  fact("Tracks", count.toLocaleString("en"));
+  fact("Length", `${hours.toFixed(1)} h`);
   $("provenance").textContent = `Made by musicfm ${library.version} with the model ${library.model}. Near each other is what sounds alike to it; directions and large distances mean nothing.`;
   begin();
-  setTheme(storedTheme());
+  onTheme(draw);
   if (plot === null) document.documentElement.dataset.ready = "";
 })();

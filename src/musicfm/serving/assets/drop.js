@@ -3,8 +3,8 @@
 // page's address (#id,id), so that a reload, or a link, comes back to it while the server keeps it.
 // XMLHttpRequest sends, because fetch does not tell how far an upload is.
 
-const find = (id) => document.getElementById(id);
-const drop = find("drop");
+const { $, element, clock } = shared;
+const drop = $("drop");
 const maxBytes = Number(drop.dataset.maxBytes);
 const busySeconds = 5;
 const attempts = 120;
@@ -13,23 +13,20 @@ const waiting = [];
 const songs = [];
 let atWork = false;
 
-const clock = (seconds) =>
-  `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
-
 function say(text) {
-  find("news").textContent = text;
+  $("news").textContent = text;
 }
 
 /** A row of the list, and what is known of its song. */
 function addSong(name, file) {
-  const row = find("song").content.firstElementChild.cloneNode(true);
+  const row = $("song").content.firstElementChild.cloneNode(true);
   const part = (selector) => row.querySelector(selector);
   const song = { name, file, row, request: null, isOver: false, id: null, url: null };
   part(".cancel").addEventListener("click", () => cancel(song));
   part(".open").addEventListener("click", () => open(song));
   rename(song, name);
-  find("songs").append(row);
-  find("songs-card").hidden = false;
+  $("songs").append(row);
+  $("songs-card").hidden = false;
   songs.push(song);
   return song;
 }
@@ -81,7 +78,7 @@ function cancel(song) {
   song.id = null;
   remember();
   say(`${song.name} is cancelled.`);
-  find("file").focus();
+  $("file").focus();
 }
 
 function finish(song) {
@@ -94,7 +91,7 @@ function finish(song) {
   song.row.querySelector(".open").hidden = false;
   say(`${song.name} is done.`);
   const isAgain = history.state && history.state.viewer === song.id;
-  const isLast = song.file && find("viewer").hidden && !waiting.length;
+  const isLast = song.file && $("viewer").hidden && !waiting.length;
   if (isAgain || isLast) open(song, isAgain);
 }
 
@@ -202,33 +199,31 @@ async function open(song, again = false) {
     if (!answer || !answer.ok) return fail(song, "The server does not keep it any more; drop the song again.");
     song.url = URL.createObjectURL(new Blob([await answer.text()], { type: "text/html" }));
   }
-  const frame = document.createElement("iframe");
+  const frame = element("iframe", { title: `Analysis of ${song.name}`, src: song.url });
   frame.setAttribute("sandbox", "allow-scripts allow-downloads");
-  frame.title = `Analysis of ${song.name}`;
-  frame.src = song.url;
-  find("frame").replaceChildren(frame);
-  find("viewer-name").textContent = song.name;
-  find("viewer-save").href = `/v1/jobs/${song.id}/html`;
-  find("viewer-save").download = "";
+  $("frame").replaceChildren(frame);
+  $("viewer-name").textContent = song.name;
+  $("viewer-save").href = `/v1/jobs/${song.id}/html`;
+  $("viewer-save").download = "";
   for (const part of document.querySelectorAll("header, main")) part.inert = true;
-  find("viewer").hidden = false;
+  $("viewer").hidden = false;
   if (!again) history.pushState({ viewer: song.id }, "");
   frame.focus();
 }
 
 function close() {
-  find("viewer").hidden = true;
-  find("frame").replaceChildren();
+  $("viewer").hidden = true;
+  $("frame").replaceChildren();
   for (const part of document.querySelectorAll("header, main")) part.inert = false;
-  find("file").focus();
+  $("file").focus();
 }
 
-find("back").addEventListener("click", () => history.back());
+$("back").addEventListener("click", () => history.back());
 window.addEventListener("popstate", close);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !find("viewer").hidden) history.back();
+  if (event.key === "Escape" && !$("viewer").hidden) history.back();
 });
-find("file").addEventListener("change", (event) => {
+$("file").addEventListener("change", (event) => {
   take([...event.target.files]);
   event.target.value = "";
 });
