@@ -30,7 +30,7 @@ from musicfm.audio import reading
 from musicfm.model.inference.optimized import multiplies_bfloat16, multiplies_int8
 from musicfm.tasks import heads
 from musicfm.tasks.corpus import open_corpus
-from musicfm.tasks.evaluation import listen
+from musicfm.tasks.evaluation import encode_tracks
 from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import evaluate
 
@@ -120,7 +120,7 @@ def scores(source: str, model: MusicFM, names: Sequence[str], labelled: Path) ->
     for name in names:
         encoder = Embedder(rounded(model, name), predictor.encoder.layers, int8=name == "int8")
         with tempfile.TemporaryDirectory() as cache:
-            recordings, failures = listen(
+            recordings, failures = encode_tracks(
                 replace(predictor, encoder=encoder), tracks, Path(cache), num_workers=1
             )
             assert not failures, failures

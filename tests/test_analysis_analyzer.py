@@ -35,7 +35,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 def analysis(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     folder = tmp_path_factory.mktemp("tones")
     song = tones.write_tones(folder / "music", 1) / "tone_0.wav"
-    features, duration = predictor.listen(song, folder)
+    features, duration = predictor.encode(song, folder)
     return analyse(predictor, features, duration, "a tone")
 
 

@@ -16,6 +16,8 @@ from musicfm._moved import MOVED
 from musicfm.audio import reading, sources
 from musicfm.model.config import ModelConfig
 from musicfm.model.encoder import Encoder
+from musicfm.tasks.baselines import ChromaEncoder
+from musicfm.tasks.predict import Predictor
 
 SOURCE = Path(musicfm.__file__).parent
 TABLE = Path(__file__).parents[1] / "CONTRIBUTING.md"
@@ -116,6 +118,14 @@ def test_functions_that_were_renamed_warn() -> None:
             assert getattr(module, "at_hand") is sources.local_copy  # noqa: B009
         with pytest.raises(AttributeError, match="no attribute 'nothing'"):
             getattr(module, "nothing")  # noqa: B009
+
+
+def test_a_method_that_was_renamed_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(Predictor, "encode", lambda *rest: given.extend(rest[1:]))
+    with pytest.warns(DeprecationWarning, match="listen is now encode"):
+        Predictor((), ChromaEncoder(), "chroma").listen("song", Path("folder"))
+    assert given == ["song", Path("folder")]
 
 
 @pytest.mark.filterwarnings("ignore:musicfm:DeprecationWarning")

@@ -3,9 +3,9 @@ import pytest
 from musicfm.render.dice import Dice
 from musicfm.render.form import MAX_SECONDS, MIN_SECONDS, Section, plan_form
 from musicfm.render.splits import is_reserved
-from musicfm.render.theory import Key
+from musicfm.render.theory import Tonality
 
-KEY = Key(2, "major")
+KEY = Tonality(2, "major")
 
 
 def form(

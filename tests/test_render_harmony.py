@@ -1,10 +1,10 @@
 import pytest
 
 from musicfm.render.dice import Dice
-from musicfm.render.harmony import Slot, is_dominant, write_phrase
+from musicfm.render.harmony import PhraseChord, is_dominant, write_phrase
 from musicfm.render.splits import is_reserved
 from musicfm.render.styles import STEPS_PER_BAR, STYLES, Metre
-from musicfm.render.theory import MODES, Key
+from musicfm.render.theory import MODES, Tonality
 
 
 def phrase(
@@ -18,7 +18,7 @@ def phrase(
     pushing: bool = False,
     reserved: bool = False,
     style: str = "pop",
-) -> tuple[Slot, ...]:
+) -> tuple[PhraseChord, ...]:
     return write_phrase(
         Dice("test", number), mode, metre, STYLES[style], bars, bar_seconds,
         closed=closed, pushing=pushing, reserved=reserved,
@@ -37,7 +37,7 @@ def test_progressions_are_reserved_or_not(mode: str, reserved: bool) -> None:
 def test_a_closed_phrase_ends_on_the_tonic_in_root_position(mode: str) -> None:
     for number in range(50):
         *_, before, last = phrase(number, mode)
-        assert last.chord(Key(5, mode)).root == 5
+        assert last.chord(Tonality(5, mode)).root == 5
         assert last.bass == 0
         assert before.degree != last.degree
         if mode in ("major", "minor"):
@@ -78,7 +78,7 @@ def test_some_chords_come_before_the_beat_if_they_may() -> None:
 def test_bass_notes_belong_to_their_chords() -> None:
     for number in range(200):
         for slot in phrase(number, "minor", style="classical"):
-            chord = slot.chord(Key(0, "minor"))
+            chord = slot.chord(Tonality(0, "minor"))
             assert chord.bass_pitch_class in chord.pitch_classes
 
 

@@ -1,13 +1,13 @@
 import mir_eval
 import pytest
 
-from musicfm.render.theory import MODES, QUALITIES, Chord, Key
+from musicfm.render.theory import MODES, QUALITIES, Chord, Tonality
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("tonic", range(12))
 def test_chord_names_say_what_the_chords_are(tonic: int, mode: str) -> None:
-    key = Key(tonic, mode)
+    key = Tonality(tonic, mode)
     for offset in range(12):
         for quality in QUALITIES if mode == "major" else ["maj"]:
             for bass in QUALITIES[quality]:
@@ -22,27 +22,27 @@ def test_chord_names_say_what_the_chords_are(tonic: int, mode: str) -> None:
 @pytest.mark.parametrize(
     ("key", "name"),
     [
-        (Key(3, "minor"), "Eb:minor"),
-        (Key(8, "minor"), "G#:minor"),
-        (Key(6, "major"), "F#:major"),
-        (Key(2, "dorian"), "D:dorian"),
-        (Key(10, "mixolydian"), "Bb:mixolydian"),
+        (Tonality(3, "minor"), "Eb:minor"),
+        (Tonality(8, "minor"), "G#:minor"),
+        (Tonality(6, "major"), "F#:major"),
+        (Tonality(2, "dorian"), "D:dorian"),
+        (Tonality(10, "mixolydian"), "Bb:mixolydian"),
     ],
 )
-def test_key_names(key: Key, name: str) -> None:
+def test_key_names(key: Tonality, name: str) -> None:
     assert key.name == name
 
 
 def test_chords_are_spelled_as_degrees_of_their_key() -> None:
-    major = Key(4, "major")
+    major = Tonality(4, "major")
     assert Chord(major, 10, "maj").name == "D:maj"
     assert Chord(major, 8, "maj").name == "C:maj"
-    assert Chord(Key(7, "minor"), 3, "maj").name == "Bb:maj"
-    assert Chord(Key(5, "major"), 5, "min6", 3).name == "Bb:min6/b3"
+    assert Chord(Tonality(7, "minor"), 3, "maj").name == "Bb:maj"
+    assert Chord(Tonality(5, "major"), 5, "min6", 3).name == "Bb:min6/b3"
 
 
 def test_a_melody_over_a_chord_avoids_what_rubs_with_it() -> None:
-    key = Key(9, "minor")
+    key = Tonality(9, "minor")
     dominant = Chord(key, 7, "7")  # E7 has G sharp, so that the key's G must not sound
     assert 8 in dominant.scale
     assert 7 not in dominant.scale

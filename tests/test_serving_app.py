@@ -94,7 +94,7 @@ def test_an_analysis_is_that_of_the_command_line(
 ) -> None:
     (tmp_path / "song.wav").write_bytes(wav())
     assert service.predictor is not None
-    features, duration = service.predictor.listen(tmp_path / "song.wav", tmp_path)
+    features, duration = service.predictor.encode(tmp_path / "song.wav", tmp_path)
     made = analyse(service.predictor, features, duration, "song", file="song.wav")
     expected = made.to_jams()
     answer = client.post("/v1/analyze?name=song.wav", wav())

@@ -19,7 +19,7 @@ from musicfm.model.config import preset
 from musicfm.model.musicfm import MusicFM
 from musicfm.progress import Steps
 from musicfm.tasks import heads
-from musicfm.tasks.evaluation import evaluate_head, listen
+from musicfm.tasks.evaluation import encode_tracks, evaluate_head
 from musicfm.tasks.finetune import (
     SCRATCH,
     Clips,
@@ -129,7 +129,7 @@ def test_it_learns_and_what_it_saves_is_what_it_has(tmp_path: Path) -> None:
     before = (tmp_path / "run" / FIT).stat().st_mtime_ns
     tuned(tmp_path / "run", tracks, max_epochs=6)
     assert (tmp_path / "run" / FIT).stat().st_mtime_ns == before
-    ((recording,), _) = listen(predictor, tracks[7:], tmp_path / "cache", num_workers=1)
+    ((recording,), _) = encode_tracks(predictor, tracks[7:], tmp_path / "cache", num_workers=1)
     assert run(head, recording.features).argmax(axis=1).tolist() == [21] * 13
 
 

@@ -42,7 +42,7 @@ def test_one_recording_has_no_interval() -> None:
 def test_rows_are_compared_on_what_both_have() -> None:
     one = runs([0.5, 0.5])
     other = [{name: scores for name, scores in run.items() if name != "7"} for run in one]
-    difference = compare(Key(), one, other, "key").difference
+    difference = compare(Key(), one, other, "key")
     assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
     estimate(Key(), [one[0], other[0]], "key")
 

@@ -26,7 +26,7 @@ from musicfm.tasks.joint import (
     CHECKPOINT,
     LOG,
     MODEL,
-    Clips,
+    JointClips,
     JointSettings,
     join,
     losses_of,
@@ -123,7 +123,7 @@ def test_classes_move_up_within_their_mode() -> None:
 def test_labels_go_with_the_sound(labelled: tuple[LabelledTrack, ...]) -> None:
     """Of tones of 262 Hz that are C major, and of 440 Hz that are A minor, with clicks."""
     tasks = [build_task("chord"), build_task("beat")]
-    clips = Clips(labelled, (), tasks, CONFIG, SETTINGS)
+    clips = JointClips(labelled, (), tasks, CONFIG, SETTINGS)
     seen = set()
     for n in range(12):
         clip = clips[n]
@@ -145,7 +145,7 @@ def test_clips_follow_from_their_number(
     labelled: tuple[LabelledTrack, ...], unlabelled: list[tuple[Track, Path]]
 ) -> None:
     tasks = [build_task("key"), Tagging(["high", "low", "slow"])]
-    clips = Clips(labelled, unlabelled, tasks, CONFIG, SETTINGS)
+    clips = JointClips(labelled, unlabelled, tasks, CONFIG, SETTINGS)
     batch, again = (join([clips[n] for n in range(8, 12)]) for _ in range(2))
     assert torch.equal(batch.samples, again.samples)
     assert batch.samples.shape == (4, 96_000)
@@ -185,7 +185,7 @@ def test_each_part_learns_from_what_is_its_own(
 ) -> None:
     joint = build(small(), "tiny", vocabulary_of(labelled), pitch=True).train()
     tasks = [head.task for head in joint.heads if isinstance(head, Head)]
-    clips = Clips(labelled, unlabelled, tasks, CONFIG, SETTINGS)
+    clips = JointClips(labelled, unlabelled, tasks, CONFIG, SETTINGS)
     batch = join([clips[n] for n in range(4)])
     losses = losses_of(joint, joint, batch, SETTINGS, torch.Generator().manual_seed(0))
     assert set(losses) == {*TASKS, "tokens", "consistency"}

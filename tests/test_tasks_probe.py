@@ -17,10 +17,10 @@ from musicfm.tasks.features import Features, Inputs
 from musicfm.tasks.heads import HeadConfig, build_task
 from musicfm.tasks.names import TASKS, TaskName
 from musicfm.tasks.probe import (
+    EncodedTrack,
     Fitted,
     ProbeExamples,
     ProbeSettings,
-    Recording,
     evaluate,
     fit,
     run,
@@ -32,7 +32,7 @@ VOCABULARY = tuple(
 )
 
 
-def recordings(folder: Path, name: TaskName, noise: float = 0.1) -> list[Recording]:
+def recordings(folder: Path, name: TaskName, noise: float = 0.1) -> list[EncodedTrack]:
     """Composed songs, with features that are their targets at 25 Hz, mixed, and noise."""
     task = build_task(name, VOCABULARY)
     rng = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def recordings(folder: Path, name: TaskName, noise: float = 0.1) -> list[Recordi
             np.save(path, layers[number].astype(np.float16))
         track = Track(f"{seed}.wav", duration, 24_000, 1, 1, 0, f"{seed:064x}")
         item = LabelledTrack(track, folder / track.path, annotations)
-        found.append(Recording(item, Features(paths, 25.0)))
+        found.append(EncodedTrack(item, Features(paths, 25.0)))
     return found
 
 
@@ -76,7 +76,10 @@ def config(name: TaskName, **changes: Any) -> HeadConfig:
 
 
 def fitted_on(
-    config: HeadConfig, settings: ProbeSettings, train: list[Recording], valid: list[Recording]
+    config: HeadConfig,
+    settings: ProbeSettings,
+    train: list[EncodedTrack],
+    valid: list[EncodedTrack],
 ) -> Fitted:
     examples = [
         ProbeExamples(config, some, purpose)

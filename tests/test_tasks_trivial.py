@@ -11,7 +11,7 @@ from musicfm.errors import DataError
 from musicfm.tasks.base import Task
 from musicfm.tasks.heads import build_task
 from musicfm.tasks.names import TASKS, TaskName
-from musicfm.tasks.trivial import Predictor, oracle, trivial
+from musicfm.tasks.trivial import Annotator, oracle, trivial
 
 
 def songs() -> list[LabelledTrack]:
@@ -28,7 +28,7 @@ def task_of(name: TaskName) -> Task[Any]:
     return build_task(name, tuple(sorted(tags)))
 
 
-def summary(task: Task[Any], predictor: Predictor, items: list[LabelledTrack]) -> dict[str, float]:
+def summary(task: Task[Any], predictor: Annotator, items: list[LabelledTrack]) -> dict[str, float]:
     return task.summarise([task.score(item.annotations, predictor(item)) for item in items])
 
 

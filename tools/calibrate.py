@@ -201,7 +201,7 @@ def listen(model: str, folders: Sequence[Path]) -> Iterator[tuple[Annotations, A
         for labels in sorted(folder.glob("*.jams")):
             (audio,) = set(folder.glob(f"{glob.escape(labels.stem)}.*")) - {labels}
             with tempfile.TemporaryDirectory() as scratch:
-                features, duration = predictor.listen(audio, Path(scratch))
+                features, duration = predictor.encode(audio, Path(scratch))
                 yield read_jams(labels).annotations, found_in(predictor, features, duration)
 
 

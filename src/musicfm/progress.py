@@ -18,7 +18,7 @@ from rich.text import Text
 
 from musicfm.errors import printable
 
-Key = TypeVar("Key")
+KeyT = TypeVar("KeyT")
 
 
 class _Shown:
@@ -77,7 +77,7 @@ class AudioProgress(_Shown):
         self.console.print(printable(message), markup=False)
 
 
-class RecordingProgress(AudioProgress, Generic[Key]):
+class RecordingProgress(AudioProgress, Generic[KeyT]):
     """A bar over recordings that are encoded, which moves within them too.
 
     Args:
@@ -86,27 +86,27 @@ class RecordingProgress(AudioProgress, Generic[Key]):
         enabled: whether to draw.
     """
 
-    def __init__(self, what: str, sizes: Mapping[Key, int], enabled: bool = True) -> None:
+    def __init__(self, what: str, sizes: Mapping[KeyT, int], enabled: bool = True) -> None:
         super().__init__(what, len(sizes), sum(sizes.values()), enabled)
         self._sizes = sizes
-        self._bytes_per_second: dict[Key, float] = {}
-        self._shown: dict[Key, float] = {}  # bytes that the bar counts as done
+        self._bytes_per_second: dict[KeyT, float] = {}
+        self._shown: dict[KeyT, float] = {}  # bytes that the bar counts as done
 
-    def on_start(self, key: Key, duration: float) -> None:
+    def on_start(self, key: KeyT, duration: float) -> None:
         """A recording says that it lasts so many seconds."""
         self._bytes_per_second[key] = self._sizes[key] / duration
 
-    def on_audio(self, key: Key, seconds: float) -> None:
+    def on_audio(self, key: KeyT, seconds: float) -> None:
         """So many more seconds of a recording are done."""
         self._move(key, seconds * self._bytes_per_second.get(key, 0.0), seconds=seconds)
 
-    def on_end(self, key: Key) -> None:
+    def on_end(self, key: KeyT) -> None:
         """Nothing more will come of a recording."""
         self._move(key, self._sizes[key], files=1)
         del self._shown[key]
         self._bytes_per_second.pop(key, None)
 
-    def _move(self, key: Key, work: float, *, files: int = 0, seconds: float = 0.0) -> None:
+    def _move(self, key: KeyT, work: float, *, files: int = 0, seconds: float = 0.0) -> None:
         """Moves the bar, by no more than what a recording has left."""
         shown = self._shown.get(key, 0.0)
         work = min(work, self._sizes[key] - shown)

@@ -12,6 +12,7 @@ import os
 import posixpath
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,18 +152,20 @@ class _Fetched(tempfile.SpooledTemporaryFile[bytes]):
     name = ""
 
 
-class _Ranges(io.RawIOBase):
-    """A file at a URL, of which every read is a request of its own."""
+class RangeFile(io.RawIOBase, ABC):
+    """Bytes that are read by ranges, as a file.
 
-    def __init__(self, url: str) -> None:
-        self.name = url
-        self._system, self._path = _filesystem(url)
-        about = _persistently(url, lambda: self._system.info(self._path))
-        if about["type"] == "directory":
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), url)
-        if about["size"] is None:
-            raise OSError(errno.EIO, "its server does not say how long it is", url)
-        self._size, self._position = int(about["size"]), 0
+    Args:
+        name: of the file.
+        size: in bytes.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name, self._size, self._position = name, size, 0
+
+    @abstractmethod
+    def part(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop), or as many of them as there are."""
 
     def readable(self) -> bool:
         return True
@@ -171,21 +174,13 @@ class _Ranges(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        start = self._position
-        stop = min(start + len(buffer), self._size)
-        if stop <= start:
+        stop = min(self._position + len(buffer), self._size)
+        if stop <= self._position:
             return 0
-        data = _persistently(self.name, lambda: self._part(start, stop))
+        data = self.part(self._position, stop)
         buffer[: len(data)] = data
-        self._position = stop
+        self._position += len(data)
         return len(data)
-
-    def _part(self, start: int, stop: int) -> bytes:
-        data: bytes = self._system.cat_file(self._path, start, stop)
-        if len(data) != stop - start:
-            # It has changed, or its server does not know ranges and sends all of it.
-            raise OSError(f"{len(data)} bytes came where {stop - start} were asked for")
-        return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
         base = (0, self._position, self._size)[whence]
@@ -194,3 +189,26 @@ class _Ranges(io.RawIOBase):
 
     def tell(self) -> int:
         return self._position
+
+
+class _Ranges(RangeFile):
+    """A file at a URL, of which every read is a request of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._system, self._path = _filesystem(url)
+        about = _persistently(url, lambda: self._system.info(self._path))
+        if about["type"] == "directory":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), url)
+        if about["size"] is None:
+            raise OSError(errno.EIO, "its server does not say how long it is", url)
+        super().__init__(url, int(about["size"]))
+
+    def part(self, start: int, stop: int) -> bytes:
+        def fetch() -> bytes:
+            data: bytes = self._system.cat_file(self._path, start, stop)
+            if len(data) != stop - start:
+                # It has changed, or its server does not know ranges and sends all of it.
+                raise OSError(f"{len(data)} bytes came where {stop - start} were asked for")
+            return data
+
+        return _persistently(self.name, fetch)

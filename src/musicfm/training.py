@@ -30,7 +30,7 @@ from musicfm.files import atomic_write
 from musicfm.model import published
 from musicfm.model.inference.optimized import multiplies_bfloat16
 
-Batch = TypeVar("Batch")
+BatchT = TypeVar("BatchT")
 
 TRAINING = "training.json"
 """Beside a model: how it was trained."""
@@ -54,7 +54,7 @@ class Outcome:
     """The signal that stopped it."""
 
 
-class Training(ABC, Generic[Batch]):
+class Training(ABC, Generic[BatchT]):
     """A module that is trained, with its optimizer, on the devices of a run.
 
     Args:
@@ -93,7 +93,7 @@ class Training(ABC, Generic[Batch]):
         """Those of a step, counted from 0, for each of the optimizer's groups of parameters."""
 
     @abstractmethod
-    def loss(self, batch: Batch, micro_step: int) -> Tensor:
+    def loss(self, batch: BatchT, micro_step: int) -> Tensor:
         """The loss of a micro-batch. Seeds what it draws by the step, so that a run that goes on
         is the same run.
         """
@@ -101,7 +101,7 @@ class Training(ABC, Generic[Batch]):
     def before_step(self) -> None:
         """Called when all gradients of a step are there, before the optimizer takes it."""
 
-    def steps(self, batches: Iterable[Batch], until: int) -> Iterator[int]:
+    def steps(self, batches: Iterable[BatchT], until: int) -> Iterator[int]:
         """Takes steps up to a number, and gives the number of each."""
         source = iter(batches)
         is_ddp = isinstance(self.fabric.strategy, DDPStrategy)

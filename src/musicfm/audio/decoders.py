@@ -24,7 +24,7 @@ from musicfm.audio import reading
 from musicfm.audio.processes import End as End
 from musicfm.audio.processes import Failure as Failure
 from musicfm.audio.processes import (
-    Key,
+    KeyT,
     Worker,
     run_workers,
     serve,
@@ -35,26 +35,26 @@ _Samples: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Start(Generic[Key]):
+class Start(Generic[KeyT]):
     """The recording says that it is so long; it may be wrong. Only given if it says so."""
 
-    key: Key
+    key: KeyT
     duration_seconds: float
 
 
 @dataclass(frozen=True, eq=False)
-class Block(Generic[Key]):
+class Block(Generic[KeyT]):
     """The next samples of a recording: (count,) float32, count > 0, the receiver's own copy."""
 
-    key: Key
+    key: KeyT
     samples: _Samples
 
 
-Event: TypeAlias = Start[Key] | Block[Key] | End[Key] | Failure[Key]
+Event: TypeAlias = Start[KeyT] | Block[KeyT] | End[KeyT] | Failure[KeyT]
 
 
 def decode_files(
-    jobs: Iterable[tuple[Key, _Path] | None],
+    jobs: Iterable[tuple[KeyT, _Path] | None],
     sample_rate: int,
     *,
     num_workers: int,
@@ -63,7 +63,7 @@ def decode_files(
     block_seconds: float = 10.0,
     num_slots: int = 6,
     _decode: Callable[..., Iterator[_Samples]] = reading.stream,
-) -> Generator[Event[Key], None, None]:
+) -> Generator[Event[KeyT], None, None]:
     """Yield the samples of each recording, in order within it; those of several interleave.
 
     Every job ends in one `End` or one `Failure`; a bad file raises nothing. Close the generator
@@ -93,11 +93,11 @@ def decode_files(
     )
     # A decoder rounds its blocks up to whole frames, a few hundredths of a second.
     shape = num_slots, math.ceil(1.05 * block_seconds * sample_rate)
-    workers = [_Decoder[Key](decode, shape, timeout_seconds) for _ in range(num_workers)]
+    workers = [_Decoder[KeyT](decode, shape, timeout_seconds) for _ in range(num_workers)]
     return run_workers((job and (job[0], os.fspath(job[1])) for job in jobs), workers)
 
 
-class _Decoder(Worker[Key, Start[Key] | Block[Key] | End[Key]]):
+class _Decoder(Worker[KeyT, Start[KeyT] | Block[KeyT] | End[KeyT]]):
     """A worker with a ring."""
 
     def __init__(
@@ -112,7 +112,7 @@ class _Decoder(Worker[Key, Start[Key] | Block[Key] | End[Key]]):
             self._ring = context.RawArray(ctypes.c_float, math.prod(self._shape))
         return _work, (self._ring, self._shape, self._decode)
 
-    def _event(self, key: Key, message: Any) -> Start[Key] | Block[Key] | End[Key]:
+    def _event(self, key: KeyT, message: Any) -> Start[KeyT] | Block[KeyT] | End[KeyT]:
         match message:
             case int(slot), int(count):
                 samples = _slots(self._ring, self._shape)[slot, :count].copy()

@@ -32,31 +32,31 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from musicfm.errors import AudioWarning, ConfigError, MusicFMError, OutputError
 
-Key = TypeVar("Key")
+KeyT = TypeVar("KeyT")
 Event = TypeVar("Event")
 
 
 @dataclass(frozen=True)
-class Message(Generic[Key]):
+class Message(Generic[KeyT]):
     """What a task has to say on its way."""
 
-    key: Key
+    key: KeyT
     value: Any
 
 
 @dataclass(frozen=True)
-class End(Generic[Key]):
+class End(Generic[KeyT]):
     """The job is complete; ``warnings`` holds the decoder's messages about damage."""
 
-    key: Key
+    key: KeyT
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Failure(Generic[Key]):
+class Failure(Generic[KeyT]):
     """The job cannot be done, for ``reason`` (one line); its earlier messages are void."""
 
-    key: Key
+    key: KeyT
     reason: str
 
 
@@ -69,8 +69,8 @@ class Now:
     """Key of the file for the receiver."""
 
 
-TaskEvent: TypeAlias = Message[Key] | End[Key] | Failure[Key]
-Task: TypeAlias = Callable[[Any], Iterator[Any]]
+TaskEvent: TypeAlias = Message[KeyT] | End[KeyT] | Failure[KeyT]
+TaskFunction: TypeAlias = Callable[[Any], Iterator[Any]]
 
 _START_METHOD: Final = "spawn"  # a fork would inherit locks that other threads hold
 _JOBS_PER_WORKER = 2  # one being done, one waiting in the pipe: no pause between short files
@@ -92,12 +92,12 @@ def num_cores(num_workers: int | None, spare: int = 0) -> int:
 
 
 def run_tasks(
-    task: Task,
-    jobs: Iterable[tuple[Key, Any] | None],
+    task: TaskFunction,
+    jobs: Iterable[tuple[KeyT, Any] | None],
     *,
     num_workers: int,
     timeout_seconds: float = 60.0,
-) -> Generator[TaskEvent[Key], None, None]:
+) -> Generator[TaskEvent[KeyT], None, None]:
     """Run a task on each job, and yield what it yields; that of several jobs interleaves.
 
     Every job ends in one `End` or one `Failure`, whatever its file does. Close the generator when
@@ -115,13 +115,13 @@ def run_tasks(
         OutputError: a task raised it.
         MusicFMError: the worker processes do not start.
     """
-    workers = [_TaskWorker[Key](task, timeout_seconds) for _ in range(num_workers)]
+    workers = [_TaskWorker[KeyT](task, timeout_seconds) for _ in range(num_workers)]
     return run_workers(iter(jobs), workers)
 
 
 def run_workers(
-    jobs: Iterator[tuple[Key, Any] | None], workers: "Sequence[Worker[Key, Event]]"
-) -> Generator[Event | Failure[Key], None, None]:
+    jobs: Iterator[tuple[KeyT, Any] | None], workers: "Sequence[Worker[KeyT, Event]]"
+) -> Generator[Event | Failure[KeyT], None, None]:
     """Yield the events of all jobs, in order within each.
 
     ``jobs`` may give None: none for now. They are asked again after the next event, but not waited
@@ -147,7 +147,7 @@ def run_workers(
             worker.stop()
 
 
-class Worker(ABC, Generic[Key, Event]):
+class Worker(ABC, Generic[KeyT, Event]):
     """Our side of one worker: its pipe, and its process, which is replaced on death.
 
     A subclass says what the process runs and what its messages mean.
@@ -155,7 +155,7 @@ class Worker(ABC, Generic[Key, Event]):
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
-        self.jobs: deque[tuple[Key, Any]] = deque()  # the first is the one being done
+        self.jobs: deque[tuple[KeyT, Any]] = deque()  # the first is the one being done
         self.process: SpawnProcess | None = None
         self.pipe: Connection
         self.up = False  # the process has said so
@@ -168,7 +168,7 @@ class Worker(ABC, Generic[Key, Event]):
         """What the process runs: a function that takes its pipe and these arguments."""
 
     @abstractmethod
-    def _event(self, key: Key, message: Any) -> Event:
+    def _event(self, key: KeyT, message: Any) -> Event:
         """What a message about a job means."""
 
     @property
@@ -180,7 +180,7 @@ class Worker(ABC, Generic[Key, Event]):
             else math.inf
         )
 
-    def give(self, key: Key, job: Any) -> None:
+    def give(self, key: KeyT, job: Any) -> None:
         if not self.jobs:
             self.last_message = time.monotonic()
         self.jobs.append((key, job))
@@ -189,7 +189,7 @@ class Worker(ABC, Generic[Key, Event]):
         else:
             self._start()
 
-    def receive(self) -> Event | Failure[Key] | None:
+    def receive(self) -> Event | Failure[KeyT] | None:
         try:
             message = self.pipe.recv()
         except (EOFError, OSError):
@@ -211,7 +211,7 @@ class Worker(ABC, Generic[Key, Event]):
                 self.name = name
         return self._event(self.jobs[0][0], message)
 
-    def replace_if_stuck(self) -> Failure[Key] | None:
+    def replace_if_stuck(self) -> Failure[KeyT] | None:
         # Slots go back before we yield, so only one whose messages we have not read waits for us.
         # The grace is for the moment after a pause: Ctrl-Z and fg, or minutes in the consumer.
         if time.monotonic() < self.deadline or self.pipe.poll(_GRACE_SECONDS):
@@ -231,7 +231,7 @@ class Worker(ABC, Generic[Key, Event]):
         process.join(_GRACE_SECONDS)  # not for ever: a read from a dead network drive outlasts kill
         return process.exitcode
 
-    def _replace(self, stuck: bool = False) -> Failure[Key] | None:
+    def _replace(self, stuck: bool = False) -> Failure[KeyT] | None:
         """Give up the job begun, and start a new process for what is left."""
         code = self.stop(patience=0.0 if stuck else _GRACE_SECONDS) or 0
         failure = None
@@ -278,17 +278,17 @@ class Worker(ABC, Generic[Key, Event]):
             self.pipe.send(message)
 
 
-class _TaskWorker(Worker[Key, Message[Key] | End[Key]]):
+class _TaskWorker(Worker[KeyT, Message[KeyT] | End[KeyT]]):
     """A worker that runs a task."""
 
-    def __init__(self, task: Task, timeout: float) -> None:
+    def __init__(self, task: TaskFunction, timeout: float) -> None:
         super().__init__(timeout)
         self._task = task
 
     def _program(self, context: SpawnContext) -> tuple[Callable[..., None], tuple[Any, ...]]:
         return _run_task, (self._task,)
 
-    def _event(self, key: Key, message: Any) -> Message[Key] | End[Key]:
+    def _event(self, key: KeyT, message: Any) -> Message[KeyT] | End[KeyT]:
         kind, value = message
         return End(key, value) if kind == "end" else Message(key, value)
 
@@ -307,7 +307,7 @@ def _sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _run_task(pipe: Connection, task: Task) -> None:
+def _run_task(pipe: Connection, task: TaskFunction) -> None:
     """What the process of a task worker runs."""
 
     def deliver(job: Any) -> None:

@@ -24,7 +24,7 @@ from musicfm.errors import DataError
 from musicfm.files import parse_json
 
 Array = npt.NDArray[np.float64]
-Row = TypeVar("Row")
+Observed = TypeVar("Observed")
 
 BEAT_NAMESPACES = ("beat_position", "beat")
 CHORD_NAMESPACES = ("chord", "chord_harte")
@@ -85,6 +85,11 @@ class Spans:
     labels: tuple[str, ...]
     confidences: Array | None = None
     """(spans,) from 0 to 1, of what was predicted."""
+
+    @classmethod
+    def whole(cls, label: str, duration: float, confidences: Array | None = None) -> "Spans":
+        """A label that holds for all of a recording of so many seconds."""
+        return cls(np.array([[0.0, duration]]), (label,), confidences)
 
     def at(self, times: Array) -> list[str | None]:
         """The label at each time, None in gaps and outside."""
@@ -220,8 +225,8 @@ def read_jams(path: str | os.PathLike[str]) -> Read:
 
     def usable(
         namespaces: Iterable[str],
-        read: Callable[[Mapping[str, Any]], Row],
-        collect: Callable[[list[Row]], Any],
+        read: Callable[[Mapping[str, Any]], Observed],
+        collect: Callable[[list[Observed]], Any],
     ) -> Iterator[Any]:
         """Annotations that can be used; what is wrong with the others is noted."""
         for namespace in namespaces:
@@ -358,13 +363,13 @@ def _observations(annotation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _rows(
-    observations: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Row]
-) -> tuple[list[Row], str]:
+    observations: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Observed]
+) -> tuple[list[Observed], str]:
     """What is read of each observation, and a sentence about those that cannot be.
 
     Raises DataError if these are more than half: then something else is wrong.
     """
-    rows: list[Row] = []
+    rows: list[Observed] = []
     wrong: list[str] = []
     for observation in observations:
         try:

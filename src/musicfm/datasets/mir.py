@@ -28,7 +28,7 @@ from musicfm.datasets.annotations import (
     read_jams,
 )
 from musicfm.datasets.gtzan import filtered_split
-from musicfm.datasets.pieces import Collected, Piece, key_name, lines_of, spanning
+from musicfm.datasets.pieces import Collected, Piece, key_name, lines_of
 from musicfm.errors import ConfigError, DataError
 
 NO_FUNCTION = "no_function"
@@ -170,7 +170,7 @@ def _single_key(text: str, duration: float) -> Spans:
     key = key_name(text)
     if key is None:
         raise DataError(f"'{text.strip()}' is not a single major or minor key")
-    return spanning(key, duration)
+    return Spans.whole(key, duration)
 
 
 def _functions(track: Mirdata, _: float) -> Spans:

@@ -13,8 +13,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
-
 from musicfm.audio.folders import AUDIO_SUFFIXES
 from musicfm.datasets.annotations import Annotations, Beats, Read, Spans, fit, make_beats
 from musicfm.datasets.labelled import Labelled, LabelledTrack, divided
@@ -117,16 +115,7 @@ def whole(annotations: Annotations) -> Callable[[float], Read]:
 
 def whole_key(name: str) -> Callable[[float], Read]:
     """For a piece that is in one key, given as JAMS spells it."""
-
-    def annotate(duration: float) -> Read:
-        return Read(Annotations(keys=spanning(name, duration)), None)
-
-    return annotate
-
-
-def spanning(label: str, duration: float) -> Spans:
-    """A label that holds for a whole recording of so many seconds."""
-    return Spans(np.array([[0.0, duration]]), (label,))
+    return lambda duration: Read(Annotations(keys=Spans.whole(name, duration)), None)
 
 
 def key_name(text: str) -> str | None:

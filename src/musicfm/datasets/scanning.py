@@ -28,7 +28,7 @@ from musicfm.audio.processes import (
     End,
     Failure,
     Message,
-    Task,
+    TaskFunction,
     num_cores,
     run_tasks,
 )
@@ -116,10 +116,7 @@ def read_track(path: str, check: bool = False) -> Iterator[float | Track]:
             digest.update(data)
             yield 0.0
     tags = reading.tags(path)
-    song = _rendered(Path(path).with_suffix(".jams"))
-    # All takes of a song are by one artist, lest some be validated and others trained on.
-    artist = "" if song is None else f"{_SONG}{song.seed}"
-    reserved = None if song is None else song.reserved
+    artist, reserved = _rendered(Path(path).with_suffix(".jams"))
     yield Track(
         path=path,
         duration=seconds,
@@ -146,29 +143,21 @@ def identities(tracks: Iterable[Track]) -> list[str]:
     return sorted({track.sha256 for track in tracks}) + sorted(songs)
 
 
-@dataclass(frozen=True)
-class _Rendered:
-    """What the labels beside a rendered song say about it."""
+def _rendered(labels: Path) -> tuple[str, str | None]:
+    """The artist of a rendered song, by the labels beside it, and why it must not be trained on, if
+    so; nothing of other recordings.
 
-    seed: int
-    purpose: str
-
-    @property
-    def reserved(self) -> str | None:
-        """Why it must not be trained on, if so."""
-        if self.purpose in ("train", "valid"):
-            return None
-        return f"rendered {self.purpose} song, seed {self.seed}"
-
-
-def _rendered(labels: Path) -> _Rendered | None:
-    """Of the song that lies beside some labels; None if it has none, or is another one."""
+    All takes of a song are by one artist, lest some be validated and others trained on.
+    """
     try:
         sandbox = parse_json(labels.read_bytes())["sandbox"]
-        is_ours = sandbox["generator"] == _GENERATOR
-        return _Rendered(int(sandbox["seed"]), str(sandbox["split"])) if is_ours else None
+        if sandbox["generator"] != _GENERATOR:
+            return "", None
+        seed, purpose = int(sandbox["seed"]), str(sandbox["split"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return None
+        return "", None
+    is_free = purpose in ("train", "valid")
+    return f"{_SONG}{seed}", None if is_free else f"rendered {purpose} song, seed {seed}"
 
 
 def scan(
@@ -220,7 +209,9 @@ def scan(
             bar.say(describe_passed_over(passed_over))
         for item in _read_all(pending, partial(_read, check=check), num_workers, timeout_seconds):
             if isinstance(item, Track):
-                item = _keep_split(item, before.get(item.path))
+                earlier = before.get(item.path)
+                if item.split is None and isinstance(earlier, Track):
+                    item = replace(item, split=earlier.split)
                 bar.advance(seconds=item.duration)
             else:
                 bar.say(f"failed: {item.reason}")
@@ -282,19 +273,12 @@ def _find(
     return found, pending
 
 
-def _keep_split(track: Track, before: Track | Failed | None) -> Track:
-    """A track that was read again, in the split that it was in."""
-    if track.split is None and isinstance(before, Track):
-        return replace(track, split=before.split)
-    return track
-
-
 def _manifests(sources: Sequence[str | os.PathLike[str]]) -> list[str | os.PathLike[str]]:
     return [source for source in sources if is_manifest(source)]
 
 
 def _read_all(
-    pending: dict[str, int], task: Task, num_workers: int, timeout_seconds: float
+    pending: dict[str, int], task: TaskFunction, num_workers: int, timeout_seconds: float
 ) -> Iterator[Track | Failed]:
     """Yield a track or a failure for each path, as they come."""
     jobs = ((path, path) for path in pending)

@@ -39,7 +39,7 @@ from musicfm.audio.processes import (
     Failure,
     Message,
     Now,
-    Task,
+    TaskFunction,
     num_cores,
     run_tasks,
 )
@@ -223,7 +223,11 @@ def _recording(shard: _Shard) -> Recording:
 
 
 def _write_all(
-    shards: list[_Shard], task: Task, num_workers: int, timeout_seconds: float, bar: AudioProgress
+    shards: list[_Shard],
+    task: TaskFunction,
+    num_workers: int,
+    timeout_seconds: float,
+    bar: AudioProgress,
 ) -> Iterator[tuple[_Shard, _Bad]]:
     """Yield each shard when it is written, with its bad tracks.
 

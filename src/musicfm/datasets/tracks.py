@@ -24,7 +24,7 @@ import numpy.typing as npt
 from musicfm.errors import ConfigError, DataError
 from musicfm.files import atomic_write, parse_json
 from musicfm.journal import Recording
-from musicfm.remote import Location, fetched, is_url, join, open_bytes, parent
+from musicfm.remote import Location, RangeFile, fetched, is_url, join, open_bytes, parent
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -432,32 +432,13 @@ def _check(table: "pa.Table", where: str) -> None:
             seen.add(path)
 
 
-class _Part(io.RawIOBase):
+class _Part(RangeFile):
     """The bytes of a track in its shard, as a file of their own."""
 
     def __init__(self, file: BinaryIO, track: Track) -> None:
-        self._file, self._start, self._size = file, track.offset, track.size
-        self._position = 0
-        self.name = f"{track.path} in {track.shard}"
+        super().__init__(f"{track.path} in {track.shard}", track.size)
+        self._file, self._start = file, track.offset
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        left = max(0, self._size - self._position)
-        self._file.seek(self._start + self._position)
-        data = self._file.read(min(len(buffer), left))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        base = (0, self._position, self._size)[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
+    def part(self, start: int, stop: int) -> bytes:
+        self._file.seek(self._start + start)
+        return self._file.read(stop - start)

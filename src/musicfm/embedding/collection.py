@@ -40,8 +40,8 @@ from musicfm.model import checkpoint
 from musicfm.progress import RecordingProgress
 from musicfm.remote import Location, RemoteFile, files_below, is_url
 
-Key = TypeVar("Key")
-KeyIn = TypeVar("KeyIn", contravariant=True)
+KeyT = TypeVar("KeyT")
+KeyT_contra = TypeVar("KeyT_contra", contravariant=True)
 
 REPORT = "report.json"
 
@@ -287,23 +287,23 @@ def settings_of(
     }
 
 
-class Writer(Protocol[KeyIn]):
+class Writer(Protocol[KeyT_contra]):
     """What becomes of the frames of a recording."""
 
-    def accumulator(self, recording: KeyIn) -> Any:
+    def accumulator(self, recording: KeyT_contra) -> Any:
         """Takes the frames of one recording: has ``add``, which may raise DataError, and
         ``close``.
         """
 
-    def write(self, recording: KeyIn, collected: Any, duration: float) -> dict[str, Any]:
+    def write(self, recording: KeyT_contra, collected: Any, duration: float) -> dict[str, Any]:
         """Writes one recording; returns what the journal must know to find it."""
 
 
 @dataclass(frozen=True)
-class Written(Generic[Key]):
+class Written(Generic[KeyT]):
     """A recording is done."""
 
-    key: Key
+    key: KeyT
     found: dict[str, Any]
     """Fields for the journal, by which the result is found."""
     duration: float
@@ -312,15 +312,15 @@ class Written(Generic[Key]):
 
 
 def written(
-    events: Iterable[TrackEvent[Key]], writer: Writer[Key]
-) -> Generator[TrackEvent[Key] | Written[Key], None, None]:
+    events: Iterable[TrackEvent[KeyT]], writer: Writer[KeyT]
+) -> Generator[TrackEvent[KeyT] | Written[KeyT], None, None]:
     """Writes the recordings whose frames arrive in ``events``; passes on all events, and after the
     last of each, which is passed on before, says what was written, or why it could not be.
 
     Raises OutputError if nothing can be written any more.
     """
-    under_way: dict[Key, Any] = {}
-    refused: set[Key] = set()
+    under_way: dict[KeyT, Any] = {}
+    refused: set[KeyT] = set()
     try:
         for event in events:
             recording = event.key
@@ -358,15 +358,15 @@ def written(
             collected.close()
 
 
-class Account(Generic[Key]):
+class Account(Generic[KeyT]):
     """Keeps account of recordings that are worked on: in a summary and on a bar."""
 
-    def __init__(self, summary: Summary, bar: RecordingProgress[Key]) -> None:
+    def __init__(self, summary: Summary, bar: RecordingProgress[KeyT]) -> None:
         self.summary, self._bar = summary, bar
 
     def follow(
-        self, events: Iterable[TrackEvent[Key] | Written[Key]], rate: float
-    ) -> Iterator[Written[Key]]:
+        self, events: Iterable[TrackEvent[KeyT] | Written[KeyT]], rate: float
+    ) -> Iterator[Written[KeyT]]:
         """Notes what happens to recordings; yields those that are written, for `on_done`.
 
         Args:
@@ -386,18 +386,18 @@ class Account(Generic[Key]):
                 case Written():
                     yield event
 
-    def on_start(self, recording: Key, duration: float) -> None:
+    def on_start(self, recording: KeyT, duration: float) -> None:
         """A recording says that it lasts so many seconds."""
         self._bar.on_start(recording, duration)
 
-    def on_audio(self, recording: Key, seconds: float) -> None:
+    def on_audio(self, recording: KeyT, seconds: float) -> None:
         """So many more seconds of a recording are done."""
         self._bar.on_audio(recording, seconds)
 
-    def on_write(self, recording: Key) -> None:
+    def on_write(self, recording: KeyT) -> None:
         """The result of a recording is about to be written."""
 
-    def on_done(self, done: Written[Key]) -> None:
+    def on_done(self, done: Written[KeyT]) -> None:
         """A recording is done."""
         self.summary.done += 1
         self.summary.audio_seconds += done.duration
@@ -406,7 +406,7 @@ class Account(Generic[Key]):
             self._bar.say(f"warning: {warning}")
         self._bar.on_end(done.key)
 
-    def on_error(self, recording: Key, reason: str) -> None:
+    def on_error(self, recording: KeyT, reason: str) -> None:
         """A recording cannot be used."""
         self.summary.failures.append((str(recording), reason))
         self._bar.say(f"failed: {reason}")

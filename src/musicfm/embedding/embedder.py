@@ -43,7 +43,7 @@ from musicfm.model.inference.optimized import optimize
 from musicfm.model.musicfm import MusicFM, full_float32
 
 Source: TypeAlias = AudioFile | bytes | Tensor | npt.NDArray[np.floating]
-Key = TypeVar("Key")
+KeyT = TypeVar("KeyT")
 Occurrence = TypeVar("Occurrence")
 
 
@@ -90,23 +90,23 @@ class Embedding:
 
 
 @dataclass(frozen=True, eq=False)
-class Frames(Generic[Key]):
+class Frames(Generic[KeyT]):
     """The next frames of a recording, (layers, time, dim) float32 on the CPU."""
 
-    key: Key
+    key: KeyT
     frames: Tensor
 
 
 @dataclass(frozen=True)
-class Finished(Generic[Key]):
+class Finished(Generic[KeyT]):
     """All frames of a recording have been given."""
 
-    key: Key
+    key: KeyT
     duration: float
     warnings: tuple[str, ...]
 
 
-TrackEvent: TypeAlias = Start[Key] | Frames[Key] | Finished[Key] | Failure[Key]
+TrackEvent: TypeAlias = Start[KeyT] | Frames[KeyT] | Finished[KeyT] | Failure[KeyT]
 
 
 def usable(events: Iterable[Occurrence | Failure[Any]]) -> Iterator[Occurrence]:
@@ -117,10 +117,10 @@ def usable(events: Iterable[Occurrence | Failure[Any]]) -> Iterator[Occurrence]:
         yield event
 
 
-class _Track(Generic[Key]):
+class _Track(Generic[KeyT]):
     """One recording on its way through."""
 
-    def __init__(self, key: Key, windowing: Windowing) -> None:
+    def __init__(self, key: KeyT, windowing: Windowing) -> None:
         self.key = key
         self.cutter = Cutter(windowing)
         self.stitcher = Stitcher(windowing.overlap)
@@ -183,7 +183,7 @@ class WindowEncoder(ABC):
     def fingerprint(self) -> str:
         """Of what it has learnt and how it computes: what tells it from other encoders."""
 
-    def tracks(self, events: Iterable[Event[Key] | None]) -> Iterator[TrackEvent[Key]]:
+    def tracks(self, events: Iterable[Event[KeyT] | None]) -> Iterator[TrackEvent[KeyT]]:
         """Embeds the recordings whose samples arrive in ``events``; windows share batches.
 
         Args:
@@ -194,8 +194,8 @@ class WindowEncoder(ABC):
             Of each recording Start if ``events`` have it, its frames in order and then Finished, or
             a Failure that voids them.
         """
-        decoding: dict[Key, _Track[Key]] = {}
-        queue: deque[tuple[_Track[Key], Window]] = deque()
+        decoding: dict[KeyT, _Track[KeyT]] = {}
+        queue: deque[tuple[_Track[KeyT], Window]] = deque()
         for event in events:
             if event is None:
                 yield from self._embed_all(queue)
@@ -224,14 +224,14 @@ class WindowEncoder(ABC):
                 yield from self._embed([queue.popleft() for _ in range(self.batch_size)])
         yield from self._embed_all(queue)
 
-    def _embed_all(self, queue: deque[tuple[_Track[Key], Window]]) -> Iterator[TrackEvent[Key]]:
+    def _embed_all(self, queue: deque[tuple[_Track[KeyT], Window]]) -> Iterator[TrackEvent[KeyT]]:
         """Computes all windows of a queue."""
         while queue:
             yield from self._embed(
                 [queue.popleft() for _ in range(min(len(queue), self.batch_size))]
             )
 
-    def _embed(self, batch: list[tuple[_Track[Key], Window]]) -> Iterator[TrackEvent[Key]]:
+    def _embed(self, batch: list[tuple[_Track[KeyT], Window]]) -> Iterator[TrackEvent[KeyT]]:
         """Computes a batch and stitches each window to its recording."""
         batch = [(track, window) for track, window in batch if not track.failed]
         for (track, window), frames in zip(
@@ -251,7 +251,7 @@ class WindowEncoder(ABC):
                 duration = track.cutter.num_samples / self.sample_rate
                 yield Finished(track.key, duration, track.warnings)
 
-    def _too_short(self, track: _Track[Key]) -> str:
+    def _too_short(self, track: _Track[KeyT]) -> str:
         return (
             f"{track.key} is too short: {track.cutter.num_samples / self.sample_rate:.3f} s; "
             f"the model needs at least {self.min_samples / self.sample_rate:.3f} s "

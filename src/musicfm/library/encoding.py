@@ -82,5 +82,5 @@ class TrackEncoder:
         """The vectors of a recording. Raises AudioError."""
         path = recording if isinstance(recording, str) else Path(recording)
         with tempfile.TemporaryDirectory(prefix="musicfm-", ignore_cleanup_errors=True) as folder:
-            features, _ = self.predictor.listen(path, Path(folder))
+            features, _ = self.predictor.encode(path, Path(folder))
             return self.vectors(features)

@@ -19,6 +19,11 @@ class Grid:
     steps_per_beat: int
     step_seconds: float
 
+    @property
+    def eighth(self) -> int:
+        """Steps of an eighth note, or of a quarter in songs in which eighths are too fast."""
+        return 2 if self.step_seconds > 0.075 else 4
+
     def starts(self, every: int) -> list[int]:
         """Steps of a bar at some distance."""
         return list(range(0, self.steps_per_bar, every))
@@ -27,12 +32,13 @@ class Grid:
 def comping_pattern(dice: Dice, kind: Comping, grid: Grid) -> list[int]:
     """Where in a bar the chords are struck, in steps."""
     bar, beat = grid.steps_per_bar, grid.steps_per_beat
-    eighth = 2 if grid.step_seconds > 0.075 else 4
     match kind:
         case "held":
             return []
         case "strummed":
-            return [step for step in grid.starts(eighth) if step % beat == 0 or dice.chance(0.6)]
+            return [
+                step for step in grid.starts(grid.eighth) if step % beat == 0 or dice.chance(0.6)
+            ]
         case "offbeat":
             if beat == 6:
                 return [4, 10] if dice.chance(0.5) else [2, 4, 8, 10]
@@ -43,7 +49,7 @@ def comping_pattern(dice: Dice, kind: Comping, grid: Grid) -> list[int]:
             count = dice.integer(2, 4)
             return sorted(dice.shuffled(fine)[:count])
         case "broken":
-            return grid.starts(1 if grid.step_seconds > 0.15 and dice.chance(0.5) else eighth)
+            return grid.starts(1 if grid.step_seconds > 0.15 and dice.chance(0.5) else grid.eighth)
         case "power":
             return _power_pattern(dice, grid)
         case "boom-chick":
@@ -196,21 +202,18 @@ def write_arpeggio(
 def bass_pattern(dice: Dice, kind: Bassline, grid: Grid) -> list[int]:
     """Where in a bar the bass plays besides chord changes, in steps."""
     bar, beat = grid.steps_per_bar, grid.steps_per_beat
-    eighth = 2 if grid.step_seconds > 0.075 else 4
     match kind:
         case "held":
             return [0]
         case "root-fifth":
             return [0, bar // 2] if bar == 16 or beat == 6 else [0, 8]
-        case "eighths":
-            return grid.starts(eighth)
+        case "eighths" | "octaves":
+            return grid.starts(grid.eighth)
         case "walking":
             return grid.starts(beat)
         case "syncopated":
             fine = grid.starts(1 if grid.step_seconds > 0.13 else 2)[1:]
             return [0, *sorted(dice.shuffled(fine)[: dice.integer(2, 4)])]
-        case "octaves":
-            return grid.starts(eighth)
 
 
 def write_bass(

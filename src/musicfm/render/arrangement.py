@@ -226,14 +226,7 @@ def _instrument(
 
 
 def _weights(style: Style, role: str) -> dict[str, float]:
-    match role:
-        case "bass":
-            return dict(style.bass_on)
-        case "chords":
-            return dict(style.chords_on)
-        case "pad":
-            return dict(style.pad_on)
-        case "arpeggio":
-            return dict.fromkeys(_FALLBACK["arpeggio"], 1.0)
-        case _:
-            return dict(style.lead_on)
+    by_role = {"bass": style.bass_on, "chords": style.chords_on, "pad": style.pad_on}
+    if role == "arpeggio":
+        return dict.fromkeys(_FALLBACK["arpeggio"], 1.0)
+    return dict(by_role.get(role, style.lead_on))

@@ -75,7 +75,6 @@ def crash(step: int) -> ScoreNote:
 
 def _cymbals(dice: Dice, groove: Groove, grid: Grid) -> list[Hit]:
     bar, beat = grid.steps_per_bar, grid.steps_per_beat
-    eighth = 2 if grid.step_seconds > 0.075 else 4
     if groove == "swing":
         skips = [step + beat // 2 for step in grid.starts(beat)[1::2] if dice.chance(0.85)]
         ride = [(step, RIDE, 0.9) for step in sorted([*grid.starts(beat), *skips])]
@@ -84,13 +83,13 @@ def _cymbals(dice: Dice, groove: Groove, grid: Grid) -> list[Hit]:
     if groove == "toms":
         return [
             (step, TOMS[-1 - int(dice.unit() * 3)], 1.0 if step % beat == 0 else 0.7)
-            for step in grid.starts(eighth)
+            for step in grid.starts(grid.eighth)
             if step % beat == 0 or dice.chance(0.6)
         ]
     if groove == "four-on-the-floor" and beat == 4:
         offbeats = [(step + 2, OPEN, 0.8) for step in grid.starts(4)]
         return [*offbeats, *((step, HAT, 0.55) for step in grid.starts(2) if step % 4 == 0)]
-    every = 1 if groove == "funk" and grid.step_seconds > 0.1 else eighth
+    every = 1 if groove == "funk" and grid.step_seconds > 0.1 else grid.eighth
     if every == 2 and grid.step_seconds > 0.16 and dice.chance(0.35):
         every = 1
     elif dice.chance(0.15):
@@ -115,10 +114,7 @@ def _snares(dice: Dice, groove: Groove, grid: Grid) -> list[Hit]:
     if groove == "swing":
         return [(step + beat // 2, SNARE, 0.45) for step in grid.starts(beat) if dice.chance(0.25)]
     if groove == "train":
-        return [
-            (step, SNARE, 0.9 if step in steps else 0.4)
-            for step in grid.starts(2 if grid.step_seconds > 0.075 else 4)
-        ]
+        return [(step, SNARE, 0.9 if step in steps else 0.4) for step in grid.starts(grid.eighth)]
     key = STICK if groove in ("one-drop", "latin") else SNARE
     if groove == "four-on-the-floor" and dice.chance(0.5):
         key = CLAP
@@ -131,7 +127,7 @@ def _snares(dice: Dice, groove: Groove, grid: Grid) -> list[Hit]:
 def _kicks(dice: Dice, groove: Groove, grid: Grid, syncopated: bool) -> list[Hit]:
     bar, beat = grid.steps_per_bar, grid.steps_per_beat
     match groove:
-        case "four-on-the-floor":
+        case "four-on-the-floor" | "double-time" | "toms":
             steps = grid.starts(beat)
         case "one-drop":
             steps = [8] if bar == 16 else [bar // 2]
@@ -139,8 +135,6 @@ def _kicks(dice: Dice, groove: Groove, grid: Grid, syncopated: bool) -> list[Hit
             steps = [step for step in grid.starts(beat) if dice.chance(0.4)]
         case "latin":
             steps = [0, 6, 8, 14] if bar == 16 else [0, 4, 8] if beat == 4 else [0, 4, 6, 10]
-        case "double-time" | "toms":
-            steps = grid.starts(beat)
         case "breakbeat":
             steps = [0, dice.choice([10, 10, 6])]
         case "train":
@@ -156,17 +150,16 @@ def _kicks(dice: Dice, groove: Groove, grid: Grid, syncopated: bool) -> list[Hit
 
 
 def _percussion(dice: Dice, grid: Grid) -> list[Hit]:
-    every = 2 if grid.step_seconds > 0.075 else 4
     match dice.choice(["shaker", "congas", "tambourine", "claves"]):
         case "shaker":
             return [
                 (step, SHAKER, 0.8 if step % grid.steps_per_beat == 0 else 0.55)
-                for step in grid.starts(every)
+                for step in grid.starts(grid.eighth)
             ]
         case "congas":
             return [
                 (step, dice.choice([HIGH_CONGA, LOW_CONGA]), dice.uniform(0.6, 0.95))
-                for step in grid.starts(every)
+                for step in grid.starts(grid.eighth)
                 if dice.chance(0.7)
             ]
         case "tambourine":

@@ -136,13 +136,9 @@ def limit(sound: _Samples) -> _Samples:
     if not loud.any():
         return sound
     limited = sound.copy()
-    limited[loud] = _bent(sound[loud])
+    beyond = np.tanh((np.abs(sound[loud]) - _KNEE) / (1 - _KNEE))
+    limited[loud] = np.copysign(_KNEE + (1 - _KNEE) * beyond, sound[loud])
     return limited
-
-
-def _bent(loud: _Samples) -> _Samples:
-    beyond = np.tanh((np.abs(loud) - _KNEE) / (1 - _KNEE))
-    return np.copysign(_KNEE + (1 - _KNEE) * beyond, loud)
 
 
 def look_ahead(sound: _Samples, sample_rate: int) -> _Samples:
@@ -185,15 +181,13 @@ def saturate(sound: _Samples, drive_db: float) -> _Samples:
     if rms == 0:
         return sound
     scale = np.float32(4 * rms / 10 ** (drive_db / 20))
-    bent: _Samples = np.tanh(sound / scale) * scale
-    return bent
+    return np.tanh(sound / scale) * scale
 
 
 def bandpass(sound: _Samples, band: tuple[float, float], sample_rate: int) -> _Samples:
     """Cut what is below and above, by 12 dB an octave (Butterworth)."""
     sections = scipy.signal.butter(2, band, "bandpass", fs=sample_rate, output="sos")
-    filtered: _Samples = scipy.signal.sosfilt(sections, sound, axis=1).astype(np.float32)
-    return filtered
+    return scipy.signal.sosfilt(sections, sound, axis=1).astype(np.float32)
 
 
 def amplify(sound: _Samples, drive_db: float, sample_rate: int) -> _Samples:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from musicfm.render.dice import Dice
 from musicfm.render.lead_sheets import LeadSheet
 from musicfm.render.splits import is_reserved
-from musicfm.render.theory import Key
+from musicfm.render.theory import Tonality
 
 MIN_SECONDS, MAX_SECONDS = 60.0, 150.0
 """Length of the music, at its nominal tempo and without silences."""
@@ -55,7 +55,7 @@ class Section:
     material: str
     """Name of the harmony, which the first section of that material defines."""
     phrases: tuple[Phrase, ...]
-    key: Key
+    key: Tonality
     first_bar: int = 0
     occurrence: int = 0
     """How many sections of this label came before."""
@@ -66,11 +66,11 @@ class Section:
     @property
     def bars(self) -> int:
         """How many."""
-        return _bars(self.phrases)
+        return sum(phrase.bars for phrase in self.phrases)
 
 
 def plan_form(
-    dice: Dice, key: Key, bar_seconds: float, reserved: bool, drums: bool
+    dice: Dice, key: Tonality, bar_seconds: float, reserved: bool, drums: bool
 ) -> tuple[Section, ...]:
     """Draws a form that lasts as long as a song should.
 
@@ -90,7 +90,7 @@ def plan_form(
             return _with_silences(dice, _with_modulation(dice, sections))
 
 
-def sections_of(sheet: LeadSheet, key: Key) -> tuple[Section, ...]:
+def sections_of(sheet: LeadSheet, key: Tonality) -> tuple[Section, ...]:
     """The sections of a lead sheet; eight bars each where they are not known."""
     lengths = sheet.sections
     if not lengths:
@@ -118,7 +118,7 @@ def _labels(dice: Dice, length: int) -> list[str]:
 
 
 def _sections(
-    dice: Dice, labels: list[str], key: Key, bar_seconds: float, drums: bool
+    dice: Dice, labels: list[str], key: Tonality, bar_seconds: float, drums: bool
 ) -> list[Section]:
     phrases = {
         label: _phrases(dice, dice.uniform(*seconds) / bar_seconds)
@@ -197,16 +197,16 @@ def _with_modulation(dice: Dice, sections: list[Section]) -> list[Section]:
     ]
 
 
-def _other_key(dice: Dice, section: Section, lift: bool) -> Key:
+def _other_key(dice: Dice, section: Section, lift: bool) -> Tonality:
     """Upwards for a last refrain, else a related key; its material is then its own."""
     key = section.key
     if lift:
-        return Key((key.tonic + dice.choice([1, 2, 2, 3])) % 12, key.mode)
-    related = [Key((key.tonic + shift) % 12, key.mode) for shift in (5, 7, 2, 10)]
+        return Tonality((key.tonic + dice.choice([1, 2, 2, 3])) % 12, key.mode)
+    related = [Tonality((key.tonic + shift) % 12, key.mode) for shift in (5, 7, 2, 10)]
     if key.mode == "major":
-        related += [Key((key.tonic + 9) % 12, "minor")] * 3
+        related += [Tonality((key.tonic + 9) % 12, "minor")] * 3
     elif key.mode == "minor":
-        related += [Key((key.tonic + 3) % 12, "major")] * 3
+        related += [Tonality((key.tonic + 3) % 12, "major")] * 3
     return dice.choice(related)
 
 
@@ -216,10 +216,6 @@ def _with_silences(dice: Dice, sections: list[Section]) -> tuple[Section, ...]:
         i = dice.integer(2, len(sections) - 1)
         sections[i] = replace(sections[i], silence_before=dice.uniform(1.2, 3.0))
     return tuple(sections)
-
-
-def _bars(phrases: tuple[Phrase, ...]) -> int:
-    return sum(phrase.bars for phrase in phrases)
 
 
 def _total(sections: list[Section]) -> int:

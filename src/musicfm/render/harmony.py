@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from musicfm.render.dice import Dice
 from musicfm.render.splits import is_reserved
 from musicfm.render.styles import STEPS_PER_BAR, Metre, Style
-from musicfm.render.theory import Chord, Key
+from musicfm.render.theory import Chord, Tonality
 
 _MAX_CHORD_SECONDS = 5.0
 _MIN_CHORDS = 4  # of a phrase: fewer would not make a progression that can be reserved
@@ -96,7 +96,7 @@ _SEVENTHS: dict[str, str] = {"maj": "maj7", "min": "min7", "dim": "hdim7"}
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class PhraseChord:
     """A chord within a phrase."""
 
     start: int
@@ -105,7 +105,7 @@ class Slot:
     quality: str
     bass: int
 
-    def chord(self, key: Key) -> Chord:
+    def chord(self, key: Tonality) -> Chord:
         """The chord in a key."""
         return Chord(key, _DEGREES[self.degree][0], self.quality, self.bass)
 
@@ -126,7 +126,7 @@ def write_phrase(
     closed: bool,
     pushing: bool,
     reserved: bool,
-) -> tuple[Slot, ...]:
+) -> tuple[PhraseChord, ...]:
     """The chords of a phrase.
 
     Args:
@@ -151,7 +151,7 @@ def write_phrase(
         bass = _bass(dice, quality, style.inversions) if i + 1 < len(degrees) else 0
         early = 2 if pushing and dice.chance(0.25) and start - previous > 4 else 0
         previous = start - early
-        slots.append(Slot(previous, degree, quality, bass))
+        slots.append(PhraseChord(previous, degree, quality, bass))
     return tuple(slots)
 
 

@@ -21,7 +21,7 @@ from musicfm.render.styles import (
     Style,
     choose_metre_style_and_tempo,
 )
-from musicfm.render.theory import Key
+from musicfm.render.theory import Tonality
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Plan:
     """Whether it is made of the material kept for held-out songs."""
     metre: Metre
     style_name: str
-    key: Key
+    key: Tonality
     feel: Feel
     grid: Grid
     sections: tuple[Section, ...]
@@ -80,17 +80,16 @@ def make_plan(seed: int, version: Version = 2, sheet: LeadSheet | None = None) -
     """
     dice = _dice(seed, version).child("plan")
     reserved = split_of(seed) == "heldout"
-    feel_dice = dice.child("feel")
+    tempo: float | None
     if version == 1:
         metre, style_name = styles_v1.choose_metre_and_style(dice.child("style"))
-        style = styles_v1.STYLES[style_name]
-        feel = _feel_v1(feel_dice, style, metre, reserved)
+        style, tempo = styles_v1.STYLES[style_name], None
     else:
         metre, style_name, tempo = choose_metre_style_and_tempo(
             dice.child("style"), reserved, None if sheet is None else sheet.metre
         )
         style = STYLES[style_name]
-        feel = _feel(feel_dice, style, metre, tempo)
+    feel = _feel(dice.child("feel"), style, metre, tempo, reserved)
     per_beat = STEPS_PER_BEAT[metre]
     grid = Grid(STEPS_PER_BAR[metre], per_beat, 60 / feel.beats_per_minute / per_beat)
     drums = not dice.child("drums").chance(style.drumless)
@@ -154,28 +153,20 @@ def _dice(seed: int, version: Version) -> Dice:
     return Dice("song", seed) if version == 1 else Dice("song", version, seed)
 
 
-def key_of(seed: int) -> Key:
+def key_of(seed: int) -> Tonality:
     """The key of a song: of any 24 songs in a row, no two have the same tonic and third."""
     order = Dice("keys", seed // 24).shuffled(range(24))
     tonic, is_minor = divmod(order[seed % 24], 2)
     modes = {"minor": 7.0, "dorian": 1.0} if is_minor else {"major": 7.0, "mixolydian": 1.0}
-    return Key(tonic, Dice("mode", seed).weighted(modes))
+    return Tonality(tonic, Dice("mode", seed).weighted(modes))
 
 
-def _feel_v1(dice: Dice, style: Style, metre: Metre, reserved: bool) -> Feel:
+def _feel(dice: Dice, style: Style, metre: Metre, tempo: float | None, reserved: bool) -> Feel:
+    """How a song is timed; without a tempo, at one that is drawn as the first version does."""
     machine = dice.chance(0.35)
     swings = metre != "6/8" and dice.chance(style.swing)
-    tempo = styles_v1.choose_tempo(dice, style, metre, reserved)
-    return _drawn(dice, style, tempo, machine, swings)
-
-
-def _feel(dice: Dice, style: Style, metre: Metre, tempo: float) -> Feel:
-    machine = dice.chance(0.35)
-    swings = metre != "6/8" and dice.chance(style.swing)
-    return _drawn(dice, style, tempo, machine, swings)
-
-
-def _drawn(dice: Dice, style: Style, tempo: float, machine: bool, swings: bool) -> Feel:
+    if tempo is None:
+        tempo = styles_v1.choose_tempo(dice, style, metre, reserved)
     return Feel(
         beats_per_minute=tempo,
         drift=0.0 if machine else dice.uniform(0.005, 0.04),

@@ -14,7 +14,7 @@ from musicfm.render.accompaniment import (
 from musicfm.render.arrangement import ROLES, Scene
 from musicfm.render.drums import KICK, crash, drum_pattern, with_fill, write_drums
 from musicfm.render.form import Section
-from musicfm.render.harmony import Slot, write_phrase
+from musicfm.render.harmony import PhraseChord, write_phrase
 from musicfm.render.lead_sheets import LeadSheet
 from musicfm.render.melody import Melodist, MelodyStyle, vary
 from musicfm.render.plan import Plan
@@ -59,7 +59,9 @@ def write_harmony(plan: Plan, phrases: "Phrases") -> list[list[ChordSpan]]:
         if chord != previous:
             previous, since = chord, start
         elif chord is not None and end - since > longest:
-            previous, since = _turned(chord), start
+            # The same chord upon another of its notes.
+            bass = 0 if chord.bass else QUALITIES[chord.quality][1]
+            previous, since = replace(chord, bass=bass), start
         if previous is not None and end > start:
             chords[i].append(ChordSpan(start, end, previous))
     return chords
@@ -84,11 +86,6 @@ def _sheet_harmony(plan: Plan, sheet: LeadSheet) -> list[list[ChordSpan]]:
     return [*chords, []]
 
 
-def _turned(chord: Chord) -> Chord:
-    """The same chord upon another of its notes."""
-    return replace(chord, bass=0 if chord.bass else QUALITIES[chord.quality][1])
-
-
 def _final_chord(plan: Plan) -> Chord:
     """Mostly the tonic, sometimes another: the end alone does not tell the key."""
     key = plan.sections[-1].key
@@ -111,14 +108,14 @@ class Phrases:
                 letters = self._order.setdefault(section.material, [])
                 if phrase.letter not in letters:
                     letters.append(phrase.letter)
-        self._slots: dict[tuple[str, str, str], tuple[Slot, ...]] = {}
+        self._slots: dict[tuple[str, str, str], tuple[PhraseChord, ...]] = {}
         self._pushing = plan.dice.child("pushing").chance(plan.style.pushes)
 
     def bars(self, section: Section, letter: str) -> int:
         """How long a phrase is where it is not cut short."""
         return self._bars[section.material, letter]
 
-    def slots(self, section: Section, letter: str) -> tuple[Slot, ...]:
+    def slots(self, section: Section, letter: str) -> tuple[PhraseChord, ...]:
         """The chords of a phrase."""
         name = section.material, letter, section.key.mode
         if name not in self._slots:

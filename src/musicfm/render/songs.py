@@ -13,7 +13,7 @@ from typing import Any, Literal
 from musicfm.audio.processes import (
     Failure,
     Message,
-    Task,
+    TaskFunction,
     num_cores,
     run_tasks,
 )
@@ -140,7 +140,9 @@ def render_songs(
     return summary
 
 
-def _rendered(render: Task, pending: Sequence[int], num_workers: int) -> Iterator[tuple[int, Any]]:
+def _rendered(
+    render: TaskFunction, pending: Sequence[int], num_workers: int
+) -> Iterator[tuple[int, Any]]:
     """The songs of some seeds, as they come. Raises MusicFMError if one cannot be rendered."""
     events = run_tasks(
         render,

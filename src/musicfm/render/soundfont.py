@@ -192,8 +192,7 @@ class Vorbis:
                 f"the sample {self.name} of the sound font cannot be decoded ({error}); give "
                 "another sound font"
             ) from error
-        pcm: npt.NDArray[np.int16] = np.ascontiguousarray(decoded[self.start : self.end, 0])
-        return pcm
+        return np.ascontiguousarray(decoded[self.start : self.end, 0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

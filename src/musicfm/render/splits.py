@@ -13,14 +13,14 @@ from typing import Literal
 
 from musicfm.errors import ConfigError
 
-Split = Literal["train", "test", "heldout", "degraded"]
+SongSplit = Literal["train", "test", "heldout", "degraded"]
 """train: for training and validation. test: other songs of the same kind. heldout: of reserved
 material. degraded: as test, in bad recordings."""
 
 TEST_SEEDS = range(1_100_000_000, 1_400_000_000)
 """Reserved for testing, all three kinds."""
 
-SEEDS: dict[Split, range] = {
+SEEDS: dict[SongSplit, range] = {
     "train": range(TEST_SEEDS.start),
     "test": range(1_100_000_000, 1_200_000_000),
     "heldout": range(1_200_000_000, 1_300_000_000),
@@ -31,7 +31,7 @@ _ONE_IN = 4  # of all progressions, forms and tempi is reserved
 _TEMPO_BAND = 6.0  # beats per minute
 
 
-def split_of(seed: int) -> Split:
+def split_of(seed: int) -> SongSplit:
     """What a song is for. Raises ConfigError if the seed is not from 0 to 1,399,999,999."""
     for split, seeds in SEEDS.items():
         if seed in seeds:

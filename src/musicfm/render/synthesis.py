@@ -45,6 +45,15 @@ _SLOWEST, _FASTEST = 2**-10, 2**7  # samples of a recording for each that is pla
 _OPEN_CENTS = 13_500  # the cutoff that stands for no filter
 _MARGIN = 150  # samples beyond the last, which the resampler's filter reaches
 _NEVER = 1 << 62
+# The generators of an envelope.
+_VOLUME = (
+    Gen.VOL_ENV_DELAY, Gen.VOL_ENV_ATTACK, Gen.VOL_ENV_HOLD, Gen.KEY_TO_VOL_ENV_HOLD,
+    Gen.VOL_ENV_DECAY, Gen.KEY_TO_VOL_ENV_DECAY,
+)  # fmt: skip
+_MODULATION = (
+    Gen.MOD_ENV_DELAY, Gen.MOD_ENV_ATTACK, Gen.MOD_ENV_HOLD, Gen.KEY_TO_MOD_ENV_HOLD,
+    Gen.MOD_ENV_DECAY, Gen.KEY_TO_MOD_ENV_DECAY,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,14 +336,8 @@ class _Modulation:
 
     def _envelope(self, times: _Doubles) -> _Doubles:
         """The modulation envelope, from 0 to 1, while the key is held."""
-        zone, key = self._zone, self._key
-        delay, attack, hold = _rise(
-            zone[Gen.MOD_ENV_DELAY],
-            zone[Gen.MOD_ENV_ATTACK],
-            zone[Gen.MOD_ENV_HOLD] + zone[Gen.KEY_TO_MOD_ENV_HOLD] * (60 - key),
-        )
-        decay = _seconds(zone[Gen.MOD_ENV_DECAY] + zone[Gen.KEY_TO_MOD_ENV_DECAY] * (60 - key))
-        fall = zone[Gen.MOD_ENV_SUSTAIN] / 1000
+        delay, attack, hold, decay = _stages(self._zone, self._key, _MODULATION)
+        fall = self._zone[Gen.MOD_ENV_SUSTAIN] / 1000
         rising = np.clip((times - delay) / attack, 1e-9, 1)
         convex = np.clip(1 + 40 / 96 * np.log10(rising), 0, 1)  # its attack is convex
         return convex - np.clip((times - delay - attack - hold) / decay, 0, fall)
@@ -433,36 +436,26 @@ def _filtered(wave: _Samples, zone: Zone, modulation: _Modulation) -> _Samples:
 
 def _volume_envelope(zone: Zone, key: int, num_samples: int, sample_rate: int) -> _Samples:
     """The level while the key is held: it rises in amplitude and falls in decibels."""
-    delay, attack, hold = _volume_rise(zone, key)
+    delay, attack, hold, decay = _stages(zone, key, _VOLUME)
     times = np.arange(num_samples) / sample_rate - delay
     rising = np.clip(times / attack, 0, 1).astype(np.float32)
     fall = zone[Gen.VOL_ENV_SUSTAIN] / 10
-    decay = _DECAY_DB / _volume_decay(zone, key)
-    return rising * _amplitudes(-np.clip((times - attack - hold) * decay, 0, fall))
+    return rising * _amplitudes(-np.clip((times - attack - hold) * (_DECAY_DB / decay), 0, fall))
 
 
 def _audible_samples(zone: Zone, key: int, sample_rate: int) -> int:
     """How long a note is heard at most while its key is held."""
     if zone[Gen.VOL_ENV_SUSTAIN] / 10 < _SILENCE_DB:
         return _NEVER
-    decay = _volume_decay(zone, key) * _SILENCE_DB / _DECAY_DB
-    return math.ceil((sum(_volume_rise(zone, key)) + decay) * sample_rate)
+    delay, attack, hold, decay = _stages(zone, key, _VOLUME)
+    return math.ceil((delay + attack + hold + decay * _SILENCE_DB / _DECAY_DB) * sample_rate)
 
 
-def _volume_rise(zone: Zone, key: int) -> tuple[float, float, float]:
-    return _rise(
-        zone[Gen.VOL_ENV_DELAY],
-        zone[Gen.VOL_ENV_ATTACK],
-        zone[Gen.VOL_ENV_HOLD] + zone[Gen.KEY_TO_VOL_ENV_HOLD] * (60 - key),
-    )
-
-
-def _volume_decay(zone: Zone, key: int) -> float:
-    return _seconds(zone[Gen.VOL_ENV_DECAY] + zone[Gen.KEY_TO_VOL_ENV_DECAY] * (60 - key))
-
-
-def _rise(delay: int, attack: int, hold: int) -> tuple[float, float, float]:
-    return _seconds(delay), _seconds(attack), _seconds(hold)
+def _stages(zone: Zone, key: int, envelope: tuple[Gen, ...]) -> tuple[float, ...]:
+    """Seconds of delay, attack, hold and decay of an envelope at a key."""
+    delay, attack, hold, key_to_hold, decay, key_to_decay = (zone[which] for which in envelope)
+    held, falling = hold + key_to_hold * (60 - key), decay + key_to_decay * (60 - key)
+    return _seconds(delay), _seconds(attack), _seconds(held), _seconds(falling)
 
 
 def _falling(seconds: float, sample_rate: int) -> _Samples:

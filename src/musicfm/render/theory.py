@@ -44,7 +44,7 @@ _INTERVALS = {2: "2", 3: "b3", 4: "3", 5: "4", 6: "b5", 7: "5", 8: "#5", 9: "6",
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class Tonality:
     """A tonic (pitch class, C is 0) and a mode."""
 
     tonic: int
@@ -70,7 +70,7 @@ class Key:
 class Chord:
     """A chord within a key."""
 
-    key: Key
+    key: Tonality
     offset: int
     """Semitones from the tonic up to the root."""
     quality: str
@@ -115,7 +115,7 @@ def _chord_name(chord: Chord) -> str:
 
 
 @lru_cache(maxsize=65536)
-def _chord_scale(key: Key, chord: tuple[int, ...]) -> frozenset[int]:
+def _chord_scale(key: Tonality, chord: tuple[int, ...]) -> frozenset[int]:
     outside = {note for note in chord if note not in key.scale}
     beside = {(note + step) % 12 for note in outside for step in (-1, 1)}
     return frozenset((key.scale - (beside - set(chord))) | set(chord))
@@ -128,7 +128,7 @@ def _tonic_name(tonic: int, mode: str) -> str:
     return (_SHARPS if relative_major in _SIGNATURE_SHARPS else _FLATS)[tonic]
 
 
-def _spell(key: Key, offset: int) -> str:
+def _spell(key: Tonality, offset: int) -> str:
     """The note some semitones above the tonic, on the letter that its degree asks for."""
     tonic = _tonic_name(key.tonic, key.mode)
     letter = (_LETTERS.index(tonic[0]) + _STEPS[offset]) % 7

@@ -8,12 +8,13 @@ gets.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Generic, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+from torch.nn import functional as F
 
 from musicfm.datasets.annotations import Annotations
 from musicfm.model.config import Config
@@ -130,15 +131,17 @@ class Task(ABC, Generic[D]):
                 each clip.
         """
 
-    @abstractmethod
     def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
         """Sums over a batch.
+
+        As they are here, for targets that are classes.
 
         Args:
             logits: (batch, outputs, num_logits).
             values: (batch, outputs, ...) of the targets.
             known: as values, bool.
         """
+        return class_loss(logits, values, known)
 
     @abstractmethod
     def decode(self, logits: Array, times: Array, duration: float, decoding: D) -> Annotations:
@@ -208,6 +211,13 @@ class Task(ABC, Generic[D]):
         return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
 
 
+def class_loss(logits: Tensor, values: Tensor, known: Tensor) -> Loss:
+    """Cross-entropy of (batch, outputs, classes) logits."""
+    losses = F.cross_entropy(logits.flatten(0, 1), values.long().flatten(), reduction="none")
+    counted = known.flatten().to(losses.dtype)
+    return Loss((losses * counted).sum(), counted.sum())
+
+
 def one_hot_logits(classes: Array, known: npt.NDArray[np.bool_], count: int) -> Array:
     """(outputs, count) logits of (outputs,) classes; zeros where none is known."""
     return ORACLE_LOGIT * np.eye(count)[classes.astype(int)] * known[:, None]
@@ -216,6 +226,11 @@ def one_hot_logits(classes: Array, known: npt.NDArray[np.bool_], count: int) -> 
 def binary_logits(values: Array, known: npt.NDArray[np.bool_]) -> Array:
     """Logits of values of 0 and 1; those that are not known count as 0."""
     return np.where(known, ORACLE_LOGIT * (values - 0.5), -ORACLE_LOGIT / 2)
+
+
+def num_excluded(scores: Iterable[Scores], metric: str) -> int:
+    """Recordings with nothing to measure a metric on."""
+    return sum(math.isnan(score.get(metric, 0.0)) for score in scores)
 
 
 def nan_mean(values: Sequence[float]) -> float:

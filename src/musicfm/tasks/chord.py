@@ -14,7 +14,6 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor
 
 from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.errors import DataError
@@ -22,7 +21,6 @@ from musicfm.tasks.base import (
     Array,
     Constant,
     Decoding,
-    Loss,
     Scores,
     Targets,
     Task,
@@ -31,12 +29,10 @@ from musicfm.tasks.base import (
 )
 from musicfm.tasks.spans import (
     UNKNOWN,
-    class_loss,
     class_targets,
     classes_at,
     commonest,
     runs,
-    throughout,
     viterbi,
 )
 
@@ -77,9 +73,6 @@ class Chord(Task[ChordDecoding]):
         """(outputs,) classes."""
         return class_targets(classes_at(annotations.chords, times, chord_class))
 
-    def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
-        return class_loss(logits, values, known)
-
     def decode(
         self, logits: Array, times: Array, duration: float, decoding: ChordDecoding
     ) -> Annotations:
@@ -90,7 +83,7 @@ class Chord(Task[ChordDecoding]):
     def constants(self, train: Sequence[Annotations]) -> Iterator[Constant]:
         """The commonest chord."""
         name = NAMES[commonest((annotations.chords for annotations in train), chord_class)]
-        yield lambda duration: Annotations(chords=throughout(name, duration))
+        yield lambda duration: Annotations(chords=Spans.whole(name, duration))
 
     def score(self, reference: Annotations, estimate: Annotations) -> Scores:
         """NaN where the reference has nothing but X."""

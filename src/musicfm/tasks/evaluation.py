@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from musicfm.datasets.labelled import LabelledTrack
-from musicfm.tasks.base import Task, json_number, json_scores
+from musicfm.tasks.base import Task, json_number, json_scores, num_excluded
 from musicfm.tasks.features import extract
 from musicfm.tasks.intervals import Estimate, estimate
 from musicfm.tasks.predict import Predictor
-from musicfm.tasks.probe import Evaluation, Recording, evaluate, labelled, paired
+from musicfm.tasks.probe import EncodedTrack, Evaluation, evaluate, labelled, paired
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Evaluated:
     """Recordings that could not be used, and why."""
 
 
-def listen(
+def encode_tracks(
     predictor: Predictor,
     tracks: Sequence[LabelledTrack],
     cache: Path,
     *,
     num_workers: int | None = None,
     progress: bool = False,
-) -> tuple[tuple[Recording, ...], list[str]]:
+) -> tuple[tuple[EncodedTrack, ...], list[str]]:
     """The hidden states of some recordings, in a folder; and why those of others are not there."""
     features, failures = extract(
         predictor.encoder, tracks, cache, num_workers=num_workers, progress=progress
@@ -63,7 +63,7 @@ def evaluate_head(
     found, failures = {}, []
     for name, tracks in tests.items():
         with tempfile.TemporaryDirectory() as cache:
-            recordings, failed = listen(
+            recordings, failed = encode_tracks(
                 predictor, tracks, Path(cache), num_workers=num_workers, progress=progress
             )
             found[name] = evaluate(head, recordings)
@@ -118,10 +118,7 @@ def to_json(task: Task[Any], evaluated: Evaluated) -> str:
 
 def _excluded(task: Task[Any], evaluation: Evaluation) -> dict[str, int]:
     """By metric, recordings that have nothing to measure it by."""
-    return {
-        metric: sum(math.isnan(scores.get(metric, 0.0)) for scores in evaluation.tracks.values())
-        for metric in task.metrics
-    }
+    return {metric: num_excluded(evaluation.tracks.values(), metric) for metric in task.metrics}
 
 
 def _estimates(task: Task[Any], evaluation: Evaluation) -> dict[str, Estimate]:

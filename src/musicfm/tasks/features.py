@@ -32,7 +32,7 @@ from musicfm.progress import RecordingProgress
 from musicfm.remote import Location
 from musicfm.tasks.base import Array
 
-Key = TypeVar("Key")
+KeyT = TypeVar("KeyT")
 Where = TypeVar("Where", bound=Location)
 
 Inputs = Literal["frames", "stacked", "statistics"]
@@ -252,21 +252,21 @@ def compute(
         yield from written(encoder.tracks(decoded), FeatureFiles(files))
 
 
-class FeatureFiles(Generic[Key]):
+class FeatureFiles(Generic[KeyT]):
     """Where the hidden states of recordings go.
 
     Args:
         files: of each recording, a file for each layer.
     """
 
-    def __init__(self, files: Mapping[Key, Sequence[Path]]) -> None:
+    def __init__(self, files: Mapping[KeyT, Sequence[Path]]) -> None:
         self._files = files
 
-    def accumulator(self, recording: Key) -> "FeatureWriter":
+    def accumulator(self, recording: KeyT) -> "FeatureWriter":
         """Takes the frames of one recording."""
         return FeatureWriter(str(recording), self._files[recording])
 
-    def write(self, recording: Key, collected: "FeatureWriter", duration: float) -> dict[str, Any]:
+    def write(self, recording: KeyT, collected: "FeatureWriter", duration: float) -> dict[str, Any]:
         """Gives the files their names."""
         collected.finish()
         return {}

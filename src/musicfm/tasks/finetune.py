@@ -50,7 +50,7 @@ from musicfm.progress import Steps
 from musicfm.seeds import derive_seed
 from musicfm.tasks import heads
 from musicfm.tasks.base import Task
-from musicfm.tasks.evaluation import listen
+from musicfm.tasks.evaluation import encode_tracks
 from musicfm.tasks.heads import MODEL, Head, HeadConfig, build_task
 from musicfm.tasks.names import TaskName
 from musicfm.tasks.predict import Predictor
@@ -288,7 +288,7 @@ def finetune(
         with tempfile.TemporaryDirectory(dir=out) as cache:
             embedder = Embedder(tuned.to(device), config.layers, context_seconds=task.clip_seconds)
             predictor = Predictor((head,), embedder, model_name)
-            recordings, _ = listen(
+            recordings, _ = encode_tracks(
                 predictor, valid, Path(cache), num_workers=num_workers, progress=progress
             )
             summary = choose_decoding(head, labelled(task, recordings, "validation")).summary

@@ -28,19 +28,12 @@ class Estimate:
     low: float
     high: float
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """One row less another."""
-
-    difference: Estimate
-
     @property
     def verdict(self) -> Literal["ahead", "tie", "behind"]:
-        """Of the first row; a tie if the interval holds zero."""
-        if self.difference.low > 0.0:
+        """Where it is a difference: of the first row; a tie if the interval holds zero."""
+        if self.low > 0.0:
             return "ahead"
-        return "behind" if self.difference.high < 0.0 else "tie"
+        return "behind" if self.high < 0.0 else "tie"
 
 
 def estimate(task: Task[Any], runs: Runs, metric: str) -> Estimate:
@@ -51,14 +44,12 @@ def estimate(task: Task[Any], runs: Runs, metric: str) -> Estimate:
     )
 
 
-def compare(task: Task[Any], runs: Runs, others: Runs, metric: str) -> Comparison:
-    """How two rows differ on the recordings that both have."""
+def compare(task: Task[Any], runs: Runs, others: Runs, metric: str) -> Estimate:
+    """How much a row is ahead of another on the recordings that both have."""
     names = _common([*runs, *others])
     value = _value(task, runs, metric, names) - _value(task, others, metric, names)
     resampled = _resampled(task, runs, metric, names, "one")
-    return Comparison(
-        _estimate(value, resampled - _resampled(task, others, metric, names, "other"))
-    )
+    return _estimate(value, resampled - _resampled(task, others, metric, names, "other"))
 
 
 def _common(runs: Runs) -> list[str]:

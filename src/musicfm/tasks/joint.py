@@ -125,7 +125,7 @@ class JointSettings(Config):
         return self.learning_rate * min(1.0, up, down)
 
 
-class Clip(NamedTuple):
+class JointClip(NamedTuple):
     """A piece of a recording, as the model gets it."""
 
     samples: Tensor
@@ -139,7 +139,7 @@ class Clip(NamedTuple):
     known: list[Tensor]
 
 
-class Batch(NamedTuple):
+class JointBatch(NamedTuple):
     """Clips, of which those without labels come first."""
 
     samples: Tensor
@@ -155,7 +155,7 @@ class Batch(NamedTuple):
     known: list[Tensor]
 
 
-class Clips(Dataset[Clip]):
+class JointClips(Dataset[JointClip]):
     """Random clips: clip n is a function of (seed, n) and of the recordings.
 
     Args:
@@ -178,7 +178,7 @@ class Clips(Dataset[Clip]):
         self._tasks, self._config, self._settings = tuple(tasks), config, settings
         self._num_unlabelled = settings.num_unlabelled if unlabelled else 0
 
-    def __getitem__(self, n: int) -> Clip:
+    def __getitem__(self, n: int) -> JointClip:
         rng = np.random.default_rng(derive_seed(self._settings.seed, "clip", n))
         is_labelled = n % self._settings.batch_size >= self._num_unlabelled
         if is_labelled:
@@ -209,7 +209,7 @@ class Clips(Dataset[Clip]):
                 is_known = is_known & ~np.isin(task.vocabulary, TEMPO_TAGS)
             values.append(torch.from_numpy(value).float())
             known.append(torch.from_numpy(is_known))
-        return Clip(
+        return JointClip(
             torch.from_numpy(change_sound(samples, rate, rng)),
             None if is_labelled else torch.from_numpy(found),
             semitones,
@@ -223,10 +223,10 @@ def _along(flags: npt.NDArray[np.bool_], like: npt.NDArray[np.bool_]) -> npt.NDA
     return flags.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def join(clips: Sequence[Clip]) -> Batch:
+def join(clips: Sequence[JointClip]) -> JointBatch:
     """Clips to a batch."""
     originals = [clip.original for clip in clips if clip.original is not None]
-    return Batch(
+    return JointBatch(
         torch.stack([clip.samples for clip in clips]),
         nn.utils.rnn.pad_sequence(originals, batch_first=True) if originals else torch.empty(0, 0),
         torch.tensor([len(original) for original in originals], dtype=torch.int64),
@@ -237,7 +237,11 @@ def join(clips: Sequence[Clip]) -> Batch:
 
 
 def losses_of(
-    joint: Joint, teacher: Joint, batch: Batch, settings: JointSettings, generator: torch.Generator
+    joint: Joint,
+    teacher: Joint,
+    batch: JointBatch,
+    settings: JointSettings,
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """What a model is to make smaller, by name.
 
@@ -343,7 +347,7 @@ def train(
         run = _Run(model, model_name, settings, labelled, unlabelled, out, pitch, device)
         tasks = [cast(Head, head).task for head in run.joint.heads]
         loader = DataLoader(
-            Clips(labelled, unlabelled, tasks, run.joint.model.config, settings),
+            JointClips(labelled, unlabelled, tasks, run.joint.model.config, settings),
             batch_size=settings.batch_size,
             sampler=range(run.step * settings.batch_size, settings.steps * settings.batch_size),
             collate_fn=join,
@@ -379,7 +383,7 @@ def train(
         return Outcome(run.step, out / MODEL, None)
 
 
-class _Run(Training[Batch]):
+class _Run(Training[JointBatch]):
     """A run: its steps, all that changes from one to the next, and where it is kept.
 
     It begins, or goes on where the folder has one. Raises ConfigError as :func:`train` does.
@@ -410,7 +414,7 @@ class _Run(Training[Batch]):
         tracks = [*(item.track for item in labelled), *(track for track, _ in unlabelled)]
         before = checkpoint.tracks_of(model_name)
         heard = [*(before or ()), *(state["heard"] if state else ()), *identities(tracks)]
-        self.heard = list(dict.fromkeys(heard))
+        self.tracks = list(dict.fromkeys(heard))
         self.facts = {
             "musicfm": musicfm.__version__,
             "begins_with": model_name,
@@ -446,10 +450,10 @@ class _Run(Training[Batch]):
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "heard": self.heard,
+            "heard": self.tracks,
         }
         save_checkpoint(content, self.out / CHECKPOINT)
-        write_model(self.average, self.out / MODEL, self.heard)
+        write_model(self.average, self.out / MODEL, self.tracks)
         write_json(self.out / MODEL / TRAINING, {**self.facts, "step": self.step}, indent=2)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
@@ -464,7 +468,7 @@ class _Run(Training[Batch]):
     def learning_rates(self, step: int) -> Sequence[float]:
         return [self.settings.learning_rate_at(step)] * 2
 
-    def loss(self, batch: Batch, micro_step: int) -> Tensor:
+    def loss(self, batch: JointBatch, micro_step: int) -> Tensor:
         settings = self.settings
         generator = torch.Generator().manual_seed(derive_seed(settings.seed, "mask", self.step))
         torch.manual_seed(derive_seed(settings.seed, "dropout", self.step))

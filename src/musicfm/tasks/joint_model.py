@@ -102,13 +102,13 @@ def _begin_with(head: Head, other: Head) -> None:
     head.config = head.config.replace(decoding=other.config.decoding)
 
 
-def write_model(joint: Joint, folder: Path, heard: Sequence[str]) -> None:
+def write_model(joint: Joint, folder: Path, tracks: Sequence[str]) -> None:
     """Writes a model with its heads, and what they were trained on. Raises OutputError."""
     checkpoint.save(joint.model, folder)
-    checkpoint.write_tracks(folder, heard)
+    checkpoint.write_tracks(folder, tracks)
     fingerprint = checkpoint.fingerprint(joint.model)
     for head in joint.heads:
         assert isinstance(head, Head)
         head.config = head.config.replace(fingerprint=fingerprint)
         heads.save(head, folder / heads.HEADS / head.config.task)
-        checkpoint.write_tracks(folder / heads.HEADS / head.config.task, heard)
+        checkpoint.write_tracks(folder / heads.HEADS / head.config.task, tracks)

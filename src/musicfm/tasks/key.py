@@ -12,12 +12,11 @@ Metrics: accuracy, and mir_eval's weighted score (a fifth .5, the relative key .
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from torch import Tensor
 
 from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.errors import DataError
-from musicfm.tasks.base import Array, Constant, Decoding, Loss, Scores, Targets, Task, softmax
-from musicfm.tasks.spans import UNKNOWN, class_loss, class_targets, classes_at, throughout
+from musicfm.tasks.base import Array, Constant, Decoding, Scores, Targets, Task, softmax
+from musicfm.tasks.spans import UNKNOWN, class_targets, classes_at
 
 _MAJOR = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 _MINOR = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "G#", "A", "Bb", "B")
@@ -79,21 +78,18 @@ class Key(Task[KeyDecoding]):
         """(outputs,) classes."""
         return class_targets(classes_at(annotations.keys, times, key_class))
 
-    def loss(self, logits: Tensor, values: Tensor, known: Tensor) -> Loss:
-        return class_loss(logits, values, known)
-
     def decode(
         self, logits: Array, times: Array, duration: float, decoding: KeyDecoding
     ) -> Annotations:
         mean = softmax(logits.mean(axis=0))
-        name = NAMES[int(mean.argmax())]
-        return Annotations(keys=Spans(np.array([[0.0, duration]]), (name,), mean[[mean.argmax()]]))
+        best = int(mean.argmax())
+        return Annotations(keys=Spans.whole(NAMES[best], duration, mean[[best]]))
 
     def constants(self, train: Sequence[Annotations]) -> Iterator[Constant]:
         """The key of most recordings."""
         found = [main_key(annotations.keys) for annotations in train if annotations.keys]
         name = NAMES[int(np.bincount([number for number in found if number is not None]).argmax())]
-        yield lambda duration: Annotations(keys=throughout(name, duration))
+        yield lambda duration: Annotations(keys=Spans.whole(name, duration))
 
     def score(self, reference: Annotations, estimate: Annotations) -> Scores:
         """Besides the metrics, 1 for the relation that a wrong key has to the right one."""
@@ -157,7 +153,7 @@ def with_chords(logits: Array, chords: Array, duration: float) -> Spans:
     )
     sure = softmax(scores)
     best = int(sure.argmax())
-    return Spans(np.array([[0.0, duration]]), (NAMES[best],), sure[[best]])
+    return Spans.whole(NAMES[best], duration, sure[[best]])
 
 
 def main_key(keys: Spans) -> int | None:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -102,7 +103,7 @@ class Predictor:
         Raises AudioError if it cannot be used.
         """
         with tempfile.TemporaryDirectory() as folder:
-            features, duration = self.listen(recording, Path(folder))
+            features, duration = self.encode(recording, Path(folder))
             return self.decode(features, duration), duration
 
     def at_tempo(self, tempo: str) -> "Predictor":
@@ -121,7 +122,7 @@ class Predictor:
             found.append(head)
         return replace(self, heads=tuple(found))
 
-    def listen(self, recording: Location, folder: Path) -> tuple[Features, float]:
+    def encode(self, recording: Location, folder: Path) -> tuple[Features, float]:
         """The hidden states of a recording, in files in a folder, and its length in seconds.
 
         Raises AudioError if it cannot be used, OutputError if the files cannot be written.
@@ -131,6 +132,12 @@ class Predictor:
         (last,) = deque(usable(events), maxlen=1)
         assert isinstance(last, Written)
         return self.features(files), last.duration
+
+    def listen(self, recording: Location, folder: Path) -> tuple[Features, float]:
+        """The old name of :meth:`encode`."""
+        message = "Predictor.listen is now encode; the old name goes with the next release"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.encode(recording, folder)
 
     def files(self, folder: Path, name: str) -> dict[int, Path]:
         """Where the layers of a recording go."""

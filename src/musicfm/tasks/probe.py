@@ -29,7 +29,7 @@ from musicfm.tasks.base import Array, Decoding, Scores, Task
 from musicfm.tasks.features import Features, stacked
 from musicfm.tasks.heads import Head, HeadConfig, build_task
 
-Labelled = TypeVar("Labelled", "Recording", LabelledTrack)
+LabelledT = TypeVar("LabelledT", "EncodedTrack", LabelledTrack)
 
 OUTPUTS_AT_ONCE = 2_048
 """Outputs of a long recording that go through a head at once."""
@@ -52,7 +52,7 @@ class ProbeSettings(Config):
 
 
 @dataclass(frozen=True)
-class Recording:
+class EncodedTrack:
     """A labelled recording and its hidden states."""
 
     item: LabelledTrack
@@ -71,10 +71,10 @@ class Recording:
 
 def paired(
     tracks: Sequence[LabelledTrack], features: Mapping[str, Features]
-) -> tuple[Recording, ...]:
+) -> tuple[EncodedTrack, ...]:
     """Those recordings whose hidden states are there, by their SHA-256."""
     return tuple(
-        Recording(item, features[item.track.sha256])
+        EncodedTrack(item, features[item.track.sha256])
         for item in tracks
         if item.track.sha256 in features
     )
@@ -92,8 +92,8 @@ class Evaluation:
     def of(
         cls,
         task: Task[Any],
-        recordings: Iterable[Labelled],
-        annotate: Callable[[Labelled], Annotations],
+        recordings: Iterable[LabelledT],
+        annotate: Callable[[LabelledT], Annotations],
     ) -> "Evaluation":
         """Scores annotations of recordings, one recording after another."""
         tracks = {
@@ -127,7 +127,9 @@ class ProbeExamples:
     Raises DataError if no recording is labelled for the task.
     """
 
-    def __init__(self, config: HeadConfig, recordings: Sequence[Recording], purpose: str) -> None:
+    def __init__(
+        self, config: HeadConfig, recordings: Sequence[EncodedTrack], purpose: str
+    ) -> None:
         task = build_task(config.task, config.vocabulary)
         self.task, self._inputs = task, config.inputs
         self.recordings = labelled(task, recordings, purpose)
@@ -221,7 +223,7 @@ def fit(
     return Fitted(head, tuple(losses), choose_decoding(head.eval(), valid.recordings))
 
 
-def choose_decoding(head: Head, valid: Sequence[Recording]) -> Evaluation:
+def choose_decoding(head: Head, valid: Sequence[EncodedTrack]) -> Evaluation:
     """Gives a head the decoding that is best on validation.
 
     Args:
@@ -235,7 +237,7 @@ def choose_decoding(head: Head, valid: Sequence[Recording]) -> Evaluation:
     logits = {recording.track.path: run(head, recording.features) for recording in valid}
 
     def score(decoding: Decoding) -> Evaluation:
-        def annotate(recording: Recording) -> Annotations:
+        def annotate(recording: EncodedTrack) -> Annotations:
             return _decode(task, recording, logits[recording.track.path], decoding)
 
         return Evaluation.of(task, valid, annotate)
@@ -245,13 +247,13 @@ def choose_decoding(head: Head, valid: Sequence[Recording]) -> Evaluation:
     return score(best)
 
 
-def evaluate(head: Head, recordings: Sequence[Recording]) -> Evaluation:
+def evaluate(head: Head, recordings: Sequence[EncodedTrack]) -> Evaluation:
     """Scores a head on the recordings that are labelled for its task.
 
     Raises DataError if none is.
     """
 
-    def annotate(recording: Recording) -> Annotations:
+    def annotate(recording: EncodedTrack) -> Annotations:
         return _decode(head.task, recording, run(head, recording.features), head.decoding)
 
     return Evaluation.of(head.task, labelled(head.task, recordings, "testing"), annotate)
@@ -279,7 +281,7 @@ def run(head: Head, features: Features) -> Array:
     return torch.cat(parts).double().numpy()
 
 
-def labelled(task: Task[Any], recordings: Sequence[Labelled], purpose: str) -> list[Labelled]:
+def labelled(task: Task[Any], recordings: Sequence[LabelledT], purpose: str) -> list[LabelledT]:
     """Those that are labelled for a task. Raises DataError if none is."""
     found = [recording for recording in recordings if task.is_labelled(recording.annotations)]
     if not found:
@@ -291,7 +293,7 @@ def labelled(task: Task[Any], recordings: Sequence[Labelled], purpose: str) -> l
 
 
 def _decode(
-    task: Task[Any], recording: Recording, logits: Array, decoding: Decoding
+    task: Task[Any], recording: EncodedTrack, logits: Array, decoding: Decoding
 ) -> Annotations:
     times = recording.features.times(task.output_rate)
     return task.decode(logits, times, recording.track.duration, decoding)

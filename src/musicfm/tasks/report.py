@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from musicfm.files import write_file, write_json
-from musicfm.tasks.base import Task, json_number
+from musicfm.tasks.base import Task, json_number, num_excluded
 from musicfm.tasks.corpus import Corpus
 from musicfm.tasks.heads import build_task, task_class
-from musicfm.tasks.intervals import Comparison, Estimate, Runs, compare, estimate
+from musicfm.tasks.intervals import Estimate, Runs, compare, estimate
 from musicfm.tasks.names import TASKS, TaskName
 from musicfm.tasks.study import Result
 
@@ -87,7 +87,7 @@ class Cell:
     """A figure of the table."""
 
     score: Estimate
-    reference: Comparison | None
+    reference: Estimate | None
     """How the reference row does against this one; None for itself."""
     num_excluded: int
     """Recordings with nothing to measure it on."""
@@ -124,7 +124,9 @@ def make_report(corpus: Corpus, results: Sequence[Result], overlaps: Mapping[str
                 if other is not None and other is not result:
                     comparison = compare(task, _runs(other, test), runs, column.metric)
                 cells[result.row.name, test, column.label] = Cell(
-                    estimate(task, runs, column.metric), comparison, _excluded(runs, column.metric)
+                    estimate(task, runs, column.metric),
+                    comparison,
+                    num_excluded(runs[0].values(), column.metric),
                 )
     return Report(corpus, results, reference, overlaps, cells)
 
@@ -169,7 +171,7 @@ def to_csv(report: Report) -> str:
         ["row", "test", "column", "score", "low", "high", "less_low", "less_high", "verdict"]
     )
     for (row, test, label), cell in report.cells.items():
-        difference = cell.reference.difference if cell.reference else None
+        difference = cell.reference
         writer.writerow(
             [
                 row,
@@ -178,7 +180,7 @@ def to_csv(report: Report) -> str:
                 *(f"{x:.4f}" for x in (cell.score.value, cell.score.low, cell.score.high)),
                 f"{difference.low:.4f}" if difference else "",
                 f"{difference.high:.4f}" if difference else "",
-                cell.reference.verdict if cell.reference else "",
+                difference.verdict if difference else "",
             ]
         )
     return stream.getvalue()
@@ -231,10 +233,6 @@ def _runs(result: Result, test: str) -> Runs:
 
 def _task(corpus: Corpus, name: TaskName) -> Task[Any]:
     return build_task(name, corpus.vocabulary_for(name))
-
-
-def _excluded(runs: Runs, metric: str) -> int:
-    return sum(math.isnan(scores.get(metric, 0.0)) for scores in runs[0].values())
 
 
 def _table(report: Report, test: str, columns: Sequence[Column]) -> str:

@@ -146,5 +146,4 @@ def _function(name: str) -> Callable[[float | None], WindowEncoder]:
         raise ConfigError(f"{path} cannot be run: {error}; install what it needs") from error
     if attribute not in found:
         raise ConfigError(f"{path} has no '{attribute}'")
-    function: Callable[[float | None], WindowEncoder] = found[attribute]
-    return function
+    return found[attribute]

@@ -4,11 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
-from torch.nn import functional as F
 
 from musicfm.datasets.annotations import Spans
-from musicfm.tasks.base import Array, Loss, Targets
+from musicfm.tasks.base import Array, Targets
 
 UNKNOWN = -1
 """The class of what is ignored, and of times without a label."""
@@ -28,13 +26,6 @@ def class_targets(classes: npt.NDArray[np.int64]) -> Targets:
     """(outputs,) classes as targets."""
     known = classes != UNKNOWN
     return Targets(np.where(known, classes, 0).astype(float), known)
-
-
-def class_loss(logits: Tensor, values: Tensor, known: Tensor) -> Loss:
-    """Cross-entropy of (batch, outputs, classes) logits."""
-    losses = F.cross_entropy(logits.flatten(0, 1), values.long().flatten(), reduction="none")
-    counted = known.flatten().to(losses.dtype)
-    return Loss((losses * counted).sum(), counted.sum())
 
 
 def viterbi(scores: Array, change_cost: float) -> npt.NDArray[np.int64]:
@@ -90,8 +81,3 @@ def commonest(spans: Iterable[Spans | None], class_of: Callable[[str], int]) -> 
             if number != UNKNOWN:
                 seconds[number] = seconds.get(number, 0.0) + length
     return max(sorted(seconds), key=lambda number: seconds[number])
-
-
-def throughout(label: str, duration: float) -> Spans:
-    """One span over all of a recording."""
-    return Spans(np.array([[0.0, duration]]), (label,))

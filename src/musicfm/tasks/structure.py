@@ -35,12 +35,13 @@ from musicfm.tasks.base import (
     Targets,
     Task,
     binary_logits,
+    class_loss,
     nan_mean,
     one_hot_logits,
     sigmoid,
     softmax,
 )
-from musicfm.tasks.spans import UNKNOWN, class_loss, class_targets, classes_at
+from musicfm.tasks.spans import UNKNOWN, class_targets, classes_at
 
 FUNCTIONS = ("intro", "verse", "chorus", "bridge", "inst", "outro", "silence")
 

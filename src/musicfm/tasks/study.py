@@ -335,17 +335,23 @@ def _configs(
 def _other(study: Study, corpus: Corpus, row: Row, name: TaskName) -> Result:
     """A row without layers."""
     folder = study.out / row.folder / name
-    is_tested = os.path.isfile(folder / TESTS)
     if row.kind not in ("trivial", "oracle"):
         _finetune(study, corpus, row, name, folder)  # which knows whether it is done
-        if not is_tested:
-            write_tests(folder, _evaluate(study, corpus, folder))
-    elif not is_tested:
-        write_tests(folder, _without_sound(corpus, row, name))
+    if not os.path.isfile(folder / TESTS):
+        write_tests(folder, _tests(study, corpus, row, name, folder))
     return Result(row, name, (), {}, (tests_of(folder),))
 
 
-def _without_sound(corpus: Corpus, row: Row, name: TaskName) -> dict[str, Evaluation]:
+def _tests(
+    study: Study, corpus: Corpus, row: Row, name: TaskName, folder: Path
+) -> Mapping[str, Evaluation]:
+    """How a row without layers does on each test set."""
+    if row.kind not in ("trivial", "oracle"):
+        predictor = Predictor.load([folder], device=study.device)
+        found = evaluate_head(
+            predictor, corpus.tests, num_workers=study.num_workers, progress=study.progress
+        )
+        return found.tests
     task = build_task(name, corpus.vocabulary_for(name))
     predict = oracle(task) if row.kind == "oracle" else trivial(task, corpus.train, corpus.valid)
     return {
@@ -378,14 +384,6 @@ def _finetune(
         num_workers=study.num_workers,
         progress=study.progress,
     )
-
-
-def _evaluate(study: Study, corpus: Corpus, folder: Path) -> Mapping[str, Evaluation]:
-    predictor = Predictor.load([folder], device=study.device)
-    found = evaluate_head(
-        predictor, corpus.tests, num_workers=study.num_workers, progress=study.progress
-    )
-    return found.tests
 
 
 def _check_folder(study: Study, corpus: Corpus) -> None:

@@ -33,10 +33,10 @@ from musicfm.tasks import heads
 from musicfm.tasks.base import Scores, json_number, json_scores
 from musicfm.tasks.heads import HeadConfig, build_task
 from musicfm.tasks.probe import (
+    EncodedTrack,
     Evaluation,
     ProbeExamples,
     ProbeSettings,
-    Recording,
     evaluate,
     fit,
 )
@@ -54,9 +54,9 @@ _PATIENCE_SECONDS = 24 * 3600.0  # for one trial: it has no files that could mak
 class Recordings:
     """Labelled recordings with the hidden states of one encoder."""
 
-    train: tuple[Recording, ...]
-    valid: tuple[Recording, ...]
-    tests: Mapping[str, tuple[Recording, ...]]
+    train: tuple[EncodedTrack, ...]
+    valid: tuple[EncodedTrack, ...]
+    tests: Mapping[str, tuple[EncodedTrack, ...]]
     """Test sets by name."""
 
 

@@ -16,12 +16,12 @@ from musicfm.datasets.labelled import LabelledTrack
 from musicfm.errors import DataError
 from musicfm.tasks.base import Constant, Task
 
-Predictor = Callable[[LabelledTrack], Annotations]
+Annotator = Callable[[LabelledTrack], Annotations]
 
 
 def trivial(
     task: Task[Any], train: Sequence[LabelledTrack], valid: Sequence[LabelledTrack]
-) -> Predictor:
+) -> Annotator:
     """The best predictor that ignores the recording.
 
     Raises DataError if no recording is labelled for the task.
@@ -41,7 +41,7 @@ def trivial(
     return lambda item: best(item.track.duration)
 
 
-def oracle(task: Task[Any]) -> Predictor:
+def oracle(task: Task[Any]) -> Annotator:
     """Says what the targets say, decoded as logits are, by the first decoding."""
 
     def predict(item: LabelledTrack) -> Annotations:
