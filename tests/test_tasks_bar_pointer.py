@@ -175,6 +175,33 @@ def test_a_strong_third_beat_does_not_make_two_bars_of_one() -> None:
     np.testing.assert_allclose(found.downbeats, beats.downbeats, atol=0.05)
 
 
+@pytest.mark.parametrize(
+    ("bpm", "between", "found_bpm"),
+    [
+        (180.0, 0.5, 180.0),
+        (180.0, -0.6, 90.0),
+        # What is more usual needs less.
+        (220.0, -0.2, 110.0),
+        (120.0, -0.6, 120.0),
+        (120.0, -1.5, 60.0),
+        # Half of these would be below 40.
+        (78.0, -1.5, 78.0),
+    ],
+)
+def test_every_other_beat_is_one_where_nothing_is_between(
+    bpm: float, between: float, found_bpm: float
+) -> None:
+    expected = np.arange(1.0, 59.0, 60.0 / bpm)
+    times = np.arange(3000) / 50
+    logits = np.full((len(times), 2), -5.0)
+    outputs = np.round(50 * expected).astype(int)
+    logits[outputs[::2], 0], logits[outputs[1::2], 0] = 2.0, between
+    logits[outputs[::8], 1] = 2.0
+    found = bar_pointer(logits, times)
+    beats = expected[:: round(bpm / found_bpm)]
+    np.testing.assert_allclose(found.times[: len(beats)], beats, atol=0.021)
+
+
 @pytest.mark.parametrize("num_outputs", [1, 2, 3, 20])
 @pytest.mark.parametrize("seed", range(3))
 def test_short_recordings_are_decoded(num_outputs: int, seed: int) -> None:

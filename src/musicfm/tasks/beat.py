@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from musicfm.datasets.annotations import Annotations, Beats
 from musicfm.errors import ConfigError
-from musicfm.tasks.bar_pointer import bar_pointer
+from musicfm.tasks.bar_pointer import NEAR, bar_pointer
 from musicfm.tasks.base import (
     Array,
     Constant,
@@ -48,8 +48,6 @@ PEAK_SECONDS = 0.07
 SLOWEST, FASTEST = 20.0, 400.0
 """Beats per minute that can be asked for."""
 _OCTAVES = {"half": 0.5, "double": 2.0}
-_NEAR = 1.25
-"""A half or double tempo is looked for from so many times slower to so many times faster."""
 
 _THRESHOLDS = (0.5, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8)
 
@@ -201,7 +199,7 @@ def _path(logits: Array, times: Array, tempo: str) -> Beats:
     if len(found.times) < 2:
         return found
     usual = known * 60.0 / float(np.median(np.diff(found.times)))
-    return bar_pointer(logits, times, (usual / _NEAR, usual * _NEAR))
+    return bar_pointer(logits, times, (usual / NEAR, usual * NEAR))
 
 
 def _grid(period: float, bar: int, duration: float) -> Annotations:
