@@ -23,7 +23,8 @@ JOURNAL = "journal.jsonl"
 
 _GLANCE_BYTES = 1 << 16
 _FORMER_SETTINGS = ("page", "exports")
-"""Of analyses: a run that wrote a page, say, could not be continued by one that did not."""
+"""Settings of analyses before 0.2: a run that wrote a page, say, could not be continued by one that
+did not."""
 
 
 @dataclass(frozen=True)

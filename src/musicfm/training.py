@@ -33,10 +33,10 @@ from musicfm.model.inference.optimized import multiplies_bfloat16
 BatchT = TypeVar("BatchT")
 
 TRAINING = "training.json"
-"""Beside a model: how it was trained."""
+"""File beside a model that says how it was trained."""
 
 _FROM_LOADER = "Original Traceback"
-"""In an error of a loader's process, as PyTorch passes it on."""
+"""Mark of an error of a loader's process, as PyTorch passes it on."""
 
 for _name in ("utilities.rank_zero", "utilities.distributed", "accelerators.cuda"):
     # These say that processes have met, and what could be faster.
@@ -66,7 +66,7 @@ class Training(ABC, Generic[BatchT]):
     """
 
     prefix = ""
-    """Of the names of tensors in checkpoints."""
+    """Prefix of the names of tensors in checkpoints."""
 
     def __init__(
         self, fabric: Fabric, objective: nn.Module, precision: str, accumulation: int = 1
@@ -80,9 +80,8 @@ class Training(ABC, Generic[BatchT]):
         self.scaler = torch.amp.GradScaler(fabric.device.type, enabled=is_float16)
         self.optimizer = self.make_optimizer()
         self.step = 0
-        """Steps taken."""
         self.seconds_waited = 0.0
-        """For batches."""
+        """Seconds that steps have waited for batches."""
 
     @abstractmethod
     def make_optimizer(self) -> torch.optim.Optimizer:

@@ -111,12 +111,12 @@ class Annotations:
 
     beats: Beats | None = None
     chords: Spans | None = None
-    """In Harte's notation (ISMIR 2005)."""
+    """Chords in Harte's notation (ISMIR 2005)."""
     segments: Spans | None = None
     keys: Spans | None = None
-    """In JAMS's spelling of key_mode, such as "Eb:minor"."""
+    """Keys in JAMS's spelling of key_mode, such as "Eb:minor"."""
     tags: Mapping[str, float] | None = None
-    """Those that apply, each with its confidence from 0 to 1."""
+    """Tags that apply, each with its confidence from 0 to 1."""
 
 
 def digest(annotations: Annotations) -> str:

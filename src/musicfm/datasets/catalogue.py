@@ -37,9 +37,8 @@ class Dataset:
 
     title: str
     tasks: tuple[str, ...]
-    """Names of the tasks that it has annotations for."""
     tracks: str
-    """How many, and how long."""
+    """Number of tracks, and their lengths."""
     source: str
     """Files to download, and from where."""
     size: str
@@ -51,7 +50,7 @@ class Dataset:
     collect: Callable[[Path], Collected]
     """Raises ConfigError or DataError if the folder cannot be read."""
     splitting: Splitting | Folding | None = None
-    """None: the dataset's own."""
+    """Splitting of all tracks; None: the dataset's own splits."""
 
 
 def read_dataset(

@@ -62,7 +62,7 @@ class Facts:
     """What the metadata say about a track."""
 
     subset: Subset
-    """The smallest one that it belongs to."""
+    """The smallest subset that holds it."""
     split: Split
     artist: str
     album: str

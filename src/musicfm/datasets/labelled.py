@@ -44,7 +44,6 @@ class Labelled:
 
     tracks: tuple[LabelledTrack, ...]
     problems: tuple[str, ...]
-    """Reasons why something could not be used."""
 
     def of_split(self, split: Split | None) -> tuple[LabelledTrack, ...]:
         """The tracks of a split, or of none, in their order."""

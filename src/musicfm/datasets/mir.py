@@ -43,11 +43,11 @@ class Loader:
     """How to read one of mirdata's datasets."""
 
     name: str
-    """Name in mirdata."""
+    """mirdata's name of the dataset."""
     annotate: Callable[[Mirdata, float], Read]
-    """From a track and its duration in seconds to what is known about it."""
+    """Annotations of a track, of its duration in seconds."""
     about: Callable[[Mirdata], Mapping[str, Any]] = lambda _: {}
-    """What a piece says of artist, album, title and split."""
+    """Artist, album, title and split of a piece."""
     audio: str = "audio_path"
 
 

@@ -27,15 +27,15 @@ class Piece:
     """A track of a dataset."""
 
     audio: Path
-    """Where it should be; any other format of the same name will do."""
+    """Where the recording should be; any other format of the same name will do."""
     annotate: Callable[[float], Read]
-    """From the duration in seconds to the annotations. Raises DataError if there are none."""
+    """Annotations, by the duration in seconds. Raises DataError if there are none."""
     artist: str | None = None
-    """Or what else is never divided between splits; None: what the file's tags say."""
+    """The artist, or what else is never divided between splits; None: what the file's tags say."""
     album: str | None = None
     title: str | None = None
     split: Split | None = None
-    """The dataset's own."""
+    """The dataset's own split."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,6 @@ class Collected:
 
     pieces: Sequence[Piece]
     problems: Sequence[str] = field(default=())
-    """Reasons why something was left out."""
 
 
 def read_pieces(

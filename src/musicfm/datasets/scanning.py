@@ -59,7 +59,7 @@ class Failed:
     """A file that is not a track, and why."""
 
     path: str
-    """Absolute."""
+    """Absolute path."""
     size: int
     modified: int
     reason: str

@@ -85,7 +85,6 @@ class _Shard:
     sample_rate: int
     piece_seconds: float
     bad: _Bad = ()
-    """Tracks that are known to be of no use, and why."""
 
     @property
     def index(self) -> Path:

@@ -26,9 +26,9 @@ class Splitting:
     """
 
     valid: float = 0.05
-    """About which part of the groups goes to validation."""
+    """Fraction of the groups that goes to validation, about."""
     test: float = 0.0
-    """About which part goes to testing."""
+    """Fraction that goes to testing, about."""
     by: SplitBy = "artist"
     """What is never divided between splits. Tracks that name no artist are split by album, those
     that name no album either, by the folder that they are in, and those that are in none below the
@@ -36,7 +36,6 @@ class Splitting:
     case of their letters, and all names in either form of Unicode (NFC, NFD).
     """
     seed: int = 0
-    """Another one gives another split."""
 
     def __post_init__(self) -> None:
         _check_by(self.by)
@@ -55,7 +54,7 @@ class Folding:
     """
 
     fold: int = 0
-    """The one for testing, from 0; the next one is for validation, the others for training."""
+    """The fold for testing, from 0; the next one is for validation, the others for training."""
     num_folds: int = 4
     by: SplitBy = "artist"
     """As in :class:`Splitting`."""

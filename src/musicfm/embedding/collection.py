@@ -60,7 +60,7 @@ class Summary:
     skipped: int = 0
     """Recordings that an earlier run had done."""
     completed: int = 0
-    """Of these, how many lacked a file that this run wrote."""
+    """Recordings among these that lacked a file, which this run wrote."""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """Path and reason of each recording that could not be used."""
     damaged: list[tuple[str, str]] = field(default_factory=list)
@@ -307,7 +307,7 @@ class Written(Generic[KeyT]):
     found: dict[str, Any]
     """Fields for the journal, by which the result is found."""
     duration: float
-    """In seconds."""
+    """Seconds."""
     warnings: tuple[str, ...]
 
 

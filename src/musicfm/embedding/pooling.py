@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from musicfm.errors import ConfigError
 
 MAX_RATE = 1_000.0
-"""Hz; more than anybody wants, so that no slip of the finger fills a disk."""
+"""Highest rate, in Hz: more than anybody wants, so that no slip of the finger fills a disk."""
 
 FRAMES_AT_ONCE = 1_024
-"""About so many are read and summed together, whatever the rate."""
+"""Frames that are read and summed together, about."""
 
 
 def check_rate(rate: float) -> None:

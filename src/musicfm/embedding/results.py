@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Pooling: TypeAlias = Literal["none", "mean"] | float
-"""Over time: not at all, to one vector, or to a rate in Hz."""
+"""Pooling over time: not at all, to one vector, or to a rate in Hz."""
 
 IN_MEMORY = 32 * 2**20
 """Bytes of one layer of one recording that stay in memory."""

@@ -92,7 +92,7 @@ class Window:
     """One window of a recording."""
 
     start: int
-    """Its first frame."""
+    """Number of its first frame in the recording."""
     samples: Samples
     last: bool
 

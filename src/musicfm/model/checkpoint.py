@@ -37,7 +37,7 @@ _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 RUN_PREFIX = "objective.model."
-"""Before every key in a checkpoint of a pretraining run."""
+"""Prefix of every key in a checkpoint of a pretraining run."""
 
 Model = TypeVar("Model", bound=nn.Module)
 AnyConfig = TypeVar("AnyConfig", bound=Config)

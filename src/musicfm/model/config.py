@@ -230,7 +230,7 @@ class ModelConfig(Config):
     mel: MelConfig = MelConfig()
     front_end: FrontEndConfig = FrontEndConfig()
     pitch: PitchConfig | None = None
-    """None: the model sees the mel alone, as the published ones do."""
+    """A second input, of pitches; None: the mel alone, as the published models have it."""
     encoder: Annotated[ConformerConfig | TransformerConfig, Field(discriminator="kind")] = (
         ConformerConfig()
     )

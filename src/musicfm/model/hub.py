@@ -15,7 +15,7 @@ from pathlib import Path
 from musicfm.errors import CheckpointError
 
 _CONNECT_SECONDS = 3.0
-"""To wait for an answer; without a network that is known at once, or never."""
+"""Seconds to wait for an answer; without a network that is known at once, or never."""
 _LARGE = 50_000_000
 """Bytes of a download whose size is said before it begins."""
 

@@ -36,7 +36,7 @@ Stats = str | Path | tuple[float, float]
 """A JSON file of statistics, or the mean and standard deviation of the mel in dB."""
 
 PREFIX = "model."
-"""Before every key of a published file."""
+"""Prefix of every key of a published file."""
 
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _AFFINE = ("weight", "bias")

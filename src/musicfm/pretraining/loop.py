@@ -45,7 +45,7 @@ MAX_SKIPPED = 20
 first few are how the scale of the loss is found."""
 
 COLLAPSE_PERPLEXITY = 0.02
-"""Of the number of codes: targets with a lower perplexity carry too little."""
+"""Fraction of the number of codes; targets with a lower perplexity carry too little."""
 
 
 def divide(objective: Objective, mesh: DeviceMesh) -> Objective:
@@ -97,7 +97,7 @@ class Pretraining(Training[Batch]):
         """Lowest loss on held-out clips, and its step."""
         self._has_warned = False
         self.stop = Stop()
-        """Asked of any process; all stop after the step."""
+        """What asks this process to stop; all do after the step if one is asked."""
         self._stop_agreed = False
         # Keeps the loss near 1 while the number of hidden tokens is not known yet.
         tokens = recipe.model.num_tokens(recipe.model.context_samples)

@@ -35,7 +35,7 @@ class OptimizerConfig(Config):
     """The peak, at the end of a linear warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 32_000
     schedule: Literal["linear", "cosine"] = "linear"
-    """How the learning rate falls to zero at the last step."""
+    """Course of the learning rate from its peak to zero at the last step."""
     betas: tuple[Probability, Probability] = (0.9, 0.98)
     epsilon: Annotated[float, Field(gt=0.0)] = 1e-6
     weight_decay: NonNegative = 0.01
@@ -64,7 +64,7 @@ class Recipe(Config):
     """Clips that a process computes at once; the rest of its share is accumulated."""
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Of matrix products and convolutions; weights and the optimizer are float32."""
+    """Type of matrix products and convolutions; weights and the optimizer are float32."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more computation."""
     compile: bool = False
@@ -76,7 +76,7 @@ class Recipe(Config):
     validation_clips: Positive = 256
     checkpoint_every: Positive = 1_000
     keep_checkpoints: Positive = 3
-    """How many of the last are kept, besides the best."""
+    """Number of the last ones that are kept, besides the best."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

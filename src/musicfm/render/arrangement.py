@@ -65,13 +65,12 @@ class Instrument:
     """What a role is played on."""
 
     family: str
-    """Family of pitched instruments or of drum kits."""
     program: int
     gain_db: float
     pan: float
     reverb_db: float
     levelled: bool = False
-    """As in a ``Part``; likewise the next one."""
+    """As in a ``Part``, likewise ``drive_db``."""
     drive_db: float = 0.0
 
 

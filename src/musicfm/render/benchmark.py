@@ -54,7 +54,6 @@ class SongSet:
     fingerprints: tuple[str, ...]
     """Fingerprints of the songs' labels, in the order of their seeds."""
     version: Version = 1
-    """Version of the generator."""
     max_seconds: float | None = None
     fonts: tuple[str, ...] = ()
     """SHA-256 of the sound fonts; none: the one that pretty_midi brings along."""

@@ -11,9 +11,9 @@ class Feel:
 
     beats_per_minute: float
     drift: float
-    """The furthest that the tempo wanders, as a part of it."""
+    """Fraction of the tempo by which it wanders at most."""
     tempo_jitter: float
-    """The same from beat to beat."""
+    """Fraction by which it differs from beat to beat."""
     swing: float
     """Where the second eighth or sixteenth of a pair falls, from 0.5 (even) to 0.67."""
     swing_steps: int
@@ -49,7 +49,7 @@ class Clock:
         shape = _shape(feel, steps_per_beat)
         self._starts: list[float] = []
         self._ends: list[float] = [0.0]
-        """When a note that ends at a step ends: before a pause."""
+        """Seconds at which a note that ends at a step ends: before a pause."""
         time, wander = 0.0, 0.0
         beats_per_bar = steps_per_bar // steps_per_beat
         for bar in range(-1, num_bars + 2):

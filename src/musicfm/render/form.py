@@ -58,10 +58,9 @@ class Section:
     key: Tonality
     first_bar: int = 0
     occurrence: int = 0
-    """How many sections of this label came before."""
+    """Number of sections of this label before it."""
     drums_only: bool = False
     silence_before: float = 0.0
-    """Seconds."""
 
     @property
     def bars(self) -> int:

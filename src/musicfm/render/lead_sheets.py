@@ -80,7 +80,7 @@ class LeadSheet:
     sections: tuple[tuple[str, int], ...]
     """Labels, and lengths in bars; empty if they are not known."""
     group: str = ""
-    """The same for sheets that share a melody."""
+    """Name of the group of sheets that share a melody."""
 
     def repeated(self, times: int) -> "LeadSheet":
         """The same several times."""
@@ -279,7 +279,7 @@ class _Pitched(NamedTuple):
     end: Fraction
     pitch: int
     is_tied: bool
-    """To the note before."""
+    """Whether it is tied to the note before."""
 
 
 class _Harmony(NamedTuple):

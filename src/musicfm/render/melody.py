@@ -29,7 +29,7 @@ class _Motif:
 
     onsets: tuple[int, ...]
     moves: tuple[int, ...]
-    """From each note to the next, in notes of the scale."""
+    """Intervals from each note to the next, in notes of the scale."""
 
 
 class Melodist:

@@ -50,7 +50,6 @@ class Plan:
     lead_out: float
     fade_out: bool
     power: bool = False
-    """Whether the chords are power chords."""
     sheet: LeadSheet | None = None
     """The composition that is arranged, in its own key; None: the generator's own."""
 

@@ -17,7 +17,7 @@ class Note:
 
     start: float
     end: float
-    """When the key is let go; the sound dies away later."""
+    """Seconds at which the key is let go; the sound dies away later."""
     pitch: int
     """MIDI number; for drums, the General MIDI drum key."""
     velocity: int
@@ -34,7 +34,7 @@ class Part:
     """General MIDI program from 0; for drums, the kit's program in bank 128."""
     is_drums: bool
     notes: tuple[Note, ...]
-    """Notes in the order of their starts."""
+    """In the order of their starts."""
     gain_db: float
     pan: float
     """-1 (left) to 1 (right)."""
@@ -43,7 +43,7 @@ class Part:
     levelled: bool = False
     """Whether ``gain_db`` counts from -20 dB (RMS while it sounds), not from the font's level."""
     drive_db: float = 0.0
-    """How far a guitar amplifier is overdriven; 0 for none."""
+    """Overdrive of a guitar amplifier; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Production:
     equalizer: tuple[tuple[float, float], ...]
     """Peaking filters: frequency in Hz, gain in dB."""
     reverb_seconds: float
-    """Until the reverb has fallen by 60 dB."""
+    """Seconds until the reverb has fallen by 60 dB."""
     noise_db: float
     """Level of the noise floor, in dB relative to full scale (RMS)."""
     noise_slope_db: float
@@ -70,9 +70,9 @@ class Production:
     seed: int
     """Seed of the noise and of the reverb's tail."""
     compression_db: float = 0.0
-    """How far a compressor turns down the loudest; what follows is done before ``level_db``."""
+    """What a compressor takes off the loudest; what follows is done before ``level_db``."""
     saturation_db: float = 0.0
-    """How far a saturating amplifier is overdriven."""
+    """Overdrive of a saturating amplifier."""
     band: tuple[float, float] | None = None
     """Lowest and highest frequency of a bad transmission, in Hz."""
     hum_db: float | None = None
@@ -104,7 +104,7 @@ class Labels:
 
     beats: tuple[Beat, ...]
     chords: tuple[Span, ...]
-    """In Harte's notation (ISMIR 2005), N for none."""
+    """Chords in Harte's notation (ISMIR 2005), N for none."""
     segments: tuple[Span, ...]
     """intro, verse, chorus, bridge, inst, outro or silence; of a lead sheet also no_function, or
     none at all where they are not known."""

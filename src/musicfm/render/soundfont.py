@@ -206,9 +206,8 @@ class Zone:
     generators: tuple[int, ...]
     """Values by number; preset and instrument added up and limited as in 8.1.3."""
     sample: "PCM | Vorbis" = field(repr=False)
-    """The sample that is played."""
     loop: tuple[int, int]
-    """Its first sample and the one after its last, within the sample; (0, 0) if there is none."""
+    """First value and the one after the last, within the sample; (0, 0) if there is no loop."""
     is_loop_left: bool
     """Whether the rest of the sample is played when the key is let go."""
     sample_rate: int
@@ -227,7 +226,6 @@ class SoundFont:
 
     name: str
     sha256: str
-    """SHA-256 of the file."""
     licence: str
     """The file's words about copying, or "unknown"."""
     presets: Mapping[tuple[int, int], Sequence[Zone]] = field(repr=False)

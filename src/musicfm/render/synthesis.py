@@ -62,9 +62,9 @@ class _Strike:
 
     start: int
     held: int
-    """Until the key is let go."""
+    """Samples until the key is let go."""
     choked: int
-    """Until another sound of its exclusive class ends it."""
+    """Samples until another sound of its exclusive class ends it."""
     gain: float
 
 
@@ -73,7 +73,7 @@ class _Tone:
     """What a zone sounds like at a key: float32, as long as is needed or until it has ended."""
 
     wave: _Samples
-    """Before the volume envelope, shape (samples,)."""
+    """The sound before the volume envelope, shape (samples,)."""
     level: _Samples
     """The volume envelope while the key is held, shape (samples,)."""
     held: _Samples

@@ -26,7 +26,7 @@ Constant: TypeAlias = Callable[[float], Annotations]
 """The same annotations for all recordings, given their duration in seconds."""
 
 ORACLE_LOGIT = 20.0
-"""One that leaves no doubt."""
+"""Log-odds that leave no doubt."""
 
 
 class Targets(NamedTuple):
@@ -55,7 +55,7 @@ class Decoding(Config):
 
     confidence_scale: float = 1.0
     confidence_shift: float = 0.0
-    """Of the log-odds of confidences, so that they are as high as the part that is right: see
+    """Of the log-odds of confidences, which are then as often right as they say: see
     :func:`calibrated`."""
 
 

@@ -17,8 +17,8 @@ from musicfm.model.config import MelConfig
 from musicfm.model.mel import LogMel
 
 _SECONDS = 30.0
-"""Of a window. Only a few frames, at the edges, depend on where it ends; in the overlap they count
-for little."""
+"""Length of a window. Only a few frames, at the edges, depend on where it ends; in the overlap they
+count for little."""
 _OVERLAP_SECONDS = 1.0
 
 

@@ -42,7 +42,7 @@ from musicfm.tasks.peaks import local_maxima
 TOLERANCE = 3
 """Frames that a peak may be off in training."""
 PEAK_SECONDS = 0.07
-"""On either side, within which a beat is the highest."""
+"""Seconds on either side within which a beat is the highest."""
 
 
 SLOWEST, FASTEST = 20.0, 400.0

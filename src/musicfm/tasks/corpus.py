@@ -19,7 +19,6 @@ from musicfm.tasks.names import TaskName
 from musicfm.tasks.tagging import applying
 
 SPLITTING = Splitting(valid=0.1, test=0.2)
-"""Splitting of collections that have no splits."""
 
 RENDERED_NOTE = (
     "Scores on rendered songs rank checkpoints on synthetic music. They do not predict those on "
@@ -39,11 +38,10 @@ class Corpus:
     vocabulary: tuple[str, ...] = ()
     """The tags that occur in all of the training songs."""
     problems: tuple[str, ...] = ()
-    """Reasons why something could not be used."""
     lack: str = ""
-    """That a split is empty, if so, which whoever learns from it should know."""
+    """A sentence on splits that are empty, for whoever learns from it."""
     note: str = ""
-    """To be said with every score."""
+    """A sentence to be said with every score."""
     rest: tuple[LabelledTrack, ...] = ()
     """Tracks that are in no split."""
 

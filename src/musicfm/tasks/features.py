@@ -36,11 +36,11 @@ KeyT = TypeVar("KeyT")
 Where = TypeVar("Where", bound=Location)
 
 Inputs = Literal["frames", "stacked", "statistics"]
-"""What a head sees of hidden states: pooled frames, as those of a model; with others around them;
-or their means with their standard deviations."""
+"""Form of the hidden states that a head sees: pooled frames, as those of a model; with others
+around them; or their means with their standard deviations."""
 
 STACKED_SECONDS = (0.0, 0.04, 0.12, 0.4, 1.0)
-"""How far the outputs lie, to either side, that are stacked."""
+"""Distances, to either side, of the outputs that are stacked."""
 
 FRAMES_AT_ONCE = 4_096
 

@@ -77,8 +77,8 @@ class FinetuneSettings(Config):
     """Clips of the task's length."""
     max_epochs: Positive = 30
     epoch_clips: Positive = 512
-    """Of an epoch, after which validation is looked at. From as many passes over the recordings as
-    that takes, so that with few of them there is no less time to learn."""
+    """Clips of an epoch, after which validation is looked at. They are of as many passes over the
+    recordings as that takes, so that with few of them there is no less time to learn."""
     patience: Positive = 5
     """Epochs without a lower validation loss until it stops."""
     from_scratch: bool = False

@@ -49,25 +49,21 @@ class HeadConfig(Config):
 
     task: TaskName
     vocabulary: tuple[str, ...] = ()
-    """Tags of tagging."""
     model: str
-    """Name of the model."""
     fingerprint: str
     """Fingerprint of the model, see :func:`musicfm.model.checkpoint.fingerprint`."""
     layers: tuple[Annotated[int, Field(ge=0)], ...]
     """The hidden state, or several that are averaged with learned weights."""
     dim: Width
-    """Width of the hidden states."""
     inputs: Inputs = "frames"
-    """Form in which the head gets them."""
     relative: bool = False
-    """Whether it also sees how they differ from the mean of the whole recording."""
+    """Whether it also sees how hidden states differ from the mean of the whole recording."""
     context: Literal["paper", "model"] = "model"
     """Context of the model: clips of the task's length, or its own."""
     hidden: Width = 512
     dropout: Probability = 0.2
     decoding: Mapping[str, float | str | Mapping[str, float] | None] = Field(default_factory=dict)
-    """Chosen on validation."""
+    """The task's decoding, chosen on validation."""
 
 
 class Head(nn.Module):

@@ -74,13 +74,13 @@ from musicfm.training import (
 
 MODEL, CHECKPOINT, LOG = "model", "checkpoint.pt", "log.jsonl"
 LOG_EVERY = 20
-"""Steps."""
+"""Steps between two lines of the log."""
 SURE = 0.5
 """The probability from which on what the teacher says of a frame counts."""
 BEATS = 3.0
 """The weight of the consistency of beats, beside that of chords and keys."""
 TEMPO_TAGS = ("slow", "fast")
-"""Not known of a clip that is played at another speed."""
+"""Tags that are not known of a clip that is played at another speed."""
 
 
 class JointSettings(Config):
@@ -90,7 +90,7 @@ class JointSettings(Config):
     batch_size: Positive = 12
     """Clips of a step."""
     unlabelled: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
-    """Of the clips, where there is music without labels."""
+    """Fraction of the clips without labels, where there is such music."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.4
@@ -133,7 +133,7 @@ class JointClip(NamedTuple):
     original: Tensor | None
     """(samples,) of a recording without labels: the piece as it was recorded."""
     semitones: int
-    """By how much it was shifted up."""
+    """Semitones by which it was shifted up."""
     values: list[Tensor]
     """Targets of each task."""
     known: list[Tensor]
@@ -410,7 +410,7 @@ class _Run(Training[JointBatch]):
         self.average = deepcopy(self.joint).requires_grad_(False).eval()
         """The mean of the weights."""
         self.losses: dict[str, Tensor] = {}
-        """Those of the last step by name, and the norm of its gradient as "norm"."""
+        """Losses of the last step by name, and the norm of its gradient as "norm"."""
         tracks = [*(item.track for item in labelled), *(track for track, _ in unlabelled)]
         before = checkpoint.tracks_of(model_name)
         heard = [*(before or ()), *(state["heard"] if state else ()), *identities(tracks)]
@@ -427,7 +427,7 @@ class _Run(Training[JointBatch]):
                 "before_is_known": before is not None,
             },
         }
-        """How the model came about."""
+        """Facts on how the model came about."""
         if state is not None:
             there = JointSettings.from_dict(state["settings"])
             changeable = ("steps", "decay")

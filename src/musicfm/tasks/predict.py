@@ -61,7 +61,7 @@ class Predictor:
     heads: tuple[Head, ...]
     encoder: WindowEncoder
     model: str
-    """Name of the encoder."""
+    """What the encoder is called."""
 
     @classmethod
     def load(
@@ -198,7 +198,7 @@ class EncodedRecording:
     recording: Recording
     features: Features
     duration: float
-    """In seconds."""
+    """Seconds."""
     warnings: tuple[str, ...] = ()
     """Messages about damage, with the name of the file."""
 

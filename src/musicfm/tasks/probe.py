@@ -44,8 +44,8 @@ class ProbeSettings(Config):
     max_epochs: Positive = 100
     """An epoch has as many clips as the recordings, or ``epoch_clips``."""
     epoch_clips: Positive = 1_024
-    """At most, at random from all recordings: what it takes to learn a task does not grow with the
-    collection, and so the time between two looks at validation need not."""
+    """Most clips of an epoch, at random from all recordings: what it takes to learn a task does not
+    grow with the collection, and so the time between two looks at validation need not."""
     patience: Positive = 6
     """Epochs without a lower validation loss until it stops; half of them lower the rate."""
     seed: Annotated[int, Field(ge=0)] = 0

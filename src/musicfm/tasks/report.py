@@ -88,7 +88,7 @@ class Cell:
 
     score: Estimate
     reference: Estimate | None
-    """How the reference row does against this one; None for itself."""
+    """Difference of the reference row from this one; None for itself."""
     num_excluded: int
     """Recordings with nothing to measure it on."""
 

@@ -62,9 +62,9 @@ _NO_FUNCTIONS = ("end", "nofunction")
 
 PULSE_SECONDS = 0.6
 PEAK_SECONDS = 6.0
-"""Ullrich et al.: a boundary is the highest within so far on either side."""
+"""Seconds on either side within which a boundary is the highest (Ullrich et al.)."""
 MEAN_SECONDS = (12.0, 6.0)
-"""Before and after, over which the mean is taken that a boundary has to exceed."""
+"""Seconds before and after, over which the mean is taken that a boundary has to exceed."""
 BOUNDARY_WEIGHT = 0.9
 
 

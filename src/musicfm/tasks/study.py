@@ -47,8 +47,8 @@ from musicfm.tasks.trivial import oracle, trivial
 
 Context = Literal["paper", "model"]
 Layers = Literal["each", "mixed", "auto"] | tuple[int, ...]
-"""Of a model: each by itself, of which the best is taken; all, with learned weights; the embedder's
-default; or some by themselves."""
+"""Layers of a model: each by itself, of which the best is taken; all, with learned weights; the
+embedder's default; or some by themselves."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Result:
     row: Row
     task: TaskName
     layers: tuple[int, ...]
-    """That were chosen; none if there are none to choose from."""
+    """The layers that were chosen; none if there are none to choose from."""
     curve: Mapping[tuple[int, ...], tuple[float, ...]]
     """Scores on validation of each of the first seeds, by layers."""
     runs: tuple[Mapping[str, Evaluation], ...]

@@ -57,7 +57,6 @@ class Recordings:
     train: tuple[EncodedTrack, ...]
     valid: tuple[EncodedTrack, ...]
     tests: Mapping[str, tuple[EncodedTrack, ...]]
-    """Test sets by name."""
 
 
 @dataclass(frozen=True)
