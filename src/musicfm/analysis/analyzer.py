@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from musicfm.analysis.sections import sections
 from musicfm.analysis.spelling import spell_chords
 from musicfm.analysis.tempo import Tempo, main_tempo, tempi
 from musicfm.datasets import jams
-from musicfm.datasets.annotations import Annotations, Array, Beats, Spans
+from musicfm.datasets.annotations import Annotations, Array, Beat, Beats, Span, Spans
 from musicfm.errors import CheckpointError, DataError, printable
 from musicfm.files import read_object
 from musicfm.model.checkpoint import folder_of
@@ -37,26 +37,6 @@ SLOW, FAST = 80.0, 130.0
 """Beats per minute below and above which a recording is tagged so."""
 SIMILARITY_SIZE = 240
 """Stretches at most that are compared with each other."""
-
-
-class Beat(NamedTuple):
-    """A beat."""
-
-    time: float
-    """In seconds."""
-    position: int
-    """Place in the bar, from 1, the downbeat; 0 if not known."""
-    confidence: float | None
-
-
-class Span(NamedTuple):
-    """A chord, section or key, for as long as it holds."""
-
-    start: float
-    """In seconds; likewise the end."""
-    end: float
-    label: str
-    confidence: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,28 +73,24 @@ class Analysis:
     @property
     def beats(self) -> list[Beat]:
         """Empty without a head for beats; likewise what follows."""
-        beats = self.annotations.beats
-        if beats is None:
-            return []
-        sure = _values(beats.confidences, len(beats.times))
-        return list(map(Beat, beats.times.tolist(), beats.positions.tolist(), sure))
+        return [*(self.annotations.beats or ())]
 
     @property
     def chords(self) -> list[Span]:
         """Chords in Harte's notation, spelled as fits the key; "N" is not a chord."""
-        return _spans(self.annotations.chords)
+        return [*(self.annotations.chords or ())]
 
     @property
     def sections(self) -> list[Span]:
         """Sections, named by letters, "A"; those that sound alike have the same one. Where the
         head is sure what they are, that follows, "B chorus".
         """
-        return _spans(self.annotations.segments)
+        return [*(self.annotations.segments or ())]
 
     @property
     def keys(self) -> list[Span]:
         """Keys in JAMS' spelling, such as "Eb:minor"."""
-        return _spans(self.annotations.keys)
+        return [*(self.annotations.keys or ())]
 
     @property
     def key(self) -> str | None:
@@ -156,7 +132,7 @@ class Analysis:
         found = jams.observations(self.annotations, self.duration)
         if self.tempi:
             found["tempo"] = [
-                jams.observation(t.start, t.end - t.start, round(t.bpm, 2), round(t.steadiness, 4))
+                jams.observation(t.start, t.end - t.start, round(t.bpm, 2), t.steadiness)
                 for t in self.tempi
             ]
         return jams.document(
@@ -205,17 +181,6 @@ class Analysis:
             return cls.from_jams(content)
         except DataError as error:
             raise DataError(f"{path}: {error}; {advice}") from error
-
-
-def _spans(spans: Spans | None) -> list[Span]:
-    if spans is None:
-        return []
-    sure = _values(spans.confidences, len(spans.labels))
-    return list(map(Span, *spans.intervals.T.tolist(), spans.labels, sure))
-
-
-def _values(confidences: Array | None, count: int) -> list[float] | list[None]:
-    return [None] * count if confidences is None else confidences.tolist()
 
 
 def load_predictor(

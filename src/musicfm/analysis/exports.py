@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from musicfm.analysis.analyzer import Analysis, Span
+from musicfm.analysis.analyzer import Analysis
 from musicfm.analysis.midi import tempo_map
 from musicfm.audio import reading
+from musicfm.datasets.annotations import Span
 from musicfm.errors import printable
-from musicfm.files import atomic_write
+from musicfm.files import atomic_write, write_file
 from musicfm.remote import Location
 
 LABEL_TRACKS = ("beats", "chords", "sections", "key")
@@ -27,19 +28,16 @@ _CLICK_LEVEL = 0.5
 
 def rows(analysis: Analysis) -> dict[str, list[Span]]:
     """What is known, as lines, by kind; a beat's label is its position in the bar."""
-    known = analysis.annotations
+    known, tags = analysis.annotations, analysis.tags.items()
+    beats = [Span(b.time, b.time, str(b.position or ""), b.confidence) for b in analysis.beats]
     found = {
-        "beats": [Span(b.time, b.time, str(b.position or ""), b.confidence) for b in analysis.beats]
-        if known.beats is not None
-        else None,
-        "chords": None if known.chords is None else analysis.chords,
-        "sections": None if known.segments is None else analysis.sections,
-        "key": None if known.keys is None else analysis.keys,
-        "tags": [Span(0.0, analysis.duration, tag, sure) for tag, sure in analysis.tags.items()]
-        if known.tags is not None
-        else None,
+        "beats": (known.beats, beats),
+        "chords": (known.chords, analysis.chords),
+        "sections": (known.segments, analysis.sections),
+        "key": (known.keys, analysis.keys),
+        "tags": (known.tags, [Span(0.0, analysis.duration, tag, sure) for tag, sure in tags]),
     }
-    return {kind: lines for kind, lines in found.items() if lines is not None}
+    return {kind: lines for kind, (part, lines) in found.items() if part is not None}
 
 
 def csv_table(analysis: Analysis) -> str:
@@ -70,18 +68,18 @@ def label_tracks(analysis: Analysis) -> dict[str, str]:
 
 def write_csv(analysis: Analysis, recording: Location, stem: Path) -> None:
     """See :func:`csv_table`."""
-    _write_text(stem, ".csv", csv_table(analysis))
+    write_file(named(stem, ".csv"), csv_table(analysis))
 
 
 def write_labels(analysis: Analysis, recording: Location, stem: Path) -> None:
     """See :func:`label_tracks`."""
     for suffix, text in label_tracks(analysis).items():
-        _write_text(stem, suffix, text)
+        write_file(named(stem, suffix), text)
 
 
 def write_midi(analysis: Analysis, recording: Location, stem: Path) -> None:
     """See :func:`musicfm.analysis.midi.tempo_map`."""
-    with atomic_write(_named(stem, ".mid")) as temporary:
+    with atomic_write(named(stem, ".mid")) as temporary:
         tempo_map(analysis).save(temporary)
 
 
@@ -91,10 +89,13 @@ def write_click(analysis: Analysis, recording: Location, stem: Path) -> None:
     Of a damaged one it is what comes before the damage, with an AudioWarning. Raises AudioError if
     nothing can be read.
     """
-    starts = np.array([round(beat.time * CLICK_RATE) for beat in analysis.beats], np.int64)
+    beats = analysis.beats
+    starts = np.array([round(beat.time * CLICK_RATE) for beat in beats], np.int64)
     clicks = {is_down: _click(hertz) for is_down, hertz in _CLICK_HERTZ.items()}
-    path = _named(stem, ".click.wav")
-    with atomic_write(path) as temporary, wave.open(str(temporary), "wb") as file:
+    with (
+        atomic_write(named(stem, ".click.wav")) as temporary,
+        wave.open(str(temporary), "wb") as file,
+    ):
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(CLICK_RATE)
@@ -104,7 +105,7 @@ def write_click(analysis: Analysis, recording: Location, stem: Path) -> None:
             length = len(clicks[True])
             near = range(*np.searchsorted(starts, [first - length + 1, first + len(block)]))
             for index in near:
-                _add(mixed, clicks[analysis.beats[index].position == 1], int(starts[index]) - first)
+                _add(mixed, clicks[beats[index].position == 1], int(starts[index]) - first)
             file.writeframes((32_767 * mixed.clip(-1.0, 1.0)).astype("<i2").tobytes())
             first += len(block)
 
@@ -127,14 +128,9 @@ EXPORTS: Mapping[str, Export] = {
 }
 
 
-def _named(stem: Path, suffix: str) -> Path:
-    """Names may have dots, which Path.with_suffix would take for suffixes."""
+def named(stem: Path, suffix: str) -> Path:
+    """A file of a name that may have dots, which Path.with_suffix would take for suffixes."""
     return stem.with_name(stem.name + suffix)
-
-
-def _write_text(stem: Path, suffix: str, text: str) -> None:
-    with atomic_write(_named(stem, suffix)) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def _click(hertz: float) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 import html
 import json
+from collections.abc import Iterable
 from pathlib import PurePath
 from string import Template
 from typing import Any
@@ -14,7 +15,7 @@ from musicfm.analysis.analyzer import Analysis
 from musicfm.analysis.exports import csv_table, label_tracks
 from musicfm.analysis.html import asset, policy, render, scripts_of
 from musicfm.analysis.sound import Sound
-from musicfm.datasets.annotations import Beats, Spans
+from musicfm.datasets.annotations import Beat, Span
 
 ABOUT_TRIAL = (
     "This model is small and was trained mostly on rendered songs, so that everything can be tried "
@@ -63,7 +64,6 @@ def _bytes(values: npt.NDArray[np.float32], low: float, high: float) -> bytes:
 
 def _data(analysis: Analysis) -> dict[str, Any]:
     found = analysis.annotations
-    tags = None if found.tags is None else sorted(found.tags.items(), key=lambda tag: -tag[1])
     return {
         "artist": analysis.artist,
         "file": analysis.file,
@@ -75,11 +75,11 @@ def _data(analysis: Analysis) -> dict[str, Any]:
         "tempo": analysis.tempo,
         "steadiness": analysis.steadiness,
         "tempi": [round(tempo.bpm, _DIGITS) for tempo in analysis.tempi],
-        "beats": None if found.beats is None else _beats(found.beats),
-        "chords": None if found.chords is None else _spans(found.chords),
-        "sections": None if found.segments is None else _spans(found.segments),
-        "keys": None if found.keys is None else _spans(found.keys),
-        "tags": None if tags is None else [[tag, round(sure, _DIGITS)] for tag, sure in tags],
+        "beats": _rows(found.beats),
+        "chords": _rows(found.chords),
+        "sections": _rows(found.segments),
+        "keys": _rows(found.keys),
+        "tags": _rows(None if found.tags is None else analysis.tags.items()),
         "similaritySize": len(analysis.similarity),
         "model": analysis.provenance.get("model"),
         "version": musicfm.__version__,
@@ -105,22 +105,11 @@ def _downloads(analysis: Analysis) -> list[dict[str, str]]:
     ]
 
 
-def _beats(beats: Beats) -> dict[str, Any]:
-    return {
-        "times": _rounded(beats.times),
-        "positions": beats.positions.tolist(),
-        "confidences": _rounded(beats.confidences),
-    }
-
-
-def _spans(spans: Spans) -> dict[str, Any]:
-    return {
-        "starts": _rounded(spans.intervals[:, 0]),
-        "ends": _rounded(spans.intervals[:, 1]),
-        "labels": spans.labels,
-        "confidences": _rounded(spans.confidences),
-    }
-
-
-def _rounded(values: npt.NDArray[np.float64] | None) -> list[float] | None:
-    return None if values is None else np.round(values, _DIGITS).tolist()
+def _rows(found: Iterable[Beat | Span | tuple[str, float]] | None) -> list[list[Any]] | None:
+    """What was found, as the page takes it."""
+    if found is None:
+        return None
+    return [
+        [round(value, _DIGITS) if isinstance(value, float) else value for value in row]
+        for row in found
+    ]

@@ -1,6 +1,5 @@
 """Many songs into a folder of analyses."""
 
-import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from musicfm.analysis.analyzer import Analysis, analyse
-from musicfm.analysis.exports import EXPORTS
+from musicfm.analysis.exports import EXPORTS, named
 from musicfm.analysis.index import INDEX, write_index
 from musicfm.analysis.page import render_page
 from musicfm.analysis.sound import Sound
@@ -18,7 +17,7 @@ from musicfm.audio import reading
 from musicfm.embedding.collection import Summary
 from musicfm.embedding.results import as_text
 from musicfm.errors import AudioWarning, ConfigError
-from musicfm.files import atomic_write
+from musicfm.files import write_file, write_json
 from musicfm.journal import Recording
 from musicfm.remote import Location
 from musicfm.tasks.predict import EncodedRecording, Output, Predictor, predict_collection
@@ -113,8 +112,7 @@ class _Files:
         )
         stem, jams = out / encoded.recording.name, analysis.to_jams()
         _export(Analysis.from_jams(jams), recording, stem, self.page, self.exports)
-        with atomic_write(_file(stem, JAMS)) as temporary:
-            temporary.write_text(json.dumps(jams, indent=1) + "\n", encoding="utf-8")
+        write_json(named(stem, JAMS), jams)
         return f"{encoded.recording.name}{JAMS}"
 
     def complete(self, recording: Recording, out: Path) -> bool:
@@ -123,7 +121,7 @@ class _Files:
         missing = [kind for kind in self.exports if not _is_there(stem, EXPORTS[kind].suffixes)]
         lacks_page = self.page and not _is_there(stem, [PAGE])
         if missing or lacks_page:
-            analysis = Analysis.load(_file(stem, JAMS))
+            analysis = Analysis.load(named(stem, JAMS))
             _export(analysis, recording.path, stem, lacks_page, missing)
         return bool(missing or lacks_page)
 
@@ -133,24 +131,16 @@ def _export(
 ) -> None:
     """Writes a page and other files of a recording."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", AudioWarning
-        )  # the decoder for the model has told of damage
+        warnings.simplefilter("ignore", AudioWarning)  # damage was told of by the model's decoder
         for kind in exports:
             EXPORTS[kind].write(analysis, recording, stem)
         if page:
-            content = render_page(analysis, Sound.of(recording))
-            with atomic_write(_file(stem, PAGE)) as temporary:
-                temporary.write_text(content, encoding="utf-8")
-
-
-def _file(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)
+            write_file(named(stem, PAGE), render_page(analysis, Sound.of(recording)))
 
 
 def _is_there(stem: Path, suffixes: Iterable[str]) -> bool:
     """Of label tracks, only those of some kinds are written."""
-    return any(os.path.isfile(_file(stem, suffix)) for suffix in suffixes)
+    return any(os.path.isfile(named(stem, suffix)) for suffix in suffixes)
 
 
 def first_page(out: Path) -> Path | None:

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,26 @@ _LAST_PLACE = 10_000
 """More beats than any bar has."""
 
 
+class Beat(NamedTuple):
+    """A beat."""
+
+    time: float
+    """In seconds."""
+    position: int
+    """Place in the bar, from 1, the downbeat; 0 if not known."""
+    confidence: float | None
+
+
+class Span(NamedTuple):
+    """A chord, section or key, for as long as it holds."""
+
+    start: float
+    """In seconds; likewise the end."""
+    end: float
+    label: str
+    confidence: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class Beats:
     """Beats in order."""
@@ -74,6 +94,10 @@ class Beats:
     def downbeats(self) -> Array:
         """(downbeats,) in seconds; empty where positions are not known."""
         return self.times[self.positions == 1]
+
+    def __iter__(self) -> Iterator[Beat]:
+        sure = _each(self.confidences, len(self.times))
+        return map(Beat, self.times.tolist(), self.positions.tolist(), sure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +115,10 @@ class Spans:
         """A label that holds for all of a recording of so many seconds."""
         return cls(np.array([[0.0, duration]]), (label,), confidences)
 
+    def __iter__(self) -> Iterator[Span]:
+        sure = _each(self.confidences, len(self.labels))
+        return map(Span, *self.intervals.T.tolist(), self.labels, sure)
+
     def at(self, times: Array) -> list[str | None]:
         """The label at each time, None in gaps and outside."""
         index = np.searchsorted(self.intervals[:, 0], times, side="right") - 1
@@ -100,8 +128,8 @@ class Spans:
     def total(self) -> dict[str, float]:
         """Seconds of each label."""
         seconds: dict[str, float] = {}
-        for label, (start, end) in zip(self.labels, self.intervals, strict=True):
-            seconds[label] = seconds.get(label, 0.0) + float(end - start)
+        for start, end, label, _ in self:
+            seconds[label] = seconds.get(label, 0.0) + (end - start)
         return seconds
 
 
@@ -117,6 +145,10 @@ class Annotations:
     """Keys in JAMS's spelling of key_mode, such as "Eb:minor"."""
     tags: Mapping[str, float] | None = None
     """Tags that apply, each with its confidence from 0 to 1."""
+
+
+def _each(confidences: Array | None, count: int) -> list[float] | list[None]:
+    return [None] * count if confidences is None else confidences.tolist()
 
 
 def digest(annotations: Annotations) -> str:

@@ -5,7 +5,7 @@ Written as JSON directly: the package jams would take longer over it than all el
 :mod:`musicfm.datasets.annotations`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def observation(
         "time": round(time, _DIGITS),
         "duration": round(duration, _DIGITS),
         "value": value,
-        "confidence": confidence,
+        "confidence": None if confidence is None else round(confidence, 4),
     }
 
 
@@ -93,18 +93,24 @@ def observations(annotations: Annotations, duration: float) -> dict[str, list[Ob
     """
     found: dict[str, list[Observation]] = {}
     if annotations.beats is not None:
-        found["beat"] = list(_beats(annotations.beats))
+        found["beat"] = [
+            observation(beat.time, 0.0, beat.position or None, beat.confidence)
+            for beat in annotations.beats
+        ]
     for namespace, spans in (
         ("chord", annotations.chords),
         ("segment_open", annotations.segments),
         ("key_mode", annotations.keys),
     ):
         if spans is not None:
-            found[namespace] = list(_spans(spans))
+            found[namespace] = [
+                observation(span.start, span.end - span.start, span.label, span.confidence)
+                for span in spans
+            ]
     if annotations.tags is not None:
         ranked = sorted(annotations.tags.items(), key=lambda item: (-item[1], item[0]))
         found["tag_open"] = [
-            observation(0.0, duration, tag, round(confidence, 4)) for tag, confidence in ranked
+            observation(0.0, duration, tag, confidence) for tag, confidence in ranked
         ]
     return found
 
@@ -145,24 +151,3 @@ def _parse_spans(rows: Sequence[Observation] | None) -> Spans | None:
 def _confidences(rows: Sequence[Observation]) -> Array | None:
     values = [row["confidence"] for row in rows]
     return None if None in values else np.array(values, dtype=np.float64)
-
-
-def _beats(beats: Beats) -> Iterable[Observation]:
-    confidences = _rounded(beats.confidences, len(beats.times))
-    for time, position, confidence in zip(
-        beats.times.tolist(), beats.positions.tolist(), confidences, strict=True
-    ):
-        yield observation(time, 0.0, position or None, confidence)
-
-
-def _spans(spans: Spans) -> Iterable[Observation]:
-    confidences = _rounded(spans.confidences, len(spans.labels))
-    for (start, end), label, confidence in zip(
-        spans.intervals.tolist(), spans.labels, confidences, strict=True
-    ):
-        yield observation(start, end - start, label, confidence)
-
-
-def _rounded(confidences: Array | None, count: int) -> list[float] | list[None]:
-    """A confidence for each of so many observations; None where none are known."""
-    return [None] * count if confidences is None else confidences.round(4).tolist()

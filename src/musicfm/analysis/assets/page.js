@@ -3,7 +3,12 @@
 (() => {
   const { $, element, complain, showTip, fact, clock, takeBytes, save, showPlaying, onKeys, paint, onTheme } = shared;
   const song = JSON.parse($("data").textContent);
-  const { duration, beats, chords, sections, keys, tags } = song;
+  const { duration, tags } = song;
+  const columns = (rows, ...names) =>
+    rows && Object.fromEntries(names.map((name, index) => [name, rows.map((row) => row[index])]));
+  const beats = columns(song.beats, "times", "positions", "confidences");
+  const [chords, sections, keys] = [song.chords, song.sections, song.keys].map((rows) =>
+    columns(rows, "starts", "ends", "labels", "confidences"));
 
   // ---- data ----
 
@@ -39,7 +44,7 @@
 
   const percent = (part) => `${Math.round(100 * part)} %`;
   const sure = (part) => (part == null ? "" : `${percent(part)} sure`);
-  const confidence = (part, index) => part.confidences?.[index];
+  const confidence = (part, index) => part.confidences[index];
   /** What is unsure is faint, but can be read: 0.55 has a contrast of 4.5 on all backgrounds. */
   const opacity = (part) => (part == null ? 1 : 0.55 + 0.45 * Math.min(1, part / 0.8));
   const accidentals = (text) => text.replaceAll("#", "♯").replaceAll("b", "♭");
