@@ -225,7 +225,7 @@ def test_progress_comes_in_lines_and_ends_with_the_page(client: Client) -> None:
     answer = client.post("/v1/analyze?name=a%3Cb.wav&format=html&progress=true", wav())
     assert answer.headers["Content-Type"] == "application/x-ndjson"
     *steps, last = map(json.loads, answer.body.splitlines())
-    order = [("waiting", "listening", "finishing").index(step["stage"]) for step in steps]
+    order = [("waiting", "encoding", "finishing").index(step["stage"]) for step in steps]
     assert order == sorted(order)
     assert steps[-1]["duration"] == SECONDS
     assert last["stage"] == "done"

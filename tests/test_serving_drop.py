@@ -76,7 +76,7 @@ def test_a_file_that_is_chosen_becomes_a_page(page: Any, song: Path, client: Cli
     frame.locator("html[data-ready]").wait_for()
     assert frame.locator("h1").inner_text() == "<i>tone<i>"
     frame.locator("#play").wait_for()
-    assert {"Sending", "Listening", "Done."} <= set(page.evaluate("[...window.states]"))
+    assert {"Sending", "Analysing", "Done."} <= set(page.evaluate("[...window.states]"))
     with page.expect_download() as download:
         page.click("#viewer-save")
     assert download.value.suggested_filename.endswith("tone_i_.html")

@@ -177,8 +177,8 @@ FAULTS = (
     ),
     Fault(
         "serving/jobs.py",
-        'Progress("listening", 0.0, declared)',
-        'Progress("listening", declared, declared)',
+        'Progress("encoding", 0.0, declared)',
+        'Progress("encoding", declared, declared)',
     ),
     Fault(
         "serving/protection.py",

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import anyio
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -53,7 +53,9 @@ _LINES = ("jams", "html")
 _log = logging.getLogger(__name__)
 
 Name = Annotated[
-    str, Query(max_length=1_000, description="What the recording is called: a title, no path.")
+    str,
+    Query(max_length=1_000, description="What the recording is called: a title, no path."),
+    AfterValidator(lambda name: uploads.shown(name) or "recording"),
 ]
 
 
@@ -86,12 +88,19 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         507: "The server's disk is full.",
     }.items()
 }
-
-
 _GONE: dict[int | str, dict[str, Any]] = {
     404: {"model": Error, "description": "There is no such job, or no more."},
     409: {"model": Error, "description": "The result is not there yet; see Retry-After."},
 }
+
+
+def _with_result(description: str, *media: str) -> dict[int | str, dict[str, Any]]:
+    """The answers of a route: a result of some types, or an error."""
+    content: dict[str, Any] = {
+        each: {"schema": {"type": "string", "format": "binary"}} if each == _MEDIA[".npz"] else {}
+        for each in media
+    }
+    return {**_ERRORS, 200: {"description": description, "content": content}}
 
 
 def create_app(service: Service, names: Collection[str] = ()) -> ASGIApp:
@@ -109,10 +118,14 @@ def create_app(service: Service, names: Collection[str] = ()) -> ASGIApp:
         redoc_url=None,
     )
     _add_pages(api, service)
-    _add_embed(api, service)
-    _add_analyze(api, service)
+    routes = APIRouter(prefix="/v1", dependencies=[Depends(_only_known)])
+    _add_embed(routes, service)
+    _add_analyze(routes, service)
+    _add_jobs(routes, service)
     if service.library is not None:
-        _add_library(api, service, service.library)
+        _add_library(routes, service, service.library)
+        _add_map(api, service.library)
+    api.include_router(routes)
     add_docs(api)
     _add_handlers(api)
     return Protection(api, names)
@@ -131,19 +144,12 @@ def _add_pages(api: FastAPI, service: Service) -> None:
         return {"status": "ok", "version": musicfm.__version__, "requests": service.num_requests}
 
 
-def _add_embed(api: FastAPI, service: Service) -> None:
-    @api.post(
-        "/v1/embed",
-        dependencies=[Depends(_only_known)],
+def _add_embed(routes: APIRouter, service: Service) -> None:
+    @routes.post(
+        "/embed",
         openapi_extra=_BODY,
         response_class=Response,
-        responses={
-            **_ERRORS,
-            200: {
-                "description": "An .npz, as `musicfm embed` writes it.",
-                "content": {_MEDIA[".npz"]: {"schema": {"type": "string", "format": "binary"}}},
-            },
-        },
+        responses=_with_result("An .npz, as `musicfm embed` writes it.", _MEDIA[".npz"]),
     )
     async def embed(
         request: Request,
@@ -158,7 +164,7 @@ def _add_embed(api: FastAPI, service: Service) -> None:
         ] = "none",
     ) -> Response:
         """Embed a recording."""
-        name, layers = uploads.shown(name) or "recording", _layers(service.embedder, layer)
+        layers = _layers(service.embedder, layer)
         if not isinstance(pool, str) and not 0.0 < pool <= service.embedder.rate:
             raise RequestError(
                 422, f"pool is {pool:g}; give none, mean, or up to {service.embedder.rate:g} Hz"
@@ -167,30 +173,21 @@ def _add_embed(api: FastAPI, service: Service) -> None:
         return await _file(request, service, service.embed(slot, name, layers, pool))
 
 
-def _add_analyze(api: FastAPI, service: Service) -> None:
-    @api.post(
-        "/v1/analyze",
-        dependencies=[Depends(_only_known)],
+def _add_analyze(routes: APIRouter, service: Service) -> None:
+    @routes.post(
+        "/analyze",
         openapi_extra=_BODY,
         response_class=Response,
-        responses={
-            **_ERRORS,
-            200: {
-                "description": "JAMS or a page; or, with `progress`, a line of JSON now and then, "
-                "of which the last has the result or an error.",
-                "content": {
-                    media: {}
-                    for media in (
-                        "application/json",
-                        "text/html",
-                        "text/csv",
-                        "audio/midi",
-                        "application/zip",
-                        "application/x-ndjson",
-                    )
-                },
-            },
-        },
+        responses=_with_result(
+            "JAMS or a page; or, with `progress`, a line of JSON now and then, of which the last "
+            "has the result or an error.",
+            "application/json",
+            "text/html",
+            "text/csv",
+            "audio/midi",
+            "application/zip",
+            "application/x-ndjson",
+        ),
     )
     async def analyze(
         request: Request,
@@ -209,16 +206,17 @@ def _add_analyze(api: FastAPI, service: Service) -> None:
         if progress and format not in _LINES:
             raise RequestError(422, f"progress goes with {' and '.join(_LINES)}, not with {format}")
         slot = await _slot(request, service)
-        running = service.analyze(slot, uploads.shown(name) or "recording", format)
+        running = service.analyze(slot, name, format)
         if progress:
             lines = _lines(request, service, running)
             return StreamingResponse(lines, media_type="application/x-ndjson")
         return await _file(request, service, running)
 
-    @api.post(
-        "/v1/jobs",
+
+def _add_jobs(routes: APIRouter, service: Service) -> None:
+    @routes.post(
+        "/jobs",
         status_code=201,
-        dependencies=[Depends(_only_known)],
         openapi_extra=_BODY,
         responses=_ERRORS,
     )
@@ -226,11 +224,11 @@ def _add_analyze(api: FastAPI, service: Service) -> None:
         """Begin to analyse a recording, and keep the result for an hour: `{"id": ...}`."""
         _check_heads(service)
         slot = await _slot(request, service)
-        return {"id": service.begin(slot, uploads.shown(name) or "recording")}
+        return {"id": service.begin(slot, name)}
 
-    @api.get("/v1/jobs/{id}", dependencies=[Depends(_only_known)], responses=_GONE)
+    @routes.get("/jobs/{id}", responses=_GONE)
     async def look(id: str) -> dict[str, Any]:
-        """How far an analysis is: waiting, listening, finishing, done or failed."""
+        """How far an analysis is: waiting, encoding, finishing, done or failed."""
         kept = service.kept(id)
         running = kept.running
         about = {"name": running.job.name, **asdict(running.job.progress)}
@@ -243,9 +241,8 @@ def _add_analyze(api: FastAPI, service: Service) -> None:
             return about | failed
         return about | {"stage": "done"}
 
-    @api.get(
-        "/v1/jobs/{id}/{format}",
-        dependencies=[Depends(_only_known)],
+    @routes.get(
+        "/jobs/{id}/{format}",
         response_class=Response,
         responses=_GONE,
     )
@@ -261,29 +258,18 @@ def _add_analyze(api: FastAPI, service: Service) -> None:
             await run_in_threadpool(write_result, analysis, format, title, kept.folder)
         return _answer(file, title)
 
-    @api.delete(
-        "/v1/jobs/{id}", status_code=204, dependencies=[Depends(_only_known)], responses=_GONE
-    )
+    @routes.delete("/jobs/{id}", status_code=204, responses=_GONE)
     async def forget(id: str) -> None:
         """End an analysis, and delete its result."""
         service.forget(id)
 
 
-def _add_library(api: FastAPI, service: Service, library: Library) -> None:
-    there = MapPage(library)
-
-    @api.post(
-        "/v1/similar",
-        dependencies=[Depends(_only_known)],
+def _add_library(routes: APIRouter, service: Service, library: Library) -> None:
+    @routes.post(
+        "/similar",
         openapi_extra=_BODY,
         response_class=Response,
-        responses={
-            **_ERRORS,
-            200: {
-                "description": "Tracks of the library, the most similar first.",
-                "content": {_MEDIA[".json"]: {}},
-            },
-        },
+        responses=_with_result("Tracks of the library, the most similar first.", _MEDIA[".json"]),
     )
     async def similar(
         request: Request,
@@ -292,10 +278,9 @@ def _add_library(api: FastAPI, service: Service, library: Library) -> None:
     ) -> Response:
         """Find tracks of the library that sound like a recording."""
         slot = await _slot(request, service)
-        running = service.similar(slot, uploads.shown(name) or "recording", limit)
-        return await _file(request, service, running)
+        return await _file(request, service, service.similar(slot, name, limit))
 
-    @api.get("/v1/tracks", dependencies=[Depends(_only_known)])
+    @routes.get("/tracks")
     def tracks(
         offset: Annotated[int, Query(ge=0, description="Tracks to pass over.")] = 0,
         limit: Annotated[int, Query(ge=1, le=1_000, description="Tracks at most.")] = 100,
@@ -305,9 +290,8 @@ def _add_library(api: FastAPI, service: Service, library: Library) -> None:
         part = known[offset : offset + limit]
         return {"count": len(known), "tracks": [described(track) for track in part]}
 
-    @api.get(
-        "/v1/tracks/{id}/audio",
-        dependencies=[Depends(_only_known)],
+    @routes.get(
+        "/tracks/{id}/audio",
         response_class=Response,
         responses={404: {"model": Error, "description": "There is no such track, or no more."}},
     )
@@ -317,6 +301,10 @@ def _add_library(api: FastAPI, service: Service, library: Library) -> None:
         if not known or not os.path.isfile(known[0].path):
             raise RequestError(404, "there is no such track here")
         return FileResponse(known[0].path, content_disposition_type="inline")
+
+
+def _add_map(api: FastAPI, library: Library) -> None:
+    there = MapPage(library)
 
     @api.get("/map", include_in_schema=False)
     def map_page() -> Response:
@@ -337,10 +325,8 @@ def _only_known(request: Request) -> None:
     """Raises RequestError for an unknown parameter: its answer would be that of another."""
     known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
     if unknown := sorted(set(request.query_params) - set(known)):
-        raise RequestError(
-            422,
-            f"there is no parameter '{uploads.shown(unknown[0])}'; there are {', '.join(known)}",
-        )
+        there = f"there are {', '.join(known)}" if known else "leave it out"
+        raise RequestError(422, f"there is no parameter '{uploads.shown(unknown[0])}'; {there}")
 
 
 def _layers(embedder: Embedder, asked: list[int] | None) -> list[int]:

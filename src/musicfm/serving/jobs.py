@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from musicfm.analysis.analyzer import Analysis, analyse
 from musicfm.analysis.exports import EXPORTS, label_tracks
@@ -38,7 +37,6 @@ from musicfm.tasks.predict import Predictor
 
 Format = Literal["jams", "html", "csv", "midi", "labels"]
 
-
 RESULTS: Mapping[Format, str] = {
     "jams": "result.jams",
     "html": "result.html",
@@ -57,7 +55,7 @@ class Cancelled(Exception):
 class Progress:
     """How far a job is."""
 
-    stage: Literal["waiting", "listening", "finishing"] = "waiting"
+    stage: Literal["waiting", "encoding", "finishing"] = "waiting"
     seconds: float = 0.0
     """Seconds of sound that are done."""
     duration: float | None = None
@@ -71,25 +69,26 @@ class Job(ABC):
         name: of the recording, by its client.
         upload: its file, in a folder that is free for others.
         encoder: gives the frames.
+        layers: those that are kept.
+        frames: keeps them.
     """
 
-    def __init__(self, name: str, upload: Path, encoder: SharedEncoder) -> None:
+    def __init__(
+        self,
+        name: str,
+        upload: Path,
+        encoder: SharedEncoder,
+        layers: Sequence[int],
+        frames: RunningMean | FrameSpool | FeatureWriter,
+    ) -> None:
         self.name, self.upload, self.folder = name, upload, upload.parent
         self.progress = Progress()
-        self._encoder = encoder
+        self._encoder, self._layers, self._frames = encoder, layers, frames
         self._is_cancelled = threading.Event()
-
-    @abstractmethod
-    def add(self, frames: Tensor) -> None:
-        """Takes the next frames, (layers, time, dim) of the encoder."""
 
     @abstractmethod
     def finish(self, duration: float, pool: DecoderPool) -> Path:
         """Makes the result of all frames; gives its file."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Frees what frames are kept in."""
 
     def cancel(self) -> None:
         """Makes the job end soon."""
@@ -120,41 +119,35 @@ class Job(ABC):
             Cancelled: nobody waits.
         """
         self.check()
-        self.progress = Progress("listening")
-        duration = 0.0
-        sample_rate = self._encoder.encoder.sample_rate
+        self.progress = Progress("encoding")
+        encoder = self._encoder.encoder
+        kept, duration = [encoder.layers.index(layer) for layer in self._layers], 0.0
         with (
-            contextlib.closing(self),
+            contextlib.closing(self._frames),
             contextlib.closing(pool.decode(self.upload)) as decoded,
-            contextlib.closing(_within(limits, decoded, sample_rate)) as events,
+            contextlib.closing(_within(limits, decoded, encoder.sample_rate)) as events,
             contextlib.closing(self._encoder.tracks(events, self.name, self.check)) as tracks,
         ):
             for event in usable(tracks):
                 match event:
                     case Start(duration_seconds=declared):
-                        self.progress = Progress("listening", 0.0, declared)
+                        self.progress = Progress("encoding", 0.0, declared)
                     case Frames(frames=frames):
-                        self.add(frames)
-                        self._advance(frames.shape[1] / self._encoder.encoder.rate)
+                        self._frames.add(frames[kept])
+                        self._advance(frames.shape[1] / encoder.rate)
                     case Finished(duration=duration):
                         self.progress = Progress("finishing", duration, duration)
             return self.finish(duration, pool)
 
     def _advance(self, seconds: float) -> None:
-        before = self.progress
-        self.progress = Progress("listening", before.seconds + seconds, before.duration)
-
-    def _pick(self, frames: Tensor, layers: Sequence[int]) -> Tensor:
-        """Those of some layers."""
-        return frames[[self._encoder.encoder.layers.index(layer) for layer in layers]]
+        self.progress = replace(self.progress, seconds=self.progress.seconds + seconds)
 
 
 class EmbedJob(Job):
     """An upload to an ``.npz``, as ``musicfm embed`` writes it.
 
     Args:
-        name, upload, encoder: see :class:`Job`.
-        layers: to keep.
+        name, upload, encoder, layers: see :class:`Job`.
         pooling: over time.
     """
 
@@ -166,18 +159,13 @@ class EmbedJob(Job):
         layers: Sequence[int],
         pooling: Pooling,
     ) -> None:
-        super().__init__(name, upload, encoder)
-        self._layers = layers
         rate = None if isinstance(pooling, str) else pooling
         self._collected: FrameSpool | RunningMean = (
             RunningMean()
             if pooling == "mean"
-            else FrameSpool(encoder.encoder.rate, rate, self.folder)
+            else FrameSpool(encoder.encoder.rate, rate, upload.parent)
         )
-
-    def add(self, frames: Tensor) -> None:
-        """Takes the next frames."""
-        self._collected.add(self._pick(frames, self._layers))
+        super().__init__(name, upload, encoder, layers, self._collected)
 
     def finish(self, duration: float, pool: DecoderPool) -> Path:
         """The ``.npz``."""
@@ -185,10 +173,6 @@ class EmbedJob(Job):
         result = self.folder / "result.npz"
         write_npz(result, arrays_of(self._collected, self._layers, is_single, duration, self.name))
         return result
-
-    def close(self) -> None:
-        """Frees what frames are kept in."""
-        self._collected.close()
 
 
 class SimilarJob(Job):
@@ -203,15 +187,10 @@ class SimilarJob(Job):
     def __init__(
         self, name: str, upload: Path, encoder: SharedEncoder, library: Library, limit: int
     ) -> None:
-        super().__init__(name, upload, encoder)
         self._library, self._limit = library, limit
-        self._layer = library.settings.layer
-        self._states = self.folder / "states.npy"
+        self._states = upload.with_name("states.npy")
         self._writer = FeatureWriter(name, [self._states])
-
-    def add(self, frames: Tensor) -> None:
-        """Takes the next frames."""
-        self._writer.add(self._pick(frames, [self._layer]))
+        super().__init__(name, upload, encoder, [library.settings.layer], self._writer)
 
     def finish(self, duration: float, pool: DecoderPool) -> Path:
         """The list."""
@@ -225,10 +204,6 @@ class SimilarJob(Job):
         result = self.folder / "result.json"
         result.write_text(json.dumps({"tracks": tracks}), encoding="utf-8")
         return result
-
-    def close(self) -> None:
-        """Frees what frames are kept in."""
-        self._writer.close()
 
 
 class AnalyzeJob(Job):
@@ -248,14 +223,10 @@ class AnalyzeJob(Job):
         predictor: Predictor,
         formats: Sequence[Format],
     ) -> None:
-        super().__init__(name, upload, encoder)
         self._predictor, self._formats = predictor, formats
-        self._files = predictor.files(self.folder, "states")
+        self._files = predictor.files(upload.parent, "states")
         self._writer = FeatureWriter(name, list(self._files.values()))
-
-    def add(self, frames: Tensor) -> None:
-        """Takes the next frames."""
-        self._writer.add(self._pick(frames, list(self._files)))
+        super().__init__(name, upload, encoder, list(self._files), self._writer)
 
     def finish(self, duration: float, pool: DecoderPool) -> Path:
         """The file of the last format."""
@@ -277,10 +248,6 @@ class AnalyzeJob(Job):
             else:
                 result = write_result(analysis, format, self.title, self.folder)
         return result
-
-    def close(self) -> None:
-        """Frees what frames are kept in."""
-        self._writer.close()
 
 
 def write_result(

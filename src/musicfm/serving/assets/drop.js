@@ -95,17 +95,14 @@ function finish(song) {
   if (isAgain || isLast) open(song, isAgain);
 }
 
-/** What the server says of a job. */
-function hear(song, line) {
-  if (line.stage === "waiting") show(song, "Waiting for its turn…", null);
-  else if (line.stage === "listening") {
-    const part = line.duration ? Math.min(1, line.seconds / line.duration) : null;
-    const whole = line.duration ? ` of ${clock(line.duration)}` : "";
-    show(song, `Listening: ${clock(line.seconds)}${whole}`, part);
-  } else if (line.stage === "finishing")
-    show(song, "Making the page…", line.duration ? Math.min(1, line.seconds / line.duration) : null);
-  else if (line.stage === "failed") fail(song, line.error);
-  else finish(song);
+/** Shows how far a job is. */
+function update(song, { stage, seconds, duration, error }) {
+  const part = duration ? Math.min(1, seconds / duration) : null;
+  if (stage === "done") finish(song);
+  else if (stage === "failed") fail(song, error);
+  else if (stage === "waiting") show(song, "Waiting for its turn…", null);
+  else if (stage === "finishing") show(song, "Making the page…", part);
+  else show(song, `Analysing: ${clock(seconds)}${duration ? ` of ${clock(duration)}` : ""}`, part);
 }
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
@@ -157,7 +154,7 @@ async function follow(song) {
         fail(song, "The server does not keep it any more; drop the song again.");
         song.id = null;
         remember();
-      } else if (answer.ok && !song.isOver) hear(song, said);
+      } else if (answer.ok && !song.isOver) update(song, said);
     }
     if (!song.isOver) await pause(pollSeconds);
   }
