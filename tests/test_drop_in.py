@@ -16,6 +16,7 @@ from documentation import ROOT
 from musicfm.audio.reading import load
 from musicfm.model.musicfm import MusicFM
 from musicfm.model.musicfm_25hz import MusicFM25Hz
+from musicfm.modules.features import MelSTFT
 
 # As deep as the published model, and thinner.
 SMALL = recipe.TINY.replace(encoder=recipe.TINY.encoder.replace(dim=32, depth=12, ffn_dim=64))
@@ -256,6 +257,52 @@ def test_a_student_that_begins_as_the_teachers_first_layers(build: Build) -> Non
     assert torch.equal(student.get_latent(wav, 1), teacher.get_latent(wav, 1))
 
 
+def test_a_student_of_half_the_mel_learns_the_teachers_tokens(build: Build, tmp_path: Path) -> None:
+    """50 mel frames a second and strides of 1 and 2: as many tokens as the teacher's."""
+    student = build()
+    student.requires_grad_(False)
+    for block, stride in zip(student.conv.conv, (1, 2), strict=True):
+        block.conv1.stride = block.conv3.stride = (2, stride)
+    student.conv.requires_grad_(True)
+    for layer in student.conformer.layers[-2:]:
+        layer.requires_grad_(True)
+    mel_50 = MelSTFT(sample_rate=24_000, n_fft=2_048, hop_length=480, n_mels=128, is_db=True).eval()
+    wav = torch.from_numpy(recipe.waveform(7, 2, 24_000 * 2))
+
+    def step() -> Tensor:
+        student.train()
+        student.conformer.eval()
+        with torch.no_grad():
+            clean = student.normalize(student.preprocessing(wav, features=[MELSPEC]))
+            clean = student.rearrange(clean)
+            targets = {MELSPEC: student.quantizer_melspec_2048_0(clean[MELSPEC])}
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                masked, indices = student.masking(wav)
+            mel = mel_50(masked)[..., :-1]
+            mel = (mel - student.stat[f"{MELSPEC}_mean"]) / student.stat[f"{MELSPEC}_std"]
+        logits, _ = student.encoder(mel)
+        assert logits[MELSPEC].shape[:2] == targets[MELSPEC].shape
+        losses, accuracies = student.get_loss(logits, targets, indices)
+        assert 0 <= accuracies[MELSPEC] <= 1
+        return losses[MELSPEC]
+
+    losses = learn(step, [weight for weight in student.parameters() if weight.requires_grad])
+    assert losses[-1] < losses[0]
+    layers = [layer.state_dict() for layer in student.conformer.layers[-2:]]
+    torch.save({"frontend": student.conv.state_dict(), "layers": layers}, tmp_path / "s.pt")
+    saved, again = torch.load(tmp_path / "s.pt"), build().eval()
+    for block, stride in zip(again.conv.conv, (1, 2), strict=True):
+        block.conv1.stride = block.conv3.stride = (2, stride)
+    again.conv.load_state_dict(saved["frontend"])
+    for layer, state in zip(again.conformer.layers[-2:], saved["layers"], strict=True):
+        layer.load_state_dict(state)
+    with torch.no_grad():
+        expected = student.eval().encoder(mel_50(wav)[..., :-1])[1][12]
+        found = again.encoder(mel_50(wav)[..., :-1])[1][12]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 # ------------------------------------------------------------------------------ early exit
 
 
@@ -285,22 +332,141 @@ def test_an_early_exit_is_the_hidden_state(build: Build) -> None:
         assert torch.equal(found, model.get_latent(wav, layer_ix=7))
 
 
+def test_hooks_collect_the_means_of_all_layers(build: Build) -> None:
+    model = build().eval()
+    means: list[Tensor] = []
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        means.append(hidden.detach().mean(dim=1))
+
+    handles = [model.conv.register_forward_hook(hook)]
+    handles += [layer.register_forward_hook(hook) for layer in model.conformer.layers]
+    wav = torch.from_numpy(recipe.waveform(8, 1, 24_000 * 2))
+    with torch.no_grad():
+        model.get_latent(wav, layer_ix=7)
+        assert len(means) == 13
+        for handle in handles:
+            handle.remove()
+        states = model.get_predictions(wav)[1]
+    for mean, state in zip(means[:-1], states[:-1], strict=True):
+        torch.testing.assert_close(mean, state.mean(dim=1), rtol=0, atol=1e-5)
+
+
+def test_layers_and_the_norm_are_taken_away_for_a_while(build: Build) -> None:
+    model = build().eval()
+    layers, norm = model.conformer.layers, model.conformer.layer_norm
+    wav = torch.from_numpy(recipe.waveform(9, 1, 24_000 * 2))
+    with torch.no_grad():
+        x = model.normalize(model.preprocessing(wav, features=[MELSPEC]))
+        x = model.conv(x[MELSPEC])
+        model.conformer.layers, model.conformer.layer_norm = layers[:10], nn.Identity()
+        found = model.conformer(x, output_hidden_states=False).last_hidden_state
+        model.conformer.layers, model.conformer.layer_norm = layers, norm
+        assert torch.equal(found, model.get_predictions(wav)[1][10])
+
+
+class Adapted(nn.Module):
+    """A layer whose parts are called one by one, with something that is learnt between them."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        self.adapter = nn.Linear(layer.ffn1.output_dense.out_features, 32)
+        nn.init.zeros_(self.adapter.weight)
+        nn.init.zeros_(self.adapter.bias)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        relative_position_embeddings: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        x, layer = hidden_states, self.layer
+        x = layer.ffn1(layer.ffn1_layer_norm(x)) * 0.5 + x
+        x = x + self.adapter(x)
+        attended, weights = layer.self_attn(
+            hidden_states=layer.self_attn_layer_norm(x),
+            attention_mask=attention_mask,
+            relative_position_embeddings=relative_position_embeddings,
+            output_attentions=output_attentions,
+        )
+        x = x + layer.self_attn_dropout(attended)
+        x = x + layer.conv_module(x)
+        x = layer.ffn2(layer.ffn2_layer_norm(x)) * 0.5 + x
+        return layer.final_layer_norm(x), weights
+
+
+def test_adapters_in_all_layers_are_trained(build: Build) -> None:
+    model = build().eval()
+    wav = torch.from_numpy(recipe.waveform(10, 2, 24_000))
+    with torch.no_grad():
+        before = model.get_latent(wav, 12)
+    model.requires_grad_(False)
+    for i in range(len(model.conformer.layers)):
+        model.conformer.layers[i] = Adapted(model.conformer.layers[i])
+    model.linear = nn.Identity()
+    del model.cls_token
+    with torch.no_grad():
+        torch.testing.assert_close(model.get_latent(wav, 12), before, rtol=0, atol=1e-5)
+    learnt = [weight for weight in model.parameters() if weight.requires_grad]
+    assert len(learnt) == 24
+    head = nn.Linear(32, 1)
+
+    def step() -> Tensor:
+        return (head(model.get_latent(wav, 12).mean(dim=1)) - 1.0).square().mean()
+
+    losses = learn(step, [*learnt, *head.parameters()])
+    assert losses[-1] < losses[0]
+    assert all(weight.grad is not None for weight in learnt)
+
+
+class FromTheMel(nn.Module):
+    """A layer, by the name that ``transformers`` gives all of them."""
+
+    def __init__(self, musicfm: Any, layer: int) -> None:
+        super().__init__()
+        self.conv, self.conformer, self.layer = musicfm.conv, musicfm.conformer, layer
+
+    def forward(self, mel: Tensor) -> Tensor:
+        output = self.conformer(self.conv(mel), output_hidden_states=True)
+        return output["hidden_states"][self.layer]
+
+
+class Embedding(nn.Module):
+    """From the waveform to a mean of unit length."""
+
+    def __init__(self, musicfm: Any, layer: int) -> None:
+        super().__init__()
+        self.musicfm, self.layer = musicfm.requires_grad_(False), layer
+
+    def forward(self, audio: Tensor) -> Tensor:
+        latent = self.musicfm.get_latent(audio, layer_ix=self.layer)
+        return F.normalize(latent.sum(dim=1) / latent.shape[1], dim=-1)
+
+
 @pytest.mark.compiles
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")
-def test_parts_are_exported_as_onnx(build: Build, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrapper", [EarlyExit, FromTheMel, Embedding])
+def test_layers_are_exported_as_onnx(wrapper: Any, build: Build, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model = EarlyExit(build(), 1).eval()
-    mel = torch.randn(1, 128, 120)
-    time = torch.export.Dim("time", min=8)
+    musicfm = build()
+    musicfm.conformer.layers = musicfm.conformer.layers[:2]
+    model = wrapper(musicfm, 1).eval()
+    shapes: list[tuple[int, ...]] = [(1, 128, 120), (1, 128, 803)]
+    options: dict[str, Any] = {"dynamic_shapes": {"mel": {2: torch.export.Dim("time", min=8)}}}
+    if wrapper is Embedding:
+        shapes, options = [(1, 24_000)], {}
     torch.onnx.export(
-        model, (mel,), tmp_path / "m.onnx", dynamo=True, verbose=False,
-        input_names=["mel"], dynamic_shapes=({2: time},),
+        model, (torch.randn(shapes[0]),), tmp_path / "m.onnx", dynamo=True, verbose=False,
+        input_names=["x"], **options,
     )  # fmt: skip
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
-    for frames in (120, 803):
-        mel = torch.randn(1, 128, frames)
+    for shape in shapes:
+        x = torch.randn(shape)
         with torch.no_grad():
-            expected = model(mel)
-        (found,) = session.run(None, {"mel": mel.numpy()})
+            expected = model(x)
+        (found,) = session.run(None, {"x": x.numpy()})
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)

@@ -32,7 +32,9 @@ CONFIGS = pytest.mark.parametrize("config", [CONFORMER, TRANSFORMER], ids=lambda
 
 
 def angles(time: int) -> tuple[Tensor, Tensor]:
-    return rotation_of(torch.zeros(1, time, 32), inverse_frequencies(CONFORMER))
+    return rotation_of(
+        torch.zeros(1, time, 32), inverse_frequencies(CONFORMER.dim, CONFORMER.num_heads)
+    )
 
 
 def test_attention_is_the_softmax_written_out() -> None:
@@ -81,7 +83,7 @@ def test_rotation_keeps_lengths_and_leaves_the_first_frame() -> None:
 
 
 def test_inverse_frequencies_have_half_a_head() -> None:
-    frequencies = inverse_frequencies(ConformerConfig())
+    frequencies = inverse_frequencies(1_024, 16)
     assert frequencies.shape == (32,)
     torch.testing.assert_close(frequencies, 10_000.0 ** (-torch.arange(32) / 32))
 
@@ -195,3 +197,22 @@ def test_buffers_that_stay_float32_are_restored_from_half() -> None:
             self.register_buffer("none", None)
 
     assert Constant().half().get_buffer("value").dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        Conv2d(1, 8, 3, (2, 2), padding=1),
+        Conv2d(1, 8, 3, (2, 1), padding=1),
+        Conv2d(1, 8, (7, 3), (3, 1), padding=(3, 1)),  # of pitches
+        Conv2d(1, 8, 3, padding=2, dilation=2),
+        Conv2d(2, 8, 3, padding=1),
+    ],
+)
+def test_convolutions_are_the_same_on_a_gpu(
+    convolution: Conv2d, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(2, convolution.in_channels, 15, 20)
+    expected = convolution(x)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    torch.testing.assert_close(convolution(x), expected)

@@ -21,6 +21,7 @@ from musicfm.model.masking import masked_loss
 from musicfm.model.musicfm import MusicFM
 from musicfm.model.musicfm_25hz import LEGACY_MODEL_PATH, MODEL_PATH, MusicFM25Hz
 from musicfm.modules.conformer import ConformerLayer
+from musicfm.modules.features import MelSTFT
 
 # The code of the authors' first README; its import gets the name of the package.
 GET_EMBEDDINGS = """
@@ -150,15 +151,101 @@ def test_predictions_and_targets_are_the_published_ones(
     assert targets["melspec_2048"].dtype == torch.int64
 
 
-def test_a_latent_costs_no_more_than_its_layer(build: Build, music: Tensor) -> None:
-    musicfm = build()
-    ran: list[nn.Module] = []
-    for module in musicfm.modules():
-        module.register_forward_hook(lambda module, *_: ran.append(module))
-    musicfm.get_latent(music, layer_ix=1)
-    assert sum(isinstance(module, ConformerLayer) for module in ran) == 1
+def test_a_latent_costs_no_more_than_its_layer(
+    build: Build, music: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    musicfm, ran = build(), []
+    forward = ConformerLayer.forward
+
+    def count(*inputs: Any, **options: Any) -> Any:
+        ran.append(inputs)
+        return forward(*inputs, **options)
+
+    monkeypatch.setattr(ConformerLayer, "forward", count)
+    for layer, number in ((1, 1), (0, 0), (-2, 2), (3, 3)):
+        ran.clear()
+        musicfm.get_latent(music, layer_ix=layer)
+        assert len(ran) == number
     with pytest.raises(ConfigError, match="no layer 12; this model has layers 0 to 3"):
         musicfm.get_latent(music)
+
+
+def noted(seen: list[Any], function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    def note(x: Tensor) -> Any:
+        seen.append(1)
+        return function(x)
+
+    return note
+
+
+def layer_hooked(musicfm: Any) -> list[Any]:
+    seen: list[Any] = []
+    musicfm.conformer.layers[2].register_forward_hook(lambda *_: seen.append(1))
+    return seen
+
+
+def part_patched(musicfm: Any) -> list[Any]:
+    seen: list[Any] = []
+    dense = musicfm.conformer.layers[2].ffn2.output_dense
+    dense.forward = noted(seen, functools.partial(type(dense).forward, dense))
+    return seen
+
+
+def conformer_hooked(musicfm: Any) -> list[Any]:
+    seen: list[Any] = []
+    musicfm.conformer.register_forward_hook(lambda _, __, output: seen.append(1))
+    return seen
+
+
+def head_hooked(musicfm: Any) -> list[Any]:
+    seen: list[Any] = []
+    musicfm.linear.register_forward_pre_hook(lambda *_: seen.append(1))
+    return seen
+
+
+def encoder_replaced(musicfm: Any) -> list[Any]:
+    seen: list[Any] = []
+    musicfm.encoder = noted(seen, musicfm.encoder)
+    return seen
+
+
+def method_overridden(musicfm: Any) -> list[Any]:
+    seen: list[Any] = []
+
+    class Mine(MusicFM25Hz):
+        def get_predictions(self, x: Tensor) -> Any:
+            seen.append(1)
+            return super().get_predictions(x)
+
+    musicfm.__class__ = Mine
+    return seen
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        layer_hooked, part_patched, conformer_hooked, head_hooked, encoder_replaced,
+        method_overridden,
+    ],
+)  # fmt: skip
+def test_who_looks_beyond_a_latent_sees_all(change: Any, build: Build, music: Tensor) -> None:
+    musicfm = build()
+    expected = musicfm.get_latent(music, 1)
+    seen = change(musicfm)
+    assert torch.equal(musicfm.get_latent(music, 1), expected)
+    assert seen == [1]
+
+
+def test_stages_may_be_replaced(build: Build, music: Tensor) -> None:
+    """As exporters do, which begin at the mel."""
+    musicfm = build()
+    expected, mel = musicfm.get_latent(music, 2), musicfm._mel(music)
+    musicfm.preprocessing = lambda x, features: dict.fromkeys(features, x)
+    musicfm.normalize = lambda x: x
+    assert torch.equal(musicfm.get_latent(mel, 2), expected)
+    musicfm = build()
+    musicfm.get_predictions = musicfm.encoder
+    assert torch.equal(musicfm.get_latent(mel, layer_ix=2), expected)
 
 
 def test_masking_gives_the_indices_of_hidden_tokens(build: Build, music: Tensor) -> None:
@@ -171,6 +258,17 @@ def test_masking_gives_the_indices_of_hidden_tokens(build: Build, music: Tensor)
     assert torch.equal(hidden.repeat_interleave(960, dim=1), masked != music)
     assert indices.shape == (int(hidden.sum()), 2)
     assert 0 < len(indices) < 200
+
+
+def test_a_seed_hides_what_it_hid_in_the_authors_code(build: Build, music: Tensor) -> None:
+    torch.manual_seed(5)
+    hidden = torch.rand(2, 10) < 0.6
+    samples = torch.nonzero(hidden.repeat_interleave(9_600, dim=1))
+    noise = torch.randn(len(samples)) * 0.1
+    torch.manual_seed(5)
+    masked, indices = build().masking(music)
+    assert torch.equal(indices, torch.nonzero(hidden.repeat_interleave(10, dim=1)))
+    assert torch.equal(masked[tuple(samples.T)], noise)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +285,9 @@ def test_the_loss_is_the_published_one(build: Build, music: Tensor, golden: Gold
     logits, _ = musicfm.get_predictions(music)
     targets = musicfm.get_targets(music)
     indices = torch.from_numpy(golden["token_mask"]).nonzero()
-    losses, accuracies = musicfm.get_loss(logits, targets, indices)
+    losses, accuracies = musicfm.get_loss(
+        logits=logits, target_tokens=targets, masked_indices=indices
+    )
     rows = tuple(indices.T)
     scores, wanted = logits["melspec_2048"][rows], targets["melspec_2048"][rows]
     expected = nn.functional.cross_entropy(scores, wanted)
@@ -309,6 +409,12 @@ def test_without_a_checkpoint_the_weights_are_random(here: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------ files
+
+
+def test_all_statistics_are_kept(build: Build, here: Path) -> None:
+    stats = {f"{MELSPEC}_cnt": 7, f"{MELSPEC}_mean": 1.0, f"{MELSPEC}_std": 2.0, "chroma_std": 3.0}
+    Path("s.json").write_text(json.dumps(stats))
+    assert build(stat_path="s.json").stat == stats
 
 
 def test_todays_files_come_before_the_old_ones(here: Path) -> None:
@@ -469,10 +575,40 @@ def test_weights_have_the_names_of_the_published_ones(build: Build) -> None:
     assert len(pointers) == len({*pointers})
     names = [name for name, _ in musicfm.named_parameters(remove_duplicate=False)]
     assert names == [name for name, _ in musicfm.named_parameters()]
-    modules = dict(musicfm.named_modules())
-    assert type(modules["conformer.layers.0.self_attn.linear_q"]) is nn.Linear
-    assert isinstance(modules["conformer.layers.2.conv_module.depthwise_conv"], nn.Conv1d)
-    assert isinstance(modules["conv.conv.1.conv3"], nn.Conv2d)
+    assert all(weight.requires_grad for weight in musicfm.parameters())
+    layer = [  # by type, as LoRA and counters of operations find them
+        (name, type(module))
+        for name, module in musicfm.conformer.layers[0].named_modules()
+        if type(module).__module__.startswith("torch.")
+    ]
+    feed_forward = [
+        ("intermediate_dropout", nn.Dropout), ("intermediate_dense", nn.Linear),
+        ("intermediate_act_fn", nn.SiLU), ("output_dense", nn.Linear),
+        ("output_dropout", nn.Dropout),
+    ]  # fmt: skip
+    assert layer == [
+        ("ffn1_layer_norm", nn.LayerNorm),
+        *((f"ffn1.{name}", kind) for name, kind in feed_forward),
+        ("self_attn_layer_norm", nn.LayerNorm),
+        ("self_attn_dropout", nn.Dropout),
+        *((f"self_attn.linear_{name}", nn.Linear) for name in ("q", "k", "v", "out")),
+        ("self_attn.dropout", nn.Dropout),
+        ("conv_module.layer_norm", nn.LayerNorm),
+        ("conv_module.pointwise_conv1", nn.Conv1d),
+        ("conv_module.glu", nn.GLU),
+        ("conv_module.depthwise_conv", nn.Conv1d),
+        ("conv_module.batch_norm", nn.BatchNorm1d),
+        ("conv_module.activation", nn.SiLU),
+        ("conv_module.pointwise_conv2", nn.Conv1d),
+        ("conv_module.dropout", nn.Dropout),
+        ("ffn2_layer_norm", nn.LayerNorm),
+        *((f"ffn2.{name}", kind) for name, kind in feed_forward),
+        ("final_layer_norm", nn.LayerNorm),
+    ]
+    assert [type(module) for module in musicfm.conv.conv[1].children()] == [
+        nn.Conv2d, nn.BatchNorm2d, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Conv2d, nn.BatchNorm2d,
+    ]  # fmt: skip
+    assert "model" not in dir(musicfm)  # who looks at everything makes no second model
 
 
 def test_the_published_size_has_as_many_weights() -> None:
@@ -640,14 +776,31 @@ def test_short_clips_are_heard(samples: int, build: Build) -> None:
         musicfm.get_predictions(np.zeros((1, samples)))
     with pytest.raises(AudioError, match=r"give \(batch, samples\)"):
         musicfm.get_predictions(torch.rand(samples))
-    assert torch.equal(
-        musicfm._mel(torch.ones(1, 1, samples)), musicfm._mel(torch.ones(1, samples))
-    )
+    clip, image = torch.rand(1, samples), (1, 1, 128, samples // 240)
+    assert musicfm.preprocessing(clip[:, None], [MELSPEC])[MELSPEC].shape == image
+    assert torch.equal(musicfm.get_latent(clip[:, None], 3), musicfm.get_latent(clip, 3))
+    with pytest.raises(AudioError, match=r"give \(batch, samples\), mono"):
+        musicfm.get_predictions(torch.rand(1, 2, samples))
+    with pytest.raises(AudioError, match=r"give \(batch, samples\), mono"):
+        musicfm.masking(clip[:, None])
 
 
-def test_other_features_are_refused(build: Build, music: Tensor) -> None:
-    with pytest.raises(ConfigError, match=r"no feature \['chromagram'\]"):
-        build().preprocessing(music, ["melspec_2048", "chromagram"])
+def test_features_may_be_added(build: Build, music: Tensor) -> None:
+    musicfm = build()
+    with pytest.raises(ConfigError, match=r"no feature 'mel_50': there is no preprocessor_mel_50"):
+        musicfm.preprocessing(music, [MELSPEC, "mel_50"])
+    musicfm.preprocessor_mel_50 = MelSTFT(hop_length=480, is_db=True)
+    assert musicfm.preprocessing(music, ["mel_50"])["mel_50"].shape == (2, 128, 200)
+
+
+def test_no_gradient_reaches_the_waveform(build: Build, music: Tensor) -> None:
+    """As in the authors' code: through MusicFM it does."""
+    musicfm = build()
+    heard = music.clone().requires_grad_()
+    assert not musicfm.preprocessing(heard, [MELSPEC])[MELSPEC].requires_grad
+    musicfm.get_latent(heard, 1).sum().backward()
+    assert heard.grad is None
+    assert musicfm.conv.linear.bias.grad is not None
 
 
 @pytest.mark.compiles

@@ -1,5 +1,6 @@
 """The parts by themselves: musicfm.modules."""
 
+import copy
 import importlib
 from typing import Any
 
@@ -16,12 +17,16 @@ from musicfm.model.inference import front_end as front_end_module
 from musicfm.model.musicfm import MusicFM
 from musicfm.model.quantizers import RandomCodebook
 from musicfm.modules import conv as conv_module
-from musicfm.modules.conformer import Conformer
-from musicfm.modules.conv import Conv2dSubsampling
+from musicfm.modules.conformer import Conformer, Settings
+from musicfm.modules.conv import Conv2dSubsampling, Res2dModule
 from musicfm.modules.features import MelSTFT
 from musicfm.modules.random_quantizer import RandomProjectionQuantizer
 
-CONFIG = ConformerConfig(dim=64, depth=3, num_heads=4, ffn_dim=128)
+
+def new_conformer(dropout: float = 0.1) -> Any:
+    """Of three layers, with random weights."""
+    config = ConformerConfig(dim=64, depth=3, num_heads=4, ffn_dim=128, dropout=dropout)
+    return Conformer(Settings.of(config))
 
 
 def largest_difference(a: Tensor, b: Tensor) -> float:
@@ -122,8 +127,17 @@ def test_the_front_end_takes_images_and_spectrograms() -> None:
     with pytest.raises(AudioError, match=r"mel has shape \(16, 9\); give \(batch, bands, time\)"):
         conv(torch.rand(16, 9))
     assert [name for name, _ in conv.conv[1].named_children()] == [
-        "conv1", "bn1", "conv2", "bn2", "conv3", "bn3",
+        "conv1", "bn1", "conv2", "bn2", "relu", "conv3", "bn3",
     ]  # fmt: skip
+
+
+def test_a_block_of_one_shape_adds_its_input() -> None:
+    block: Any = Res2dModule(4, 4, stride=(1, 1)).eval()
+    assert not block.diff
+    assert not hasattr(block, "conv3")
+    x = torch.randn(1, 4, 6, 5)
+    expected = x + block.bn2(block.conv2(block.bn1(block.conv1(x)).relu()))
+    assert torch.equal(block(x), expected.relu())
 
 
 @pytest.mark.parametrize("strides", [(2, 2), (2, 1), (1, 2), (1, 1)])
@@ -207,6 +221,10 @@ def dilated(conv: Any) -> None:
     conv.conv[1].conv2.dilation = conv.conv[1].conv2.padding = (2, 2)
 
 
+def otherwise_activated(conv: Any) -> None:
+    conv.conv[0].relu = nn.GELU()
+
+
 def partly_training(conv: Any) -> None:
     conv.conv[0].bn1.train()
 
@@ -230,8 +248,8 @@ def longer(conv: Any) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        hooked, replaced, normed_otherwise, patched, dilated, partly_training,
-        statistics_of_the_batch, without_bias, without_weight, longer,
+        hooked, replaced, normed_otherwise, patched, dilated, otherwise_activated,
+        partly_training, statistics_of_the_batch, without_bias, without_weight, longer,
     ],
 )  # fmt: skip
 def test_a_changed_front_end_is_computed_as_it_stands(change: Any, folds: list[Any]) -> None:
@@ -274,7 +292,7 @@ def test_a_compiler_gets_the_modules(folds: list[Any]) -> None:
 
 
 def test_outputs_have_names_and_numbers() -> None:
-    conformer: Any = Conformer(CONFIG).eval()
+    conformer = new_conformer().eval()
     x = torch.randn(2, 9, 64)
     output: Any = conformer(x, output_hidden_states=True, output_attentions=True)
     assert "ConformerOutput" in str(type(output))
@@ -284,8 +302,12 @@ def test_outputs_have_names_and_numbers() -> None:
     assert torch.equal(output.hidden_states[0], x)
     assert output.hidden_states[-1] is output.last_hidden_state
     assert len(output.hidden_states) == 4
+    assert output.get("hidden_states") is output.hidden_states
+    assert len(output) == len({**output}) == len(output[:3]) == 3
+    assert isinstance(output, dict)
     short = conformer(x)
-    assert list(short.keys()) == ["last_hidden_state"]
+    assert list(short) == list(short.keys()) == ["last_hidden_state"]
+    assert short.to_tuple()[0] is short.last_hidden_state
     assert "hidden_states" not in short
     assert short.hidden_states is None
     assert torch.equal(short[0], output[0])
@@ -295,7 +317,7 @@ def test_outputs_have_names_and_numbers() -> None:
 
 
 def test_attentions_are_those_that_are_used() -> None:
-    layer: Any = Conformer(CONFIG).eval().get_submodule("layers.0.self_attn")
+    layer = new_conformer().eval().layers[0].self_attn
     x = torch.randn(2, 9, 64)
     attended, weights = layer(x, output_attentions=True)
     assert weights.shape == (2, 4, 9, 9)
@@ -306,7 +328,7 @@ def test_attentions_are_those_that_are_used() -> None:
 
 
 def test_frames_beyond_a_clip_change_nothing() -> None:
-    conformer: Any = Conformer(CONFIG).eval()
+    conformer = new_conformer().eval()
     x = torch.randn(1, 9, 64)
     padded = nn.functional.pad(x, (0, 0, 0, 5), value=3.0)
     mask = torch.arange(14)[None] < 9
@@ -324,12 +346,60 @@ def test_frames_beyond_a_clip_change_nothing() -> None:
         assert weights[..., 9:].abs().max() == 0
 
 
+def test_activations_may_be_replaced() -> None:
+    conformer = new_conformer().eval()
+    x = torch.randn(1, 9, 64)
+    before = conformer(x).last_hidden_state
+    names = [n for n, m in conformer.named_modules() if isinstance(m, nn.SiLU | nn.GLU)]
+    assert names[:4] == [
+        "layers.0.ffn1.intermediate_act_fn", "layers.0.conv_module.glu",
+        "layers.0.conv_module.activation", "layers.0.ffn2.intermediate_act_fn",
+    ]  # fmt: skip
+    for name in ("ffn1.intermediate_act_fn", "conv_module.activation"):
+        layer = copy.deepcopy(conformer)
+        layer.layers[1].set_submodule(name, nn.GELU())
+        assert largest_difference(layer(x).last_hidden_state, before) > 1e-4
+
+
+def test_its_configuration_makes_another_one() -> None:
+    conformer = new_conformer().eval()
+    config = copy.deepcopy(conformer.config)
+    config.num_hidden_layers = 2
+    student = type(conformer)(config).eval()
+    assert len(student.layers) == 2
+    student.layers[0].load_state_dict(conformer.layers[0].state_dict())
+    x = torch.randn(1, 9, 64)
+    assert torch.equal(student.layers[0](x)[0], conformer.layers[0](x)[0])
+    assert config.to_dict()["hidden_size"] == 64
+
+
+class Loud(nn.Module):
+    """A layer within another one, whose arguments have the names of a layer's."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden_states: Tensor, output_attentions: bool, **others: Any) -> Any:
+        assert others.keys() == {"attention_mask", "relative_position_embeddings"}
+        x, weights = self.layer(hidden_states, output_attentions=output_attentions, **others)
+        return 2.0 * x, weights
+
+
+def test_layers_may_be_replaced() -> None:
+    conformer = new_conformer().eval()
+    x = torch.randn(1, 9, 64)
+    expected = 2.0 * conformer(x, output_hidden_states=True).hidden_states[1]
+    conformer.layers[0] = Loud(conformer.layers[0])
+    assert torch.equal(conformer(x, output_hidden_states=True).hidden_states[1], expected)
+
+
 def test_recomputed_activations_give_the_same_gradients() -> None:
     x = torch.randn(2, 9, 64)
     norms = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        conformer: Any = Conformer(CONFIG.replace(dropout=0.0))
+        conformer = new_conformer(dropout=0.0)
         conformer.gradient_checkpointing = recompute
         conformer(x).last_hidden_state.sum().backward()
         norms.append([w.grad.norm() for w in conformer.parameters() if w.grad is not None])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from musicfm.errors import CheckpointError, ConfigError
+from musicfm.files import parse_json
 from musicfm.model import checkpoint, hub, published
 from musicfm.model.config import (
     ConformerConfig,
@@ -23,12 +24,13 @@ from musicfm.model.config import (
     ModelConfig,
     RandomProjectionConfig,
 )
-from musicfm.model.masking import MaskingConfig, mask_waveform
+from musicfm.model.masking import MaskingConfig, draw_blocks
 from musicfm.model.mel import check_waveform
 from musicfm.model.musicfm import MusicFM
-from musicfm.modules.conformer import Conformer
+from musicfm.modules.conformer import Conformer, Settings
 from musicfm.modules.conv import Conv2dSubsampling
 from musicfm.modules.features import MelSTFT
+from musicfm.modules.hooks import is_hooked
 from musicfm.modules.random_quantizer import RandomProjectionQuantizer
 
 FEATURES: Final = ("melspec_2048", "melspec")
@@ -108,13 +110,13 @@ class MusicFM25Hz(nn.Module):
             "encoder_depth": encoder_depth,
         }
         if model_path:
-            config, tensors, path = _read(model_path, stat_path)
+            config, tensors, path, stats = _read(model_path, stat_path)
             _check_sizes(sizes, config, model_path)
             with torch.device("meta"):
                 self._build(config)
             self._fill(tensors, path)
         else:
-            config = _config(sizes, stat_path)
+            config, stats = _config(sizes, stat_path), stat_path
             self._build(config)
         self._config = config
         self.num_codebooks = num_codebooks
@@ -124,10 +126,12 @@ class MusicFM25Hz(nn.Module):
         self.n_mels = config.mel.n_mels
         self.mask_hop, self.mask_prob = mask_hop, mask_prob
         self.stat = {
+            **({} if stats is None else parse_json(Path(stats).read_bytes())),
             f"{self.features[0]}_mean": config.mel.mean,
             f"{self.features[0]}_std": config.mel.std,
         }
-        self._masking().tokens_per_block(config)  # refuses what does not align
+        # Refuses what does not align.
+        MaskingConfig(block_seconds=mask_hop, probability=mask_prob).tokens_per_block(config)
 
     def _build(self, config: ModelConfig) -> None:
         mel, quantizer, encoder = config.mel, config.quantizer, config.encoder
@@ -143,7 +147,7 @@ class MusicFM25Hz(nn.Module):
         self.conv = Conv2dSubsampling(
             1, config.front_end.conv_dim, encoder.dim, config.front_end.time_strides, mel.n_mels
         )
-        self.conformer = Conformer(encoder)
+        self.conformer = Conformer(Settings.of(encoder))
         self.linear = nn.Linear(encoder.dim, quantizer.codebook_size)
         self.loss = nn.CrossEntropyLoss()
 
@@ -156,6 +160,11 @@ class MusicFM25Hz(nn.Module):
         }
         state |= {published.published(name): tensor for name, tensor in tensors.items()}
         checkpoint.fill(self, state, path)
+
+    def __dir__(self) -> list[str]:
+        """Without ``model``, which would be made by those who look at everything, as tracers do."""
+        names = super().__dir__()  # type: ignore[no-untyped-call]
+        return [name for name in names if name != "model"]
 
     @property
     def model(self) -> MusicFM:
@@ -190,28 +199,34 @@ class MusicFM25Hz(nn.Module):
 
     # ------------------------------------------------------------------------------ stages
 
+    # Without gradients, as there: none reach the waveform.
+
+    @torch.no_grad()
     def preprocessing(self, x: Tensor, features: Sequence[str]) -> dict[str, Tensor]:
         """Mel frames in dB by feature, (batch, n_mels, samples // hop_length).
 
         They are float32, or of the type of x where that is smaller.
 
         Args:
-            x: (batch, samples) or (batch, 1, samples) in [-1, 1] at 24 kHz.
-            features: the names of the mel.
+            x: (batch, samples) in [-1, 1] at 24 kHz; or (batch, 1, samples), of which the mel has
+                the second axis, too.
+            features: the names of the mel, or of what :class:`MelSTFT` was put beside it, as
+                ``preprocessor_NAME``.
         """
-        if unknown := set(features) - set(FEATURES):
-            raise ConfigError(f"no feature {sorted(unknown)}; the model takes ['{FEATURES[0]}']")
-        x = x.squeeze(1) if isinstance(x, Tensor) and x.dim() == 3 else x
-        check_waveform(x, None, self._config.mel)
-        mel = self.preprocessor_melspec_2048(x)[..., :-1]
-        return dict.fromkeys(features, mel.to(x.dtype) if x.itemsize == 2 else mel)
+        mono = x[:, 0] if isinstance(x, Tensor) and x.dim() == 3 and x.shape[1] == 1 else x
+        if not isinstance(mono, Tensor) or mono.dim() != 2:
+            check_waveform(mono, None, self._config.mel)  # says what is wrong with it
+        mels = {key: self._part("preprocessor_{}", key)(x)[..., :-1] for key in features}
+        return {key: mel.to(x.dtype) if x.itemsize == 2 else mel for key, mel in mels.items()}
 
+    @torch.no_grad()
     def normalize(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
         """Subtracts the mean in ``stat``, divides by the standard deviation; x is changed, too."""
         for key in x:
             x[key] = (x[key] - self.stat[f"{key}_mean"]) / self.stat[f"{key}_std"]
         return x
 
+    @torch.no_grad()
     def rearrange(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
         """Stacks the mel frames of each token; x is changed, too.
 
@@ -223,31 +238,61 @@ class MusicFM25Hz(nn.Module):
             x[key] = whole.unflatten(1, (-1, stack)).flatten(2)
         return x
 
+    @torch.no_grad()
     def tokenize(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tokens of stacked frames, (batch, tokens) int64 by feature."""
-        return {key: self.quantizer_melspec_2048_0(frames) for key, frames in x.items()}
+        return {key: self._part("quantizer_{}_0", key)(frames) for key, frames in x.items()}
 
     def encoder(self, x: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """Logits and all hidden states of a normalised mel, (batch, n_mels, time)."""
         output = self.conformer(self.conv(x), output_hidden_states=True)
-        logits = self.linear(output.last_hidden_state)
-        return {self.features[0]: logits[..., : self.codebook_size]}, output.hidden_states
+        logits = self.linear(output["last_hidden_state"])
+        return {self.features[0]: logits[..., : self.codebook_size]}, output["hidden_states"]
+
+    def _part(self, name: str, feature: str) -> nn.Module:
+        """What belongs to a feature."""
+        name = name.format(FEATURES[0] if feature in FEATURES else feature)
+        if name not in self._modules:
+            raise ConfigError(
+                f"no feature '{feature}': there is no {name}; the model takes ['{FEATURES[0]}']"
+            )
+        return self.get_submodule(name)
 
     # ----------------------------------------------------------------------------- the whole
 
     def get_latent(self, x: Tensor, layer_ix: int = 12) -> Tensor:
         """One hidden state of (batch, samples) audio at 24 kHz, (batch, time, encoder_dim).
 
-        Layer 0 is the front end's output, layer i that of block i. Blocks beyond are not run.
+        Layer 0 is the front end's output, layer i that of block i. Blocks beyond are not run,
+        unless somebody could tell: there are hooks on them, or methods were replaced.
         """
-        if not isinstance(self.conformer, Conformer):  # compiled, or somebody's own
+        if not self._may_stop(layer_ix):
             return self.get_predictions(x)[1][layer_ix]
         depth = len(self.conformer.layers)
         if layer_ix not in range(-depth - 1, depth + 1):
             raise ConfigError(f"no layer {layer_ix}; this model has layers 0 to {depth}")
         layer = layer_ix % (depth + 1)
-        x = self.conv(self._mel(x))
-        return self.conformer(x, num_layers=None if layer == depth else layer).last_hidden_state
+        output = self.conformer(
+            self.conv(self._mel(x)), num_layers=None if layer == depth else layer
+        )
+        return output.last_hidden_state
+
+    def _may_stop(self, layer: int) -> bool:
+        """Whether nobody sees what :meth:`get_predictions` does beyond a layer."""
+        conformer = self.conformer
+        if (
+            {"get_predictions", "encoder"} & vars(self).keys()
+            or type(self).get_predictions is not MusicFM25Hz.get_predictions
+            or type(self).encoder is not MusicFM25Hz.encoder
+            or type(conformer) is not Conformer  # but compiled, or somebody's own
+            or "forward" in vars(conformer)
+            or conformer._forward_hooks
+            or conformer._forward_pre_hooks
+        ):
+            return False
+        head = [part for name, part in self.named_children() if name == "linear"]
+        beyond = conformer.layers[layer:] if layer > 0 else conformer.layers
+        return not is_hooked(*beyond, conformer.layer_norm, *head)
 
     def get_predictions(self, x: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """Logits, (batch, time, codebook_size) by feature, and all hidden states."""
@@ -258,21 +303,35 @@ class MusicFM25Hz(nn.Module):
         return self.tokenize(self.rearrange(self._normalized(x)))
 
     def masking(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Hides random blocks under noise, drawn from PyTorch's global generator.
+        """Hides random blocks under noise, drawn from PyTorch's global generator of the CPU.
+
+        The same seed hides the same as in the authors' code, under the same noise.
 
         Returns:
             The masked audio, and the (clip, token) indices of what is hidden, (n, 2).
         """
-        masked, tokens = mask_waveform(x, self._config, self._masking())
-        return masked, tokens.nonzero()
+        if x.dim() != 2:
+            check_waveform(x, None, self._config.mel)
+        masking = MaskingConfig(block_seconds=self.mask_hop, probability=self.mask_prob)
+        tokens = masking.tokens_per_block(self._config)
+        width = tokens * self._config.samples_per_frame
+        blocks = draw_blocks(len(x), x.shape[1] // width, masking.probability, None)
+        samples = blocks.repeat_interleave(width, dim=1).nonzero()
+        noise = masking.noise_std * torch.randn(len(samples), dtype=x.dtype)
+        masked = x.clone()
+        masked[tuple(samples.to(x.device).T)] = noise.to(x.device)
+        return masked, blocks.repeat_interleave(tokens, dim=1).nonzero()
 
     def get_loss(
-        self, logits: Mapping[str, Tensor], target_tokens: Mapping[str, Tensor], indices: Tensor
+        self,
+        logits: Mapping[str, Tensor],
+        target_tokens: Mapping[str, Tensor],
+        masked_indices: Tensor,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """``loss`` and accuracy on the hidden tokens, by feature; zero if none is hidden."""
         losses, accuracies = {}, {}
         for key, predicted in logits.items():
-            scores, targets = (t[tuple(indices.T)] for t in (predicted, target_tokens[key]))
+            scores, targets = (t[tuple(masked_indices.T)] for t in (predicted, target_tokens[key]))
             none = len(targets) == 0
             losses[key] = 0.0 * predicted.sum() if none else self.loss(scores.float(), targets)
             correct = (scores.argmax(dim=-1) == targets).float()
@@ -287,8 +346,9 @@ class MusicFM25Hz(nn.Module):
         masked, indices = self.masking(x)
         logits, hidden_states = self.get_predictions(masked)
         losses, accuracies = self.get_loss(logits, targets, indices)
-        if hasattr(self, "cls_token"):  # DistributedDataParallel asks for gradients of all weights
-            losses = {key: loss + 0.0 * self.cls_token.sum() for key, loss in losses.items()}
+        # DistributedDataParallel asks for gradients of all weights.
+        unused = [w.sum() for n, w in self.named_parameters() if n.startswith(published.UNUSED)]
+        losses = {key: loss + 0.0 * sum(unused) for key, loss in losses.items()}
         return logits, hidden_states, losses, accuracies
 
     def _normalized(self, x: Tensor) -> dict[str, Tensor]:
@@ -297,10 +357,8 @@ class MusicFM25Hz(nn.Module):
 
     def _mel(self, x: Tensor) -> Tensor:
         """The normalised mel, in the type of the weights."""
-        return self._normalized(x)[self.features[0]].to(next(self.conv.parameters()).dtype)
-
-    def _masking(self) -> MaskingConfig:
-        return MaskingConfig(block_seconds=self.mask_hop, probability=self.mask_prob)
+        mel = self._normalized(x)[self.features[0]]
+        return mel.to(next(self.conv.parameters(), mel).dtype)
 
 
 def _config(sizes: Mapping[str, int], stat_path: str | Path | None) -> ModelConfig:
@@ -321,7 +379,8 @@ def _config(sizes: Mapping[str, int], stat_path: str | Path | None) -> ModelConf
 
 def _read(
     model_path: str | Path, stat_path: str | Path | None
-) -> tuple[ModelConfig, dict[str, Tensor], Path]:
+) -> tuple[ModelConfig, dict[str, Tensor], Path, str | Path | None]:
+    """A configuration, tensors, their file, and the file of statistics that was given for it."""
     stats = stat_path
     if model_path == MODEL_PATH and not os.path.exists(Path(MODEL_PATH)):
         if not os.path.exists(Path(LEGACY_MODEL_PATH)):
@@ -332,7 +391,7 @@ def _read(
         stats = LEGACY_STATS_PATH if stat_path == STATS_PATH else stat_path
     elif model_path != MODEL_PATH and stat_path == STATS_PATH:
         stats = None  # the default belongs to the default checkpoint, not to any other
-    return checkpoint.read(model_path, stats)
+    return *checkpoint.read(model_path, stats), stats
 
 
 def _check_sizes(asked: Mapping[str, int], config: ModelConfig, model_path: str | Path) -> None:

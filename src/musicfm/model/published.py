@@ -333,7 +333,7 @@ def _computed(config: ModelConfig) -> dict[str, Tensor]:
     return {
         COMPUTED["window"]: mel.window,
         COMPUTED["filters"]: mel.filters,
-        COMPUTED["inv_freq"]: inverse_frequencies(config.encoder),
+        COMPUTED["inv_freq"]: inverse_frequencies(config.encoder.dim, config.encoder.num_heads),
     }
 
 

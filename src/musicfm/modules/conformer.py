@@ -5,56 +5,27 @@ Those are of ``transformers``' wav2vec 2.0-Conformer, which is not needed here.
 
 import math
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils import _pytree
 
 from musicfm.model import encoder, published
 from musicfm.model.config import ConformerConfig
-from musicfm.model.encoder import (
-    Conv1d,
-    inverse_frequencies,
-    rotate,
-    rotation_of,
-    run_block,
-)
+from musicfm.model.encoder import inverse_frequencies, rotate, rotation_of, run_block
 from musicfm.model.mel import Float32Buffers
 from musicfm.model.published import POSITION_GROUPS, POSITION_KERNEL
+from musicfm.modules.hooks import run_convolution
 
 
-class ConformerOutput(NamedTuple):
-    """What :class:`Conformer` returns; items have names, too: ``output["hidden_states"]``."""
+class Settings(SimpleNamespace):
+    """What a :class:`Conformer` is built from, by the names of ``transformers``."""
 
-    last_hidden_state: Tensor
-    """(batch, time, dim), after the final LayerNorm."""
-    hidden_states: tuple[Tensor, ...] | None = None
-    """(batch, time, dim) each: the input, and what every layer gives; the last one is normed."""
-    attentions: tuple[Tensor, ...] | None = None
-    """(batch, heads, time, time) of each layer."""
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._asdict()[key] if isinstance(key, str) else self.to_tuple()[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.keys()
-
-    def keys(self) -> list[str]:
-        """Names of what was asked for."""
-        return [name for name, value in self._asdict().items() if value is not None]
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """What was asked for."""
-        return tuple(value for value in tuple(self) if value is not None)
-
-
-class Conformer(nn.Module):
-    """Layers, and a final LayerNorm: see :class:`musicfm.model.encoder.Encoder`."""
-
-    def __init__(self, config: ConformerConfig) -> None:
-        super().__init__()
-        self.config = SimpleNamespace(
+    @classmethod
+    def of(cls, config: ConformerConfig) -> "Settings":
+        """Those of one of our configurations."""
+        return cls(
             hidden_size=config.dim,
             num_hidden_layers=config.depth,
             num_attention_heads=config.num_heads,
@@ -63,19 +34,72 @@ class Conformer(nn.Module):
             hidden_dropout=config.dropout,
             attention_dropout=config.dropout,
             activation_dropout=config.dropout,
+            conformer_conv_dropout=config.dropout,
             layerdrop=0.0,
             layer_norm_eps=1e-5,
             conv_depthwise_kernel_size=config.conv_kernel,
             position_embeddings_type="rotary",
             rotary_embedding_base=encoder.ROTARY_BASE,
+            max_source_positions=5_000,
+            feat_extract_activation="gelu",
             num_conv_pos_embeddings=POSITION_KERNEL,
             num_conv_pos_embedding_groups=POSITION_GROUPS,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes by name."""
+        return dict(vars(self))
+
+
+class ConformerOutput(dict[str, Any]):
+    """What :class:`Conformer` returns, of which only what was asked for is there.
+
+    ``output.hidden_states``, ``output["hidden_states"]`` and ``output[1]`` are the same.
+    """
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        """(batch, time, dim), after the final LayerNorm."""
+        return self["last_hidden_state"]
+
+    @property
+    def hidden_states(self) -> tuple[Tensor, ...] | None:
+        """(batch, time, dim) each: the input, and what every layer gives; the last is normed."""
+        return self.get("hidden_states")
+
+    @property
+    def attentions(self) -> tuple[Tensor, ...] | None:
+        """(batch, heads, time, time) of each layer."""
+        return self.get("attentions")
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """What was asked for."""
+        return tuple(self.values())
+
+
+_pytree.register_pytree_node(  # what is in it is moved, exported and gathered
+    ConformerOutput,
+    lambda output: (list(output.values()), list(output)),
+    lambda values, names: ConformerOutput(zip(names, values, strict=True)),
+    serialized_type_name="musicfm.modules.conformer.ConformerOutput",
+)
+
+
+class Conformer(nn.Module):
+    """Layers, and a final LayerNorm: see :class:`musicfm.model.encoder.Encoder`."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.hidden_size
         self.embed_positions = RotaryPositions(config)
-        self.pos_conv_embed = UnusedPositions(config.dim)
-        self.layer_norm = nn.LayerNorm(config.dim)
-        self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.depth))
+        self.pos_conv_embed = UnusedPositions(dim)
+        self.layer_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.num_hidden_layers))
         self.gradient_checkpointing = False
 
     def forward(
@@ -108,37 +132,38 @@ class Conformer(nn.Module):
             x, weights = run_block(
                 layer,
                 x,
-                mask,
-                positions,
-                output_attentions,
+                attention_mask=mask,
+                relative_position_embeddings=positions,
+                output_attentions=output_attentions,
                 recompute=self.gradient_checkpointing and self.training,
             )
             attentions.append(weights)
             states = [*states, x] if output_hidden_states else [x]
         if num_layers is None:
             states[-1] = self.layer_norm(x)
-        output = ConformerOutput(
-            states[-1],
-            tuple(states) if output_hidden_states else None,
-            tuple(attentions) if output_attentions else None,
-        )
+        output = ConformerOutput(last_hidden_state=states[-1])
+        if output_hidden_states:
+            output["hidden_states"] = tuple(states)
+        if output_attentions:
+            output["attentions"] = tuple(attentions)
         return output if return_dict else output.to_tuple()
 
 
 class ConformerLayer(nn.Module):
     """See :class:`musicfm.model.encoder.ConformerBlock`."""
 
-    def __init__(self, config: ConformerConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.ffn1_layer_norm = nn.LayerNorm(config.dim)
+        dim = config.hidden_size
+        self.ffn1_layer_norm = nn.LayerNorm(dim)
         self.ffn1 = FeedForward(config)
-        self.self_attn_layer_norm = nn.LayerNorm(config.dim)
-        self.self_attn_dropout = nn.Dropout(config.dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.self_attn_dropout = nn.Dropout(config.attention_dropout)
         self.self_attn = SelfAttention(config)
         self.conv_module = ConvolutionModule(config)
-        self.ffn2_layer_norm = nn.LayerNorm(config.dim)
+        self.ffn2_layer_norm = nn.LayerNorm(dim)
         self.ffn2 = FeedForward(config)
-        self.final_layer_norm = nn.LayerNorm(config.dim)
+        self.final_layer_norm = nn.LayerNorm(dim)
 
     def forward(
         self,
@@ -167,13 +192,13 @@ class ConformerLayer(nn.Module):
             mask = attention_mask
         x = x + 0.5 * self.ffn1(self.ffn1_layer_norm(x))
         attended, weights = self.self_attn(
-            self.self_attn_layer_norm(x),
+            hidden_states=self.self_attn_layer_norm(x),
             attention_mask=attention_mask,
             relative_position_embeddings=relative_position_embeddings,
             output_attentions=output_attentions,
         )
         x = x + self.self_attn_dropout(attended)
-        x = x + self.conv_module(x, None if mask is None else mask.bool())
+        x = x + (self.conv_module(x) if mask is None else self.conv_module(x, mask.bool()))
         x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))
         return self.final_layer_norm(x), weights
 
@@ -181,16 +206,17 @@ class ConformerLayer(nn.Module):
 class FeedForward(nn.Module):
     """See :class:`musicfm.model.encoder.FeedForward`, whose LayerNorm is the layer's here."""
 
-    def __init__(self, config: ConformerConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.intermediate_dropout = nn.Dropout(config.dropout)
-        self.intermediate_dense = nn.Linear(config.dim, config.ffn_dim)
-        self.output_dense = nn.Linear(config.ffn_dim, config.dim)
-        self.output_dropout = nn.Dropout(config.dropout)
+        self.intermediate_dropout = nn.Dropout(config.activation_dropout)
+        self.intermediate_dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_act_fn = nn.SiLU()
+        self.output_dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        x = self.intermediate_dropout(F.silu(self.intermediate_dense(hidden_states)))
-        return self.output_dropout(self.output_dense(x))
+        x = self.intermediate_act_fn(self.intermediate_dense(hidden_states))
+        return self.output_dropout(self.output_dense(self.intermediate_dropout(x)))
 
 
 class SelfAttention(encoder.SelfAttention):
@@ -201,15 +227,17 @@ class SelfAttention(encoder.SelfAttention):
     value: Any = property(lambda self: self.linear_v)
     out: Any = property(lambda self: self.linear_out)
 
-    def __init__(self, config: ConformerConfig) -> None:
+    def __init__(self, config: Any) -> None:
         nn.Module.__init__(self)
-        self.config = config
-        self.num_heads, self.head_size = config.num_heads, config.dim // config.num_heads
-        self.linear_q = nn.Linear(config.dim, config.dim)
-        self.linear_k = nn.Linear(config.dim, config.dim)
-        self.linear_v = nn.Linear(config.dim, config.dim)
-        self.linear_out = nn.Linear(config.dim, config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        dim = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.head_size = dim // self.num_heads
+        self.position_embeddings_type = "rotary"
+        self.linear_q = nn.Linear(dim, dim)
+        self.linear_k = nn.Linear(dim, dim)
+        self.linear_v = nn.Linear(dim, dim)
+        self.linear_out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(config.attention_dropout)
 
     def forward(  # type: ignore[override]
         self,
@@ -223,7 +251,8 @@ class SelfAttention(encoder.SelfAttention):
         if mask is not None and mask.dim() == 2:
             mask = mask[:, None, None].bool()
         if relative_position_embeddings is None:
-            rotation = rotation_of(x, inverse_frequencies(self.config).to(x.device))
+            frequencies = inverse_frequencies(self.num_heads * self.head_size, self.num_heads)
+            rotation = rotation_of(x, frequencies.to(x.device))
         else:
             cos, sin = relative_position_embeddings[:, : x.shape[1], 0]
             rotation = cos, sin
@@ -241,27 +270,31 @@ class SelfAttention(encoder.SelfAttention):
         return scores.softmax(dim=-1)
 
 
-class ConvolutionModule(encoder.ConvolutionModule):
+class ConvolutionModule(nn.Module):
     """See :class:`musicfm.model.encoder.ConvolutionModule`."""
 
-    norm: Any = property(lambda self: self.layer_norm)
-    pointwise1: Any = property(lambda self: self.pointwise_conv1)
-    depthwise: Any = property(lambda self: self.depthwise_conv)
-    pointwise2: Any = property(lambda self: self.pointwise_conv2)
-
-    def __init__(self, config: ConformerConfig) -> None:
-        nn.Module.__init__(self)
-        dim, kernel = config.dim, config.conv_kernel
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        dim, kernel = config.hidden_size, config.conv_depthwise_kernel_size
         self.layer_norm = nn.LayerNorm(dim)
-        self.pointwise_conv1 = Conv1d(dim, 2 * dim, 1, bias=False)
-        self.depthwise_conv = Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
+        self.pointwise_conv1 = nn.Conv1d(dim, 2 * dim, 1, bias=False)
+        self.glu = nn.GLU(dim=1)
+        self.depthwise_conv = nn.Conv1d(
+            dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False
+        )
         self.batch_norm = nn.BatchNorm1d(dim)
-        self.pointwise_conv2 = Conv1d(dim, dim, 1, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.activation = nn.SiLU()
+        self.pointwise_conv2 = nn.Conv1d(dim, dim, 1, bias=False)
+        self.dropout = nn.Dropout(config.conformer_conv_dropout)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(batch, time, dim) to the same; the mask is (batch, time) bool."""
-        return super().forward(hidden_states, attention_mask)
+        x = self.layer_norm(hidden_states).transpose(1, 2)
+        x = self.glu(run_convolution(self.pointwise_conv1, x))
+        if attention_mask is not None:  # a clip ends in zeros, as the convolution's own padding
+            x = x.masked_fill(~attention_mask[:, None], 0.0)
+        x = self.activation(self.batch_norm(run_convolution(self.depthwise_conv, x)))
+        return self.dropout(run_convolution(self.pointwise_conv2, x).transpose(1, 2))
 
 
 class RotaryPositions(Float32Buffers):
@@ -269,9 +302,11 @@ class RotaryPositions(Float32Buffers):
 
     inv_freq: Tensor
 
-    def __init__(self, config: ConformerConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.register_buffer("inv_freq", inverse_frequencies(config))
+        self.register_buffer(
+            "inv_freq", inverse_frequencies(config.hidden_size, config.num_attention_heads)
+        )
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(batch, time, dim) to (2, time, 1, 1, dim / heads), in its type."""
@@ -290,7 +325,7 @@ class UnusedPositions(nn.Module):
             "weight_v": (dim, -(-dim // POSITION_GROUPS), POSITION_KERNEL),
         }
         for name, shape in shapes.items():
-            self.conv.register_parameter(name, nn.Parameter(torch.ones(shape), requires_grad=False))
+            self.conv.register_parameter(name, nn.Parameter(torch.ones(shape)))
         self.register_load_state_dict_pre_hook(_old_spelling)  # type: ignore[no-untyped-call]
 
 
