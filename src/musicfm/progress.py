@@ -1,7 +1,6 @@
 """The progress bar of long work: how far, how fast, and how long still."""
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from rich.console import Console
@@ -30,12 +29,7 @@ class _Shown:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypedDict, TypeVar
 
 from musicfm.errors import AudioWarning, ConfigError, MusicFMError, OutputError
 
@@ -67,6 +67,22 @@ class Now:
     name: str
     item: Any = None
     """Key of the file for the receiver."""
+
+
+class Work(TypedDict, total=False):
+    """Keywords of what works on many files, for functions that pass them on."""
+
+    num_workers: int | None
+    """Processes; None takes all cores, and 16 at most."""
+    progress: bool
+    """Whether to show bars on standard error."""
+
+
+class PatientWork(Work, total=False):
+    """The same, of what reads files that may be damaged."""
+
+    timeout_seconds: float
+    """Seconds after which a file that makes no progress is given up."""
 
 
 TaskEvent: TypeAlias = Message[KeyT] | End[KeyT] | Failure[KeyT]

@@ -21,6 +21,7 @@ from musicfm.cli import (  # add verbs
     library_files,
     serving,
     tasks,
+    tasks_heads,
     training,
 )
 from musicfm.cli.app import app, say
@@ -39,6 +40,7 @@ __all__ = [
     "main",
     "serving",
     "tasks",
+    "tasks_heads",
     "training",
 ]
 

@@ -7,6 +7,7 @@ What is checked here is what is used: times, durations and values of the namespa
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -370,18 +371,14 @@ def fit(read: Read, duration: float, name: str) -> Read:
             inside = value.times < duration
             kept[kind] = Beats(value.times[inside], value.positions[inside])
         else:
-            kept[kind] = _until(value, duration)
+            inside = value.intervals[:, 0] < duration
+            labels = tuple(itertools.compress(value.labels, inside))
+            kept[kind] = Spans(np.minimum(value.intervals[inside], duration), labels)
         left = kept[kind]
         if left is not None and not len(left.times if isinstance(left, Beats) else left.labels):
             problems.append(f"{name}: the {kind} are not used: all lie beyond the audio's end")
             kept[kind] = None
     return Read(replace(read.annotations, **kept), read.duration, tuple(problems))
-
-
-def _until(spans: Spans, duration: float) -> Spans:
-    inside = spans.intervals[:, 0] < duration
-    labels = tuple(label for label, keep in zip(spans.labels, inside, strict=True) if keep)
-    return Spans(np.minimum(spans.intervals[inside], duration), labels)
 
 
 def _observations(annotation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -458,7 +455,14 @@ def _span(observation: Mapping[str, Any]) -> tuple[float, float, str]:
 
 
 def _tag(observation: Mapping[str, Any]) -> tuple[str, float]:
-    return _label(observation), _confidence(observation)
+    """Its confidence is 1 where there is none, as most files have it."""
+    label = _label(observation)
+    if observation.get("confidence") is None:
+        return label, 1.0
+    sure = _number(observation, "confidence")
+    if sure > 1.0:
+        raise DataError(f"a tag has the confidence {sure:g}; give 0 to 1, or none")
+    return label, sure
 
 
 def _label(observation: Mapping[str, Any]) -> str:
@@ -475,13 +479,3 @@ def _together(annotated: Sequence[Mapping[str, float]]) -> dict[str, float] | No
     for tags in annotated:
         found |= {tag: max(sure, found.get(tag, 0.0)) for tag, sure in tags.items()}
     return found if annotated else None
-
-
-def _confidence(observation: Mapping[str, Any]) -> float:
-    """1 where there is none, as most files have it."""
-    if observation.get("confidence") is None:
-        return 1.0
-    sure = _number(observation, "confidence")
-    if sure > 1.0:
-        raise DataError(f"a tag has the confidence {sure:g}; give 0 to 1, or none")
-    return sure

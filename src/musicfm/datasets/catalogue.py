@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
+from musicfm.audio.processes import Work
 from musicfm.datasets import mir
 from musicfm.datasets.giantsteps_mtg import collect_giantsteps_mtg
 from musicfm.datasets.hainsworth import collect_hainsworth
@@ -58,8 +60,7 @@ def read_dataset(
     home: Path,
     *,
     splitting: Splitting | Folding | None = None,
-    num_workers: int | None = None,
-    progress: bool = False,
+    **work: Unpack[Work],
 ) -> Labelled:
     """Reads a dataset that was downloaded.
 
@@ -71,8 +72,7 @@ def read_dataset(
         home: its folder, in the layout that ``describe`` tells.
         splitting: how to split all tracks; None takes the dataset's own splits, or what
             ``describe`` tells.
-        num_workers: processes that scan recordings; None takes all cores.
-        progress: show a bar on standard error.
+        work: see :class:`musicfm.audio.processes.Work`.
 
     Raises:
         ConfigError: there is no such dataset, or mirdata or its list of the files is missing.
@@ -81,12 +81,7 @@ def read_dataset(
     dataset = _find(name)
     if not os.path.isdir(home):
         raise DataError(f"{home} is not a folder; {name} should be there: {dataset.layout}")
-    return read_pieces(
-        dataset.collect(home),
-        splitting or dataset.splitting,
-        num_workers=num_workers,
-        progress=progress,
-    )
+    return read_pieces(dataset.collect(home), splitting or dataset.splitting, **work)
 
 
 def describe(name: str) -> str:

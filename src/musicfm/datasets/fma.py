@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal, TextIO, get_args
+from typing import Literal, TextIO, Unpack, get_args
 
+from musicfm.audio.processes import PatientWork
 from musicfm.datasets.scanning import Scan, update_manifest
 from musicfm.datasets.tracks import Manifest, Split, Track
 from musicfm.errors import ConfigError, DataError
@@ -77,9 +78,7 @@ def scan_fma(
     subset: Subset,
     *,
     check: bool = False,
-    num_workers: int | None = None,
-    timeout_seconds: float = 60.0,
-    progress: bool = False,
+    **work: Unpack[PatientWork],
 ) -> Scan:
     """Scans a subset into a manifest, with the official splits. ``musicfm scan --fma`` is this.
 
@@ -91,9 +90,7 @@ def scan_fma(
         root: the folder with ``fma_metadata`` and the subset's tree.
         subset: which one.
         check: decode all files, to find damage inside.
-        num_workers: processes; None takes all cores, and 16 at most.
-        timeout_seconds: after which a file that makes no progress is given up.
-        progress: show a bar on standard error.
+        work: see :class:`musicfm.audio.processes.PatientWork`.
 
     Raises:
         ConfigError: there is no such subset.
@@ -114,15 +111,8 @@ def scan_fma(
     ]
     if not files:
         raise DataError(f"{root / 'fma_metadata'} lists no tracks of fma_{subset}; replace it")
-    return update_manifest(
-        out,
-        files,
-        annotate=functools.partial(_annotate, facts=facts),
-        check=check,
-        num_workers=num_workers,
-        timeout_seconds=timeout_seconds,
-        progress=progress,
-    )
+    annotate = functools.partial(_annotate, facts=facts)
+    return update_manifest(out, files, annotate=annotate, check=check, **work)
 
 
 def track_path(number: int) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 from musicfm.audio.folders import by_suffix
+from musicfm.audio.processes import Work
 from musicfm.datasets import annotations
 from musicfm.datasets.annotations import Annotations, fit, read_jams
 from musicfm.datasets.scanning import collect
@@ -65,23 +67,20 @@ def _is_unchanged(track: Track, audio: Path) -> bool:
 def read_labelled(
     sources: Sequence[str | os.PathLike[str]],
     splitting: Splitting,
-    *,
-    num_workers: int | None = None,
-    progress: bool = False,
+    **work: Unpack[Work],
 ) -> Labelled:
     """Reads recordings and the annotations beside them.
 
     Args:
         sources: files and folders; or one manifest, whose splits are kept.
         splitting: of the tracks that are in no split.
-        num_workers: processes that scan recordings; None takes all cores.
-        progress: show a bar on standard error.
+        work: see :class:`musicfm.audio.processes.Work`.
 
     Raises:
         ConfigError: no recordings.
         DataError: the manifest cannot be used, or no recording has annotations.
     """
-    scanned = collect(sources, num_workers=num_workers, progress=progress)
+    scanned = collect(sources, **work)
     tracks: list[LabelledTrack] = []
     by_labels: dict[Path, Path] = {}
     problems = [reason for _, reason in scanned.failures]

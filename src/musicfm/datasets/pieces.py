@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, Unpack
 
 from musicfm.audio.folders import AUDIO_SUFFIXES
+from musicfm.audio.processes import Work
 from musicfm.datasets.annotations import Annotations, Beats, Read, Spans, fit, make_beats
 from musicfm.datasets.labelled import Labelled, LabelledTrack, divided
 from musicfm.datasets.scanning import scan
@@ -49,17 +50,14 @@ class Collected:
 def read_pieces(
     collected: Collected,
     splitting: Splitting | Folding | None,
-    *,
-    num_workers: int | None = None,
-    progress: bool = False,
+    **work: Unpack[Work],
 ) -> Labelled:
     """Scans the audio of pieces and reads their annotations.
 
     Args:
         collected: the pieces.
         splitting: how to split them; None keeps the dataset's own splits.
-        num_workers: processes that scan recordings; None takes all cores.
-        progress: show a bar on standard error.
+        work: see :class:`musicfm.audio.processes.Work`.
 
     Raises DataError if no piece can be used.
     """
@@ -78,7 +76,7 @@ def read_pieces(
             problems.append(f"{audio} is not there, and neither is it in another format")
     tracks: list[LabelledTrack] = []
     if found:
-        scanned = scan([*found], num_workers=num_workers, progress=progress)
+        scanned = scan([*found], **work)
         problems.extend(reason for _, reason in scanned.failures)
         root = Path(scanned.manifest.root)
         manifest = scanned.manifest.map(

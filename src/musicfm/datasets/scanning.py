@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from musicfm.audio import reading
 from musicfm.audio.folders import (
@@ -28,7 +28,9 @@ from musicfm.audio.processes import (
     End,
     Failure,
     Message,
+    PatientWork,
     TaskFunction,
+    Work,
     num_cores,
     run_tasks,
 )
@@ -307,9 +309,7 @@ def update_manifest(
     annotate: Callable[[Manifest], Manifest] | None = None,
     splitting: Splitting | None = None,
     check: bool = False,
-    num_workers: int | None = None,
-    timeout_seconds: float = 60.0,
-    progress: bool = False,
+    **work: Unpack[PatientWork],
 ) -> Scan:
     """Scans files and folders into a manifest, or brings it up to date. ``musicfm scan`` is this.
 
@@ -324,9 +324,7 @@ def update_manifest(
         splitting: how to split them, instead of as before; the splits of ``annotate`` and of
             reserved songs are kept.
         check: read and decode all files, also those that have not changed.
-        num_workers: processes; None takes all cores, and 16 at most.
-        timeout_seconds: after which a file that makes no progress is given up.
-        progress: show a bar on standard error.
+        work: see :class:`musicfm.audio.processes.PatientWork`.
 
     Raises:
         ConfigError: no recordings, or ``out`` has another suffix.
@@ -345,15 +343,7 @@ def update_manifest(
         # To be checked, a file has to be read again; but not twice when a check was interrupted.
         unread = [replace(item, modified=-1) for item in before.values()] if check else []
         known: dict[str, Track | Failed] = before | {item.path: item for item in [*unread, *notes]}
-        scanned = scan(
-            sources,
-            known.values(),
-            check=check,
-            num_workers=num_workers,
-            timeout_seconds=timeout_seconds,
-            progress=progress,
-            note=note,
-        )
+        scanned = scan(sources, known.values(), check=check, note=note, **work)
         if annotate is not None:
             scanned.manifest = annotate(scanned.manifest)
         if splitting is not None:
@@ -429,22 +419,20 @@ def collect(
     sources: Sequence[str | os.PathLike[str]],
     *,
     split: Split | None = None,
-    num_workers: int | None = None,
-    progress: bool = False,
+    **work: Unpack[Work],
 ) -> Scan:
     """The tracks of files and folders, which are scanned, or of a manifest or a folder of shards.
 
     Args:
         sources: files and folders; or one manifest, or one folder of shards, which may be at a URL.
         split: only the tracks of this one; None: all.
-        num_workers: processes that scan; None takes all cores, and 16 at most.
-        progress: show a bar on standard error.
+        work: see :class:`musicfm.audio.processes.Work`.
 
     Raises:
         ConfigError: a manifest amid other sources, no recordings, or none in the split.
         DataError: the manifest cannot be used, or no file can.
     """
-    found = _collect(sources, num_workers, progress)
+    found = _collect(sources, work)
     if split is None:
         return found
     chosen = found.manifest.of_split(split)
@@ -455,9 +443,7 @@ def collect(
     return replace(found, manifest=chosen)
 
 
-def _collect(
-    sources: Sequence[str | os.PathLike[str]], num_workers: int | None, progress: bool
-) -> Scan:
+def _collect(sources: Sequence[str | os.PathLike[str]], work: Work) -> Scan:
     check_named(sources)
     manifests = _manifests(sources)
     if manifests and len(sources) > 1:
@@ -471,7 +457,7 @@ def _collect(
         return Scan(Manifest.load(join(str(urls[0]), INDEX)))
     if len(sources) == 1 and os.path.isfile(index := Path(sources[0], INDEX)):
         return Scan(Manifest.load(index))
-    scanned = scan(sources, num_workers=num_workers, progress=progress)
+    scanned = scan(sources, **work)
     if not len(scanned.manifest):
         raise DataError(f"no file can be used: {scanned.failures[0][1]}")
     return scanned

@@ -2,28 +2,16 @@
 
 import contextlib
 import errno
-import itertools
 import os
-import posixpath
 import time
 import unicodedata
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePath
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from musicfm.audio.decoders import Failure, Start, decode_files
-from musicfm.audio.folders import (
-    by_suffix,
-    check_named,
-    common_folder,
-    describe,
-    describe_passed_over,
-    is_named_as_audio,
-    no_recordings,
-    note_passed_over,
-    recordings_in,
-)
+from musicfm.audio.folders import describe_passed_over
 from musicfm.audio.processes import num_cores
 from musicfm.embedding.embedder import (
     Embedder,
@@ -32,13 +20,16 @@ from musicfm.embedding.embedder import (
     TrackEvent,
 )
 from musicfm.embedding.pooling import check_rate
+from musicfm.embedding.recordings import Source as Source
+from musicfm.embedding.recordings import collision, is_twin, twin_reason
+from musicfm.embedding.recordings import find_recordings as find_recordings
 from musicfm.embedding.results import NpzWriter, Pooling, TableWriter
 from musicfm.errors import ConfigError, DataError, MusicFMError, OutputError
 from musicfm.files import is_same_name, write_json
 from musicfm.journal import Journal, Recording
 from musicfm.model import checkpoint
 from musicfm.progress import RecordingProgress
-from musicfm.remote import Location, RemoteFile, files_below, is_url
+from musicfm.remote import is_url
 
 KeyT = TypeVar("KeyT")
 KeyT_contra = TypeVar("KeyT_contra", contravariant=True)
@@ -47,9 +38,6 @@ REPORT = "report.json"
 
 _NAMED = 3
 """Recordings that are left out, and said to be, one by one."""
-
-Source: TypeAlias = str | os.PathLike[str] | Recording
-"""A file or folder, at a path or URL; or a recording that is known already."""
 
 
 @dataclass
@@ -74,130 +62,6 @@ class Summary:
     wall_seconds: float = 0.0
 
 
-def find_recordings(
-    sources: Sequence[Source],
-    failures: list[tuple[str, str]],
-    passed_over: dict[str, int] | None = None,
-    left_out: list[tuple[str, str]] | None = None,
-) -> list[Recording]:
-    """All recordings in some files and folders, in a fixed order, each once.
-
-    Folders are searched with all below them; hidden files and folders are passed over. Results are
-    named after the path below the folder that all sources have in common; URLs and paths apart.
-    What cannot be used is appended to ``failures``, as path and reason. Of ``song.flac`` and
-    ``song.ogg`` in one folder, whose results would have one name, the first is used.
-
-    Args:
-        sources: paths and URLs of files and folders; or recordings, which stay as they are.
-        failures: is appended to.
-        passed_over: is added to, as :func:`musicfm.audio.folders.recordings_in` does.
-        left_out: is appended to: other formats of what is used, as path and reason.
-
-    Raises ConfigError if there is nothing at all, a source is empty, or a URL is one that fsspec
-    does not know how to read.
-    """
-    found: list[Recording] = []
-    names: dict[str, Location] = {}
-    for recording in every_recording(sources, failures, passed_over):
-        if recording.name in names:
-            path, other = str(recording), names[recording.name]
-            if left_out is not None and _is_twin(path, str(other)):
-                left_out.append((path, _twin(path, str(other))))
-            else:
-                failures.append((path, _collision(recording.path, other)))
-        else:
-            names[recording.name] = recording.path
-            found.append(recording)
-    return found
-
-
-def every_recording(
-    sources: Sequence[Source],
-    failures: list[tuple[str, str]],
-    passed_over: dict[str, int] | None = None,
-) -> list[Recording]:
-    """As :func:`find_recordings`, but those whose results would have the same name stay."""
-    passed_over = {} if passed_over is None else passed_over
-    check_named(sources)
-    paths = [
-        Path(os.path.abspath(source))
-        for source in sources
-        if not isinstance(source, Recording) and not is_url(source)
-    ]
-    urls = [source for source in sources if isinstance(source, str) and is_url(source)]
-    given = [source for source in sources if isinstance(source, Recording)]
-    found: dict[Location, Recording] = {}
-    for recording in itertools.chain(
-        _on_disk(paths, failures, passed_over), _at_urls(urls, failures, passed_over), given
-    ):
-        found.setdefault(recording.path, recording)
-    if not found and not failures:
-        raise ConfigError(no_recordings(sources, passed_over))
-    return list(found.values())
-
-
-def _on_disk(
-    paths: list[Path], failures: list[tuple[str, str]], passed_over: dict[str, int]
-) -> Iterator[Recording]:
-    base = common_folder(paths)
-
-    def note(error: OSError) -> None:
-        failures.append(describe(error))
-
-    found = (file for source in paths for file in recordings_in(source, note, passed_over))
-    for path in dict.fromkeys(found):
-        try:
-            status = path.stat()
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-            reason = getattr(error, "strerror", error)
-            failures.append((str(path), f"{path} cannot be read: {reason}"))
-            continue
-        name = os.path.relpath(path.with_suffix(""), base)
-        yield Recording(path, name, status.st_size, status.st_mtime_ns)
-
-
-def _at_urls(
-    urls: list[str], failures: list[tuple[str, str]], passed_over: dict[str, int]
-) -> Iterator[Recording]:
-    files: list[RemoteFile] = []
-    for url in urls:
-        try:
-            below = list(files_below(url))
-        except OSError as error:
-            failures.append((url, f"{url} cannot be read: {error.strerror}; check the URL"))
-            continue
-        is_folder = [file.url for file in below] != [url]
-        for file in below:
-            if not is_folder or is_named_as_audio(file.url):
-                files.append(file)
-            else:
-                note_passed_over(file.url, passed_over)
-    files.sort(key=lambda file: by_suffix(file.url)[0])
-    base = posixpath.commonpath([posixpath.dirname(file.url) for file in files] or ["."])
-    for file in files:
-        name = posixpath.splitext(posixpath.relpath(file.url, base))[0]
-        yield Recording(file.url, name, file.size, file.version)
-
-
-def _is_twin(path: str, other: str) -> bool:
-    """Whether two files have one name in one folder, but for the format."""
-    return os.path.splitext(path)[0] == os.path.splitext(other)[0]
-
-
-def _twin(path: str, other: str) -> str:
-    return (
-        f"{path} is left out: {PurePath(other).name} has the same name; rename one of them to use "
-        "both"
-    )
-
-
-def _collision(path: Location, other: Location) -> str:
-    return (
-        f"{path}: its result would have the name of that of {other}; rename one of them, or use "
-        "another output folder"
-    )
-
-
 def embed_collection(
     embedder: Embedder,
     sources: Sequence[Source],
@@ -219,7 +83,7 @@ def embed_collection(
 
     Args:
         embedder: with the model and layers to use.
-        sources: files, and folders to search; see :func:`find_recordings`.
+        sources: files, and folders to search, as `musicfm.embedding.recordings` finds them.
         out: the output folder. Besides results it gets ``journal.jsonl`` and ``report.json``.
         pooling: over time: none, to the mean, or to a rate in Hz.
         file_format: a ``.npz`` per recording, or one Parquet table, which needs means.
@@ -376,7 +240,7 @@ class Account(Generic[KeyT]):
         for event in events:
             match event:
                 case Start(recording, duration):
-                    self.on_start(recording, duration)
+                    self._bar.on_start(recording, duration)
                 case Frames(recording, frames):
                     self.on_audio(recording, frames.shape[1] / rate)
                 case Finished(recording):
@@ -385,10 +249,6 @@ class Account(Generic[KeyT]):
                     self.on_error(recording, reason)
                 case Written():
                     yield event
-
-    def on_start(self, recording: KeyT, duration: float) -> None:
-        """A recording says that it lasts so many seconds."""
-        self._bar.on_start(recording, duration)
 
     def on_audio(self, recording: KeyT, seconds: float) -> None:
         """So many more seconds of a recording are done."""
@@ -465,7 +325,7 @@ def running(
 
     Args:
         what: is done, for the bar.
-        sources: as :func:`find_recordings` takes them.
+        sources: as :func:`musicfm.embedding.recordings.find_recordings` takes them.
         folder: of the results.
         settings: what defines a result.
         suffixes: of the files of a recording; where one is there that no run into this folder
@@ -510,9 +370,9 @@ def _pending(
         folded = unicodedata.normalize("NFC", recording.name).casefold()
         other = alike.setdefault(folded, recording)
         if other.name != recording.name and is_same_name(folder, other.name, recording.name):
-            summary.failures.append((str(recording), _collision(recording.path, other.path)))
+            summary.failures.append((str(recording), collision(recording.path, other.path)))
         elif other_path := journal.name_conflict(recording):
-            summary.failures.append((str(recording), _collision(recording.path, other_path)))
+            summary.failures.append((str(recording), collision(recording.path, other_path)))
         elif _is_result(recording, journal, folder, suffixes):
             continue
         elif not overwrite and (
@@ -543,14 +403,14 @@ def _done_twin(
     if it is still there.
     """
     other_path = journal.name_conflict(recording)
-    if other_path is None or is_url(other_path) or not _is_twin(str(recording), other_path):
+    if other_path is None or is_url(other_path) or not is_twin(str(recording), other_path):
         return recording
     try:
         status = os.stat(other_path)
     except OSError:
         return recording
     left_out[:] = [(path, reason) for path, reason in left_out if path != other_path]
-    left_out.append((str(recording), _twin(str(recording), other_path)))
+    left_out.append((str(recording), twin_reason(str(recording), other_path)))
     return Recording(Path(other_path), recording.name, status.st_size, status.st_mtime_ns)
 
 

@@ -18,9 +18,9 @@ from musicfm.embedding.collection import (
     Source,
     Summary,
     Written,
-    every_recording,
     written,
 )
+from musicfm.embedding.recordings import every_recording
 from musicfm.embedding.results import as_text
 from musicfm.errors import AudioError, ConfigError
 from musicfm.files import scratch
@@ -66,7 +66,7 @@ def add(
 
     Args:
         folder: of the library.
-        sources: as :func:`musicfm.embedding.collection.find_recordings` takes them.
+        sources: as :func:`musicfm.embedding.recordings.find_recordings` takes them.
         model: as --model of other commands takes it; None: the library's, and nano for a new one.
         heads: folders of heads; none: the library's, and those of the model for a new one.
         device: to compute on.

@@ -31,13 +31,6 @@ class Example(NamedTuple):
     """Tracks that failed in its place: path and reason."""
 
 
-class Loaded(NamedTuple):
-    """What a loader gives."""
-
-    batch: Batch
-    broken: list[tuple[str, str]]
-
-
 class Examples(Dataset[Example]):
     """Masked crops by number."""
 
@@ -54,8 +47,10 @@ class Examples(Dataset[Example]):
         return Example(clean, masked[0], hidden[0], len(crop.samples), crop.broken)
 
 
-def collate(examples: list[Example]) -> Loaded:
-    """Stacks examples; lengths are kept only where a clip is shorter than the context."""
+def collate(examples: list[Example]) -> tuple[Batch, list[tuple[str, str]]]:
+    """Stacks examples, and lists the tracks that failed; lengths are kept only where a clip is
+    shorter than the context.
+    """
     lengths = torch.tensor([example.length for example in examples])
     clean = torch.stack([example.clean for example in examples])
     batch = Batch(
@@ -64,7 +59,7 @@ def collate(examples: list[Example]) -> Loaded:
         torch.stack([example.hidden for example in examples]),
         None if bool((lengths == clean.shape[1]).all()) else lengths,
     )
-    return Loaded(batch, [found for example in examples for found in example.broken])
+    return batch, [found for example in examples for found in example.broken]
 
 
 def example_loader(

@@ -114,9 +114,9 @@ class RunData:
         )
 
     def _batches(self, loader: DataLoader[Example]) -> Iterator[Batch]:
-        for loaded in loader:
-            self._note_broken(loaded.broken)
-            yield loaded.batch
+        for batch, broken in loader:
+            self._note_broken(broken)
+            yield batch
 
     def _note_broken(self, broken: Sequence[tuple[str, str]]) -> None:
         """Writes down what could not be read. Raises TrainingError when it is too much."""

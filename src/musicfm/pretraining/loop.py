@@ -28,7 +28,7 @@ from musicfm.model.masking import MaskedLoss
 from musicfm.model.musicfm import MusicFM
 from musicfm.pretraining.checkpoints import checkpoint_path, prune
 from musicfm.pretraining.data import RunData
-from musicfm.pretraining.metrics import MetricsFile
+from musicfm.pretraining.metrics import METRICS, add_metrics, rewind_metrics
 from musicfm.pretraining.objective import (
     Batch,
     Objective,
@@ -107,10 +107,9 @@ class Pretraining(Training[Batch]):
     def run(self) -> int | None:
         """Trains to the last step, or until a signal says to stop: returns that signal."""
         recipe = self._recipe
-        self._metrics = MetricsFile(self._folder)
         events: AbstractContextManager[SummaryWriter | None] = nullcontext()
         if self.fabric.is_global_zero:
-            self._metrics.rewind(self.step)
+            rewind_metrics(self._folder / METRICS, self.step)
             events = SummaryWriter(self._folder / "tensorboard", purge_step=self.step + 1)
         batches = self._data.train_batches(self.step)
         with (
@@ -296,7 +295,7 @@ class Pretraining(Training[Batch]):
     def _report(self, values: Mapping[str, Any]) -> None:
         if self._events is None:  # which the first process writes
             return
-        self._metrics.add(self.step, values)
+        add_metrics(self._folder / METRICS, self.step, values)
         for name, value in values.items():
             if value is not None:
                 self._events.add_scalar(name, value, self.step)

@@ -12,21 +12,16 @@ from musicfm.files import atomic_write, parse_json, write_file, writing
 METRICS = "metrics.jsonl"
 
 
-class MetricsFile:
-    """``metrics.jsonl`` of a run, one object per line, in the order of steps."""
+def rewind_metrics(path: Path, step: int) -> None:
+    """Drops what was written after ``step``, and a line that was cut off."""
+    lines = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
+    write_file(path, "".join(f"{line}\n" for line in lines))
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / METRICS
 
-    def rewind(self, step: int) -> None:
-        """Drops what was written after ``step``, and a line that was cut off."""
-        lines = [json.dumps(row) for row in read_metrics(self._path) if row["step"] <= step]
-        write_file(self._path, "".join(f"{line}\n" for line in lines))
-
-    def add(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends a line."""
-        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+def add_metrics(path: Path, step: int, values: Mapping[str, Any]) -> None:
+    """Appends a line."""
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, **values}) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

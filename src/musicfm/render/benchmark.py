@@ -25,8 +25,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
+from musicfm.audio.processes import Work
 from musicfm.errors import ConfigError, DataError
 from musicfm.files import read_object
 from musicfm.render.lead_sheets import digest, read_lead_sheets
@@ -160,8 +161,7 @@ def render_set(
     *,
     fonts: Mapping[str, Path] | None = None,
     compositions: Path | None = None,
-    num_workers: int | None = None,
-    progress: bool = False,
+    **work: Unpack[Work],
 ) -> list[Path]:
     """Renders the songs of a set that are not there yet, and checks the labels of all.
 
@@ -170,8 +170,7 @@ def render_set(
         folder: for the songs; one for each set.
         fonts: sound fonts by SHA-256, where the set has some; see `find_fonts`.
         compositions: lead sheets, where the set has some; see `find_compositions`.
-        num_workers: processes; None takes all cores.
-        progress: show a bar on standard error.
+        work: see :class:`musicfm.audio.processes.Work`.
 
     Returns:
         The audio files, in the order of their seeds.
@@ -189,8 +188,7 @@ def render_set(
         lead_sheets=compositions if songs.compositions else None,
         max_seconds=songs.max_seconds,
         version=songs.version,
-        num_workers=num_workers,
-        progress=progress,
+        **work,
     )
     for seed, expected in zip(songs.seeds, songs.fingerprints, strict=True):
         path = folder / f"song_{seed}.jams"

@@ -207,16 +207,13 @@ def _read_pop909(folder: Path, name: str) -> LeadSheet | None:
         else:
             sections.append((label, int(bars)))
     return LeadSheet(
-        name, "4/4", _pitch_class(tonic_name), {"maj": "major", "min": "minor"}[mode], num_bars,
+        name, "4/4", (_LETTERS[tonic_name[0]] + _ACCIDENTALS[tonic_name[1:]]) % 12,
+        {"maj": "major", "min": "minor"}[mode], num_bars,
         tuple(note for note in melody if note.end <= length),
         tuple(chord._replace(end=min(chord.end, length)) for chord in chords
               if chord.start < length),
         tuple(sections),
     )  # fmt: skip
-
-
-def _pitch_class(name: str) -> int:
-    return (_LETTERS[name[0]] + _ACCIDENTALS[name[1:]]) % 12
 
 
 def _quality(harte: str) -> tuple[str, int]:

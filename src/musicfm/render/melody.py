@@ -81,7 +81,7 @@ def vary(dice: Dice, notes: list[ScoreNote], spans: list[ChordSpan]) -> list[Sco
         if point < 0.03 and note.end - note.start <= 4:
             continue
         if point > 0.94:
-            chord = _span_at(spans, note.start).chord
+            chord = next((s for s in spans if note.start < s.end), spans[-1]).chord
             note = note._replace(
                 pitch=nearest(chord.pitch_classes, note.pitch + dice.choice([-4, 4]))
             )
@@ -159,10 +159,3 @@ def _move(scale: frozenset[int], pitch: int, steps: int) -> int:
         while pitch % 12 not in scale:
             pitch += direction
     return pitch
-
-
-def _span_at(spans: list[ChordSpan], step: int) -> ChordSpan:
-    for span in spans:
-        if step < span.end:
-            return span
-    return spans[-1]

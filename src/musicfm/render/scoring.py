@@ -121,7 +121,10 @@ class Phrases:
         if name not in self._slots:
             plan = self._plan
             dice = plan.dice.child("harmony", *name)
-            closing = letter == self._closing(section.material)
+            # One phrase surely ends with a cadence: mostly the last of the material.
+            letters = self._order[section.material]
+            early = plan.dice.child("closing", section.material).chance(0.3)
+            closing = letter == letters[0 if early else -1]
             self._slots[name] = write_phrase(
                 dice.child("chords"),
                 section.key.mode,
@@ -134,12 +137,6 @@ class Phrases:
                 reserved=plan.reserved,
             )
         return self._slots[name]
-
-    def _closing(self, material: str) -> str:
-        """The phrase of a material that surely ends with a cadence: mostly the last."""
-        letters = self._order[material]
-        early = self._plan.dice.child("closing", material).chance(0.3)
-        return letters[0] if early else letters[-1]
 
 
 def write_score(plan: Plan, phrases: "Phrases", chords: list[list[ChordSpan]]) -> Score:

@@ -117,7 +117,8 @@ def render_songs(
         "sample_rate": sample_rate,
     }
     folder = Path(out)
-    songs = {number: _entry(number) for number in range(seed, seed + count)}
+    # To the journal, a song is its name.
+    songs = {n: Recording(Path(f"song_{n}"), f"song_{n}", 0, 0) for n in range(seed, seed + count)}
     with Journal(folder, settings, songs.values(), overwrite) as journal:
         pending = [
             number
@@ -171,11 +172,6 @@ def _check(seed: int, count: int, max_seconds: float | None) -> None:
             f"seeds {seed} to {seed + count - 1} reach from {first} songs into {last} songs; "
             "render them apart, into a folder each"
         )
-
-
-def _entry(seed: int) -> Recording:
-    """A song in the journal, which knows recordings by path; a song has its name only."""
-    return Recording(Path(f"song_{seed}"), f"song_{seed}", 0, 0)
 
 
 def _audio(folder: Path, song: Recording, audio_format: AudioFormat) -> Path:

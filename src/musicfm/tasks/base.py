@@ -233,6 +233,11 @@ def num_excluded(scores: Iterable[Scores], metric: str) -> int:
     return sum(math.isnan(score.get(metric, 0.0)) for score in scores)
 
 
+def comparable(value: float) -> float:
+    """A score for comparisons: NaN is less than anything."""
+    return -math.inf if math.isnan(value) else value
+
+
 def nan_mean(values: Sequence[float]) -> float:
     """The mean of those that are numbers; NaN if none is."""
     numbers = [value for value in values if not np.isnan(value)]

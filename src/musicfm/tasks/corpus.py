@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from musicfm.audio.processes import Work
 from musicfm.datasets.catalogue import DATASETS, read_dataset
 from musicfm.datasets.labelled import Labelled, LabelledTrack, read_labelled
 from musicfm.datasets.splits import Splitting
@@ -74,8 +75,7 @@ def open_corpus(
     songs: Path,
     *,
     fraction: float = 1.0,
-    num_workers: int | None = None,
-    progress: bool = False,
+    **work: Unpack[Work],
 ) -> Corpus:
     """Reads a labelled collection.
 
@@ -86,27 +86,26 @@ def open_corpus(
             manifest of such.
         songs: the folder to render the songs of these into.
         fraction: of the songs of each of their sets that is used.
-        num_workers: processes; None takes all cores.
-        progress: show bars on standard error.
+        work: see :class:`musicfm.audio.processes.Work`.
 
     Raises:
         ConfigError: there is no such collection.
         DataError: it cannot be used.
     """
     if source == benchmark.NAME:
-        return _rendered(songs, fraction, num_workers, progress)
+        return _rendered(songs, fraction, work)
     name, is_dataset, home = source.partition("=")
     if name == benchmark.NAME_V2 and is_dataset:
-        return _rendered_v2(Path(home), songs, fraction, num_workers, progress)
+        return _rendered_v2(Path(home), songs, fraction, work)
     if source == benchmark.QUICK:
-        return _rendered_v2(None, songs, fraction, num_workers, progress)
+        return _rendered_v2(None, songs, fraction, work)
     if fraction != 1.0:
         raise ConfigError(
             f"a fraction of the songs is for {benchmark.NAME} and {benchmark.NAME_V2}; give all of "
             f"{source}"
         )
     if is_dataset and name in DATASETS:
-        found = read_dataset(name, Path(home), num_workers=num_workers, progress=progress)
+        found = read_dataset(name, Path(home), **work)
         return _of_splits(name, found)
     if not os.path.exists(source):
         known = ", ".join(DATASETS)
@@ -114,7 +113,7 @@ def open_corpus(
             f"there is no collection '{source}': give {benchmark.NAME}, {benchmark.QUICK}, a "
             f"folder, a manifest, or NAME=FOLDER with one of {benchmark.NAME_V2}, {known}"
         )
-    found = read_labelled([source], SPLITTING, num_workers=num_workers, progress=progress)
+    found = read_labelled([source], SPLITTING, **work)
     return _of_splits(printable(Path(source).name), found)
 
 
@@ -199,32 +198,27 @@ def _unreadable(labels: Iterable[str], class_of: Callable[[str], int]) -> dict[s
     return wrong
 
 
-def _rendered(songs: Path, fraction: float, num_workers: int | None, progress: bool) -> Corpus:
+def _rendered(songs: Path, fraction: float, work: Work) -> Corpus:
     def render(found: benchmark.SongSet) -> list[Path]:
-        folder = songs / found.name
-        return benchmark.render_set(found, folder, num_workers=num_workers, progress=progress)
+        return benchmark.render_set(found, songs / found.name, **work)
 
     sets = {name: found.part(fraction) for name, found in benchmark.song_sets().items()}
-    return _read_sets(benchmark.NAME, sets, benchmark.TEST_SETS, render, num_workers)
+    return _read_sets(benchmark.NAME, sets, benchmark.TEST_SETS, render, work)
 
 
-def _rendered_v2(
-    sources: Path | None, songs: Path, fraction: float, num_workers: int | None, progress: bool
-) -> Corpus:
+def _rendered_v2(sources: Path | None, songs: Path, fraction: float, work: Work) -> Corpus:
     quick = sources is None
     fonts = None if sources is None else benchmark.find_fonts(sources)
     compositions = None if sources is None else benchmark.find_compositions(sources)
     name = benchmark.name_v2(quick)
 
     def render(found: benchmark.SongSet) -> list[Path]:
-        return benchmark.render_set(
-            found, songs / name / found.name, fonts=fonts, compositions=compositions,
-            num_workers=num_workers, progress=progress,
-        )  # fmt: skip
+        folder = songs / name / found.name
+        return benchmark.render_set(found, folder, fonts=fonts, compositions=compositions, **work)
 
     sets = {key: found.part(fraction) for key, found in benchmark.song_sets_v2(quick).items()}
     tests = [key for key in sets if key not in ("train", "valid")]
-    return _read_sets(name, sets, tests, render, num_workers)
+    return _read_sets(name, sets, tests, render, work)
 
 
 def _read_sets(
@@ -232,12 +226,14 @@ def _read_sets(
     sets: Mapping[benchmark.SetName, benchmark.SongSet],
     test_sets: Sequence[benchmark.SetName],
     render: Callable[[benchmark.SongSet], list[Path]],
-    num_workers: int | None,
+    work: Work,
 ) -> Corpus:
     tracks: dict[str, tuple[LabelledTrack, ...]] = {}
     problems: tuple[str, ...] = ()
     for key, songs in sets.items():
-        found = read_labelled(render(songs), Splitting(0.0, 0.0), num_workers=num_workers)
+        found = read_labelled(
+            render(songs), Splitting(0.0, 0.0), num_workers=work.get("num_workers")
+        )
         tracks[key], problems = found.tracks, problems + found.problems
     return Corpus(
         name,

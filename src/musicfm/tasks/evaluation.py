@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from musicfm.audio.processes import Work
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.tasks.base import Task, json_number, json_scores, num_excluded
 from musicfm.tasks.features import extract
@@ -29,31 +30,24 @@ def encode_tracks(
     predictor: Predictor,
     tracks: Sequence[LabelledTrack],
     cache: Path,
-    *,
-    num_workers: int | None = None,
-    progress: bool = False,
+    **work: Unpack[Work],
 ) -> tuple[tuple[EncodedTrack, ...], list[str]]:
     """The hidden states of some recordings, in a folder; and why those of others are not there."""
-    features, failures = extract(
-        predictor.encoder, tracks, cache, num_workers=num_workers, progress=progress
-    )
+    features, failures = extract(predictor.encoder, tracks, cache, **work)
     return paired(tracks, features), failures
 
 
 def evaluate_head(
     predictor: Predictor,
     tests: Mapping[str, Sequence[LabelledTrack]],
-    *,
-    num_workers: int | None = None,
-    progress: bool = False,
+    **work: Unpack[Work],
 ) -> Evaluated:
     """Scores a head on test sets.
 
     Args:
         predictor: with that head alone.
         tests: by name.
-        num_workers: processes that decode; None leaves one core for the encoder.
-        progress: show a bar on standard error.
+        work: see :class:`musicfm.audio.processes.Work`; the encoder has a core by default.
 
     Raises DataError if no recording of a test set is labelled for its task.
     """
@@ -63,9 +57,7 @@ def evaluate_head(
     found, failures = {}, []
     for name, tracks in tests.items():
         with tempfile.TemporaryDirectory() as cache:
-            recordings, failed = encode_tracks(
-                predictor, tracks, Path(cache), num_workers=num_workers, progress=progress
-            )
+            recordings, failed = encode_tracks(predictor, tracks, Path(cache), **work)
             found[name] = evaluate(head, recordings)
             failures += failed
     return Evaluated(found, tuple(failures))

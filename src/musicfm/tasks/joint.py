@@ -29,7 +29,6 @@ from statistics import fmean
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -113,11 +112,6 @@ class JointSettings(Config):
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0)] = 0
 
-    @property
-    def num_unlabelled(self) -> int:
-        """Clips of a step without labels, where there is such music."""
-        return round(self.unlabelled * self.batch_size)
-
     def learning_rate_at(self, step: int) -> float:
         """Up in a line, level, and down in a line."""
         up = (step + 1) / max(1, self.warmup_steps)
@@ -176,7 +170,7 @@ class JointClips(Dataset[JointClip]):
     ) -> None:
         self._labelled, self._unlabelled = tuple(labelled), tuple(unlabelled)
         self._tasks, self._config, self._settings = tuple(tasks), config, settings
-        self._num_unlabelled = settings.num_unlabelled if unlabelled else 0
+        self._num_unlabelled = round(settings.unlabelled * settings.batch_size) if unlabelled else 0
 
     def __getitem__(self, n: int) -> JointClip:
         rng = np.random.default_rng(derive_seed(self._settings.seed, "clip", n))
@@ -201,7 +195,8 @@ class JointClips(Dataset[JointClip]):
         for task in self._tasks:
             times = speed * pooled_times(num_frames, self._config.frame_rate, task.output_rate)
             value, is_known = task.targets(annotations, start + times)
-            is_known = is_known & _along(times <= len(found) / rate, is_known)
+            is_there = (times <= len(found) / rate).reshape(-1, *[1] * (is_known.ndim - 1))
+            is_known = is_known & is_there
             if task.name in ("chord", "key"):
                 tonal = value < 24  # and not "no chord"
                 value = np.where(tonal, value // 12 * 12 + (value + semitones) % 12, value)
@@ -216,11 +211,6 @@ class JointClips(Dataset[JointClip]):
             values,
             known,
         )
-
-
-def _along(flags: npt.NDArray[np.bool_], like: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """(outputs,) flags, with axes at the end for those of an array."""
-    return flags.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def join(clips: Sequence[JointClip]) -> JointBatch:

@@ -81,7 +81,9 @@ class Predictor:
         folders = [heads.locate(folder) for folder in folders]
         loaded = tuple(heads.load(folder) for folder in folders)
         configs = [head.config for head in loaded]
-        clips = {_clip_seconds(head) for head in loaded}
+        clips = {
+            head.task.clip_seconds if head.config.context == "paper" else None for head in loaded
+        }
         if len(clips) > 1:
             raise CheckpointError(
                 f"the heads in {', '.join(map(str, folders))} were trained on clips of different "
@@ -242,7 +244,7 @@ def predict_collection(
         predictor: the heads and their encoder.
         sources: recordings, and folders of them.
         out: the folder for the results, which are named as by
-            :func:`musicfm.embedding.collection.find_recordings`. It also gets
+            :func:`musicfm.embedding.recordings.find_recordings`. It also gets
             ``journal.jsonl`` and ``report.json``.
         output: what to write; None: a JAMS file for each.
         conclude: told what is in the folder when the run ends; see :class:`Journal`'s entries.
@@ -373,10 +375,6 @@ def write_jams(predictor: Predictor, encoded: EncodedRecording, out: Path) -> st
     output = f"{encoded.recording.name}.jams"
     write_json(out / output, jams)
     return output
-
-
-def _clip_seconds(head: Head) -> float | None:
-    return head.task.clip_seconds if head.config.context == "paper" else None
 
 
 def _encoder(

@@ -25,7 +25,7 @@ from musicfm.datasets.tracks import Track
 from musicfm.errors import DataError, MusicFMError
 from musicfm.model.config import Config, Positive
 from musicfm.seeds import derive_seed
-from musicfm.tasks.base import Array, Decoding, Scores, Task
+from musicfm.tasks.base import Array, Decoding, Scores, Task, comparable
 from musicfm.tasks.features import Features, stacked
 from musicfm.tasks.heads import Head, HeadConfig, build_task
 
@@ -242,7 +242,7 @@ def choose_decoding(head: Head, valid: Sequence[EncodedTrack]) -> Evaluation:
 
         return Evaluation.of(task, valid, annotate)
 
-    best = task.choose(lambda decoding: _comparable(task.objective(score(decoding).summary)))
+    best = task.choose(lambda decoding: comparable(task.objective(score(decoding).summary)))
     head.config = head.config.replace(decoding=best.to_dict())
     return score(best)
 
@@ -297,10 +297,6 @@ def _decode(
 ) -> Annotations:
     times = recording.features.times(task.output_rate)
     return task.decode(logits, times, recording.track.duration, decoding)
-
-
-def _comparable(value: float) -> float:
-    return -math.inf if math.isnan(value) else value
 
 
 def _optimise(

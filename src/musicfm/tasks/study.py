@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from musicfm.audio.processes import Work
 from musicfm.datasets.labelled import digest
 from musicfm.embedding.embedder import WindowEncoder
 from musicfm.errors import ConfigError, DataError
@@ -70,6 +71,11 @@ class Study:
     device: str = "cpu"
     num_workers: int | None = None
     progress: bool = False
+
+    @property
+    def work(self) -> Work:
+        """How its parts work on many recordings."""
+        return {"num_workers": self.num_workers, "progress": self.progress}
 
 
 @dataclass(frozen=True)
@@ -165,13 +171,7 @@ class _FeatureSource:
         return Recordings(train, valid, tests)
 
     def _extract(self, encoder: WindowEncoder) -> tuple[dict[str, Features], list[str]]:
-        features, failures = extract(
-            encoder,
-            self._corpus.tracks,
-            self._cache,
-            num_workers=self._study.num_workers,
-            progress=self._study.progress,
-        )
+        features, failures = extract(encoder, self._corpus.tracks, self._cache, **self._study.work)
         if not features:
             raise DataError(f"no recording can be used: {failures[0]}")
         self._features = features
@@ -285,7 +285,7 @@ def _probe(study: Study, corpus: Corpus, rows: Sequence[Row], cache: Path) -> It
 def _run(study: Study, trials: Sequence[Trial], sources: Mapping[str, _FeatureSource]) -> None:
     pending = dict.fromkeys(trial.source for trial in trials if not trial.is_done)
     recordings = {source: sources[source].recordings for source in pending}
-    run_trials(trials, recordings, num_workers=study.num_workers, progress=study.progress)
+    run_trials(trials, recordings, **study.work)
 
 
 def _tasks(study: Study, row: Row) -> list[TaskName]:
@@ -348,10 +348,7 @@ def _tests(
     """How a row without layers does on each test set."""
     if row.kind not in ("trivial", "oracle"):
         predictor = Predictor.load([folder], device=study.device)
-        found = evaluate_head(
-            predictor, corpus.tests, num_workers=study.num_workers, progress=study.progress
-        )
-        return found.tests
+        return evaluate_head(predictor, corpus.tests, **study.work).tests
     task = build_task(name, corpus.vocabulary_for(name))
     predict = oracle(task) if row.kind == "oracle" else trivial(task, corpus.train, corpus.valid)
     return {
@@ -381,8 +378,7 @@ def _finetune(
         corpus.valid,
         folder,
         device=study.device,
-        num_workers=study.num_workers,
-        progress=study.progress,
+        **study.work,
     )
 
 

@@ -5,7 +5,6 @@ What it says is learnt from training and chosen on validation, as a head's decod
 is given the targets instead of logits: what it misses is lost in rates and decoding.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.errors import DataError
-from musicfm.tasks.base import Constant, Task
+from musicfm.tasks.base import Constant, Task, comparable
 
 Annotator = Callable[[LabelledTrack], Annotations]
 
@@ -34,8 +33,7 @@ def trivial(
 
     def quality(constant: Constant) -> float:
         scores = [task.score(i.annotations, constant(i.track.duration)) for i in valid]
-        value = task.objective(task.summarise(scores))
-        return -math.inf if math.isnan(value) else value
+        return comparable(task.objective(task.summarise(scores)))
 
     best = max(task.constants([item.annotations for item in train]), key=quality)
     return lambda item: best(item.track.duration)
