@@ -23,14 +23,14 @@ from torch import Tensor
 
 import recipe
 from heads_of import write_heads
-from musicfm.analysis.analyzer import analyse
+from musicfm.analysis.analyzer import analyse, load_encoder
 from musicfm.analysis.exports import csv_table, label_tracks
 from musicfm.embedding.embedder import Embedder
 from musicfm.model.config import ConformerConfig, preset
 from musicfm.model.musicfm import MusicFM
 from musicfm.serving.jobs import Job
 from musicfm.serving.limits import Limits
-from musicfm.serving.service import Service, load
+from musicfm.serving.service import Service
 from served import Answer, Client, eventually, serving
 
 SECONDS = 4.0
@@ -47,7 +47,7 @@ def wav(seconds: float = SECONDS, seed: int = 3) -> bytes:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
     limits = Limits(max_bytes=2_000_000, max_seconds=10.0)
-    loaded = load("nano", write_heads(tmp_path_factory.mktemp("heads")))
+    loaded = load_encoder("nano", write_heads(tmp_path_factory.mktemp("heads")))
     return Service(*loaded, limits, num_workers=2, timeout_seconds=60.0)
 
 
@@ -317,7 +317,7 @@ def test_nothing_of_the_file_system_is_shown(
 def test_paths_of_models_are_not_shown(tmp_path: Path) -> None:
     MusicFM.from_pretrained("nano").save_pretrained(tmp_path / "secret" / "mine")
     model = str(tmp_path / "secret" / "mine")
-    loaded = load(model, write_heads(tmp_path / "heads", model)[:1])
+    loaded = load_encoder(model, write_heads(tmp_path / "heads", model)[:1])
     with serving(Service(*loaded, Limits(), num_workers=1)) as (client, _):
         answer = client.post("/v1/analyze", wav())
         assert answer.status == 200

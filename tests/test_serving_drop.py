@@ -10,8 +10,9 @@ import pytest
 
 import tones
 from heads_of import write_heads
+from musicfm.analysis.analyzer import load_encoder
 from musicfm.serving.limits import Limits
-from musicfm.serving.service import Service, load
+from musicfm.serving.service import Service
 from served import Client, serving
 
 pytestmark = pytest.mark.browser
@@ -32,7 +33,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    loaded = load("nano", write_heads(tmp_path_factory.mktemp("heads")))
+    loaded = load_encoder("nano", write_heads(tmp_path_factory.mktemp("heads")))
     limits = Limits(max_bytes=2_000_000)
     with serving(Service(*loaded, limits, num_workers=1, timeout_seconds=60.0)) as (client, _):
         yield client

@@ -10,11 +10,12 @@ import soundfile
 import libraries
 import tones
 from command_line import Run
+from musicfm.analysis.analyzer import load_encoder
 from musicfm.errors import ConfigError
 from musicfm.library.adding import add
 from musicfm.library.library import Library
 from musicfm.serving.limits import Limits
-from musicfm.serving.service import Service, check_library, load
+from musicfm.serving.service import Service, check_library
 from served import Client, serving
 
 pytest.importorskip("sklearn")
@@ -33,7 +34,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 
 @pytest.fixture(scope="module")
 def client(library: Library) -> Iterator[Client]:
-    loaded = load("nano")
+    loaded = load_encoder("nano")
     check_library(library, loaded[0])
     limits = Limits(max_bytes=2_000_000, max_seconds=10.0)
     service = Service(*loaded, limits, library=library, num_workers=1, timeout_seconds=60.0)
@@ -102,7 +103,7 @@ def test_the_routes_are_described(client: Client) -> None:
 def test_a_library_of_another_model_is_refused(tmp_path: Path, library: Library, run: Run) -> None:
     other = libraries.make(tmp_path / "lib", [Path(library.tracks()[0].path)])
     with pytest.raises(ConfigError, match="was made with the model 'nano', and not with this one"):
-        check_library(other, load("nano")[0])
+        check_library(other, load_encoder("nano")[0])
     status, _, err = run("serve", "--library", tmp_path / "none")
     assert status == 1
     assert "is not a library" in err

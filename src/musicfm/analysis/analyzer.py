@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,11 @@ from musicfm.analysis.spelling import spell_chords
 from musicfm.analysis.tempo import Tempo, main_tempo, tempi
 from musicfm.datasets import jams
 from musicfm.datasets.annotations import Annotations, Array, Beat, Beats, Span, Spans
-from musicfm.errors import CheckpointError, DataError, printable
+from musicfm.embedding.embedder import Embedder, wanted_layers
+from musicfm.errors import CheckpointError, ConfigError, DataError, printable
 from musicfm.files import read_object
 from musicfm.model.checkpoint import folder_of
+from musicfm.model.musicfm import MusicFM
 from musicfm.tasks.base import Decoding, calibrated, softmax
 from musicfm.tasks.features import Features, mean_frame
 from musicfm.tasks.heads import shipped
@@ -207,6 +209,41 @@ def load_predictor(
             )
     predictor = Predictor.load(heads, model, device)
     return predictor.at_tempo(tempo) if tempo else predictor
+
+
+def load_encoder(
+    model: str,
+    heads: Sequence[Path] = (),
+    layer: int | Sequence[int] | Literal["all"] | None = None,
+    device: str = "cpu",
+) -> tuple[Embedder, Predictor | None]:
+    """A model for embeddings and for heads, from one pass over a recording.
+
+    Args:
+        model: as --model of other commands takes it.
+        heads: folders of the heads to use; none: those that come with the model, if any do.
+        layer: those of the embeddings, as :class:`musicfm.embedding.Embedder` takes them.
+        device: to compute on.
+
+    Returns:
+        The embedder, whose layers are those and the heads'; and the heads, if there are any.
+
+    Raises CheckpointError or ConfigError.
+    """
+    if not heads and not shipped(model):
+        return Embedder(MusicFM.from_pretrained(model).to(device), layer), None
+    predictor = load_predictor(model, heads, device)
+    encoder = predictor.encoder
+    if not isinstance(encoder, Embedder):
+        raise ConfigError(f"'{model}' makes no embeddings; choose a model that does")
+    layers = {*wanted_layers(encoder.model, layer), *encoder.layers}
+    embedder = Embedder(encoder.model, sorted(layers))
+    if embedder.windowing != encoder.windowing:
+        raise ConfigError(
+            "the heads were trained on other windows than embeddings are made of; use heads of "
+            "the context 'model'"
+        )
+    return embedder, predictor
 
 
 def analyse(

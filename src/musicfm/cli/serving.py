@@ -74,11 +74,12 @@ def serve(
     stops it.
     """
     need(*(("web",) if library is None else ("web", "map")))
+    from musicfm.analysis.analyzer import load_encoder
     from musicfm.audio.processes import num_cores
     from musicfm.library.library import Library
     from musicfm.serving.limits import Limits
     from musicfm.serving.server import Server, listen
-    from musicfm.serving.service import Service, check_library, load
+    from musicfm.serving.service import Service, check_library
 
     # To standard error, as all that commands say.
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
@@ -97,7 +98,7 @@ def serve(
             opened = Library(library)
             model = model or opened.settings.model
             heads = heads or [Path(folder) for folder in opened.settings.heads]
-        loaded = load(model or "nano", heads, layers_of(layer), device_of(device))
+        loaded = load_encoder(model or "nano", heads, layers_of(layer), device_of(device))
         if opened is not None:
             check_library(opened, loaded[0])
         with (

@@ -7,15 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from musicfm.analysis.analyzer import load_predictor
+from musicfm.analysis.analyzer import load_encoder
 from musicfm.embedding.embedder import Embedder, wanted_layers
-from musicfm.errors import ConfigError
 from musicfm.library.database import Settings
 from musicfm.library.pooling import Vectors, pooled
-from musicfm.model.musicfm import MusicFM
 from musicfm.remote import Location
 from musicfm.tasks.features import Features
-from musicfm.tasks.heads import shipped
 from musicfm.tasks.predict import Predictor
 
 
@@ -44,21 +41,9 @@ class TrackEncoder:
         """
         model = os.path.abspath(model) if os.path.exists(model) else model
         heads = tuple(os.path.abspath(head) if os.path.exists(head) else head for head in heads)
-        if not heads and not shipped(model):
-            loaded = MusicFM.from_pretrained(model).to(device)
-            (layer,) = wanted_layers(loaded, None)
-            return cls(Predictor((), Embedder(loaded, [layer]), model), layer, heads)
-        predictor = load_predictor(model, [Path(head) for head in heads], device)
-        encoder = predictor.encoder
-        if not isinstance(encoder, Embedder):
-            raise ConfigError(f"'{model}' is not a model to make vectors with; choose one")
-        (layer,) = wanted_layers(encoder.model, None)
-        embedder = Embedder(encoder.model, sorted({layer, *encoder.layers}))
-        if embedder.windowing != encoder.windowing:
-            raise ConfigError(
-                "the heads were trained on other windows than those that vectors are made of; use "
-                "heads of the context 'model'"
-            )
+        embedder, predictor = load_encoder(model, [Path(head) for head in heads], device=device)
+        (layer,) = wanted_layers(embedder.model, None)
+        predictor = Predictor((), embedder, model) if predictor is None else predictor
         return cls(replace(predictor, encoder=embedder), layer, heads)
 
     def settings(self) -> Settings:

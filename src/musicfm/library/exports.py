@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from musicfm.errors import ConfigError, printable
+from musicfm.errors import printable
 from musicfm.files import atomic_write
 from musicfm.library.database import Track
 from musicfm.library.keys import write_key
@@ -25,25 +24,25 @@ _ROWS = 1_000
 
 def write_csv(library: Library, path: Path) -> int:
     """A table with a line for each track, and tags as JSON; returns how many."""
-    count = 0
+    rows = [
+        {**row, "tags": json.dumps(row["tags"], ensure_ascii=False)}
+        for row in map(_row, library.present())
+    ]
     with (
         atomic_write(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
-        for row in map(_row, _there(library)):
-            if not count:
-                writer = csv.DictWriter(file, list(row))
-                writer.writeheader()
-            writer.writerow({**row, "tags": json.dumps(row["tags"], ensure_ascii=False)})
-            count += 1
-    return count
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return len(rows)
 
 
 def write_parquet(library: Library, path: Path) -> int:
     """The same table as Parquet, with vectors: as they were computed, means and then deviations
     over time of hidden states. Returns the number of tracks.
     """
-    vectors, tracks = library.vectors(raw=True), list(_there(library))
+    vectors, tracks = library.vectors(raw=True), library.present()
     settings = library.settings
     schema = pa.schema(
         [
@@ -71,7 +70,7 @@ def write_jams(library: Library, folder: Path) -> int:
     """A JAMS file for each track that was analysed, in folders as the tracks are in;
     returns how many.
     """
-    tracks = list(_there(library))
+    tracks = library.present()
     root = _common_folder([track.path for track in tracks if not is_url(track.path)])
     count = 0
     for track in tracks:
@@ -91,19 +90,11 @@ def write_rekordbox(library: Library, path: Path) -> tuple[int, int]:
     Returns:
         The number of tracks, and of those left out because rekordbox does not play their formats.
     """
-    tracks = list(_there(library))
+    tracks = library.present()
     playable = [track for track in tracks if plays(track)]
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         write_collection(((track, library.analysis(track)) for track in playable), file)
     return len(playable), len(tracks) - len(playable)
-
-
-def _there(library: Library) -> Iterator[Track]:
-    """The tracks whose files are there. Raises ConfigError if there are none."""
-    tracks = [track for track in library.tracks() if not track.missing]
-    if not tracks:
-        raise ConfigError(f"there are no tracks in {library.path}; add some: musicfm library add")
-    yield from tracks
 
 
 def _row(track: Track) -> dict[str, Any]:

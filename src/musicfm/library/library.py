@@ -116,6 +116,14 @@ class Library:
         """All tracks, by path; those whose files are gone, too. Raises DataError."""
         return self.database.tracks()
 
+    def present(self) -> list[Track]:
+        """The tracks whose files are there, by path. Raises ConfigError if there are none."""
+        if tracks := self.database.tracks("missing = 0"):
+            return tracks
+        raise ConfigError(
+            f"there are no tracks in {self.path}; add some: musicfm library add {self.path} MUSIC"
+        )
+
     def track(self, song: Song) -> Track | None:
         """The track of a file or URL, if it is in the library."""
         with self.database.connect() as connection:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from musicfm.errors import printable
-from musicfm.files import atomic_write
+from musicfm.files import write_file
 from musicfm.library.database import Track
 from musicfm.remote import is_url
 
@@ -18,8 +18,7 @@ def write_m3u8(path: Path, tracks: Iterable[Track]) -> None:
         shown = " - ".join(filter(None, (track.artist, track.title)))
         lines.append(f"#EXTINF:{round(track.duration)},{printable(shown)}".encode())
         lines.append(os.fsencode(_place(track.path, folder)))
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(b"\n".join(lines) + b"\n")
+    write_file(path, b"\n".join(lines) + b"\n")
 
 
 def _place(path: str, folder: str) -> str:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import musicfm
 from musicfm.analysis import html as pages
 from musicfm.analysis.html import asset, scripts_of
-from musicfm.errors import ConfigError, printable
+from musicfm.errors import printable
 from musicfm.library.database import Track
 from musicfm.library.keys import write_key
 from musicfm.library.library import Library
@@ -52,9 +52,7 @@ def map_page(library: Library, folder: Path | None = None) -> str:
         ConfigError: there are no tracks.
         DataError: there is no library, or nothing to compare yet.
     """
-    tracks = [track for track in library.tracks() if not track.missing]
-    if not tracks:
-        raise ConfigError(f"there are no tracks in {library.path}; add some: musicfm library add")
+    tracks = library.present()
     vectors = library.vectors()[[track.vector for track in tracks]]
     addresses = [_address(track, folder) for track in tracks]
     data = _data(tracks, addresses, clusters(vectors))

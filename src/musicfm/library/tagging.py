@@ -197,7 +197,7 @@ def tag(
         DataError: there is no library.
         OutputError: another run is writing tags, or the journal cannot be written.
     """
-    tracks = [each for each in library.tracks() if not each.missing and not is_url(each.path)]
+    tracks = [track for track in library.database.tracks("missing = 0") if not is_url(track.path)]
     with ExitStack() as stack:
         journal = None
         if not dry_run:

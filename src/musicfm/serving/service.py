@@ -11,59 +11,20 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal, Self
+from typing import Self
 
-from musicfm.analysis.analyzer import load_predictor
-from musicfm.embedding.embedder import Embedder, wanted_layers
+from musicfm.embedding.embedder import Embedder
 from musicfm.embedding.results import Pooling
 from musicfm.errors import ConfigError
 from musicfm.library.library import Library
-from musicfm.model.musicfm import MusicFM
 from musicfm.serving.decoder_pool import DecoderPool
 from musicfm.serving.jobs import RESULTS, AnalyzeJob, EmbedJob, Format, Job, SimilarJob
 from musicfm.serving.limits import Limits, RequestError
 from musicfm.serving.sharing import SharedEncoder
-from musicfm.tasks.heads import shipped
 from musicfm.tasks.predict import Predictor
 
 _STOP_SECONDS = 5.0
 _RETRY_SECONDS = 5
-
-
-def load(
-    model: str,
-    heads: Sequence[Path] = (),
-    layer: int | Sequence[int] | Literal["all"] | None = "all",
-    device: str = "cpu",
-) -> tuple[Embedder, Predictor | None]:
-    """What a :class:`Service` works with.
-
-    Args:
-        model: as --model of other commands takes it.
-        heads: folders of the heads to use; none: those that come with the model, if any do.
-        layer: those that embeddings may be asked of, as :class:`musicfm.embedding.Embedder` takes
-            them; those of the heads are added.
-        device: to compute on.
-
-    Returns:
-        The embedder, and the heads if there are any.
-
-    Raises CheckpointError or ConfigError.
-    """
-    if not heads and not shipped(model):
-        return Embedder(MusicFM.from_pretrained(model).to(device), layer), None
-    predictor = load_predictor(model, heads, device)
-    encoder = predictor.encoder
-    if not isinstance(encoder, Embedder):
-        raise ConfigError(f"'{model}' is not a model to make embeddings with; choose one")
-    layers = {*wanted_layers(encoder.model, layer), *encoder.layers}
-    embedder = Embedder(encoder.model, sorted(layers))
-    if embedder.windowing != encoder.windowing:
-        raise ConfigError(
-            "the heads take other windows than embeddings are made of; use heads of the context "
-            "'model'"
-        )
-    return embedder, predictor
 
 
 def check_library(library: Library, embedder: Embedder) -> None:
@@ -139,7 +100,8 @@ class Service:
 
     Args:
         embedder: with all layers that may be asked for, those of the heads among them.
-        predictor: the heads, whose encoder cuts windows as the embedder does; None: there are none.
+        predictor: the heads; None: there are none. See
+            :func:`musicfm.analysis.analyzer.load_encoder` for both.
         limits: for clients.
         library: to look for similar tracks in, made with the same model; see
             :func:`check_library`.
