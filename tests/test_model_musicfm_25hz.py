@@ -3,6 +3,7 @@ import functools
 import importlib
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -653,6 +654,29 @@ def test_what_was_saved_here_loads_here(normed: str, build: Build, here: Path) -
     assert again.conformer.pos_conv_embed.conv.weight_g.eq(3.0).all()
     assert again.stat == musicfm.stat
     assert again.model.head.bias is again.linear.bias
+
+
+def test_a_file_in_use_may_be_written_over(published_tiny: Path, here: Path) -> None:
+    path = Path(shutil.copy(published_tiny, "pretrained_mine.pt"))
+    musicfm = MusicFM25Hz(model_path=path, stat_path=published_tiny.with_name("tiny_stats.json"))
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    for name, tensor in recipe.published_state().items():
+        found = musicfm.state_dict()[name]
+        torch.testing.assert_close(found, tensor, check_dtype=False, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tuned.ckpt", "tuned.pth", "tuned"])
+def test_a_file_of_half_precision_may_have_any_name(name: str, here: Path) -> None:
+    state = {f"model.{name}": tensor for name, tensor in recipe.published_state().items()}
+    for key, tensor in state.items():
+        if not key.endswith("num_batches_tracked"):
+            state[key] = tensor.half()
+    torch.save({"epoch": 3, "state_dict": state, "optimizer": {"state": {}}}, name)
+    Path("s.json").write_text(json.dumps({f"{MELSPEC}_mean": 1.0, f"{MELSPEC}_std": 2.0}))
+    musicfm = MusicFM25Hz(stat_path="s.json", model_path=name)
+    assert {weight.dtype for weight in musicfm.parameters()} == {torch.float32}
+    assert torch.equal(musicfm.linear.bias, state["model.linear.bias"].float())
 
 
 def test_a_model_in_another_layout_has_all_parts(tiny: MusicFM, music: Tensor, here: Path) -> None:

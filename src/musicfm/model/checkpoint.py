@@ -103,7 +103,7 @@ def read(
         if stats is not None:
             raise CheckpointError(f"stats= is for .pt files; those of {path} are in its {CONFIG}")
         config, tensors = read_pair(path / WEIGHTS, path / CONFIG, ModelConfig, "model")
-    elif path.suffix == ".ckpt" and os.path.isfile(path):
+    elif path.suffix == ".ckpt" and _is_run(path):
         if stats is not None:
             raise CheckpointError(f"stats= is for .pt files; {path} holds its own")
         config, tensors = _read_run(path)
@@ -264,6 +264,12 @@ def read_pair(
             f"save was interrupted; save the {what} again"
         )
     return read, tensors
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a file is none that was saved in the authors' layout, by this name."""
+    content = published.unpickle(path)
+    return not isinstance(content, dict) or "musicfm" in content or "state_dict" not in content
 
 
 def _read_run(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:

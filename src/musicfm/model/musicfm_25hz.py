@@ -152,13 +152,18 @@ class MusicFM25Hz(nn.Module):
         self.loss = nn.CrossEntropyLoss()
 
     def _fill(self, tensors: Mapping[str, Tensor], path: Path) -> None:
-        """Gives all parts their tensors, which have our names."""
+        """Gives all parts their tensors, which have our names, as float32.
+
+        They are copied: the file, which is mapped into memory, may be written over.
+        """
         state = {
             name: torch.ones(tensor.shape) if tensor.is_meta else tensor
             for name, tensor in self.state_dict().items()
             if name.startswith(published.UNUSED) or name in published.COMPUTED.values()
         }
-        state |= {published.published(name): tensor for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+            state[published.published(name)] = tensor.to(dtype, copy=True)
         checkpoint.fill(self, state, path)
 
     def __dir__(self) -> list[str]:
