@@ -25,7 +25,7 @@ LAZY = {"musicfm", "musicfm.audio", "musicfm.embedding", "musicfm.model"}
 # Without PyTorch, which takes a second to import and half a gigabyte in each worker process.
 LIGHT = (
     "audio.reading", "audio.decoders", "model.config", "model.hub",
-    "datasets.scanning", "render.songs", "cli.app",
+    "datasets.scanning", "render.songs", "library.library", "cli.app",
 )  # fmt: skip
 
 

@@ -127,6 +127,35 @@ def test_a_song_that_is_not_in_the_library_finds_itself_as_it_was(
     assert found[0].similarity == pytest.approx(1.0, abs=1e-3)
 
 
+def test_a_table_has_a_line_for_each_track_whatever_its_name(
+    lib: Path, music: Path, run: Run
+) -> None:
+    with sqlite3.connect(lib / DATABASE) as connection:
+        connection.execute("UPDATE tracks SET path = path || char(10) || 'x', title = 'a\nb'")
+    connection.close()
+    _, table, _ = run("library", "similar", lib, music / "tone_0.wav")
+    assert len(table.splitlines()) == 3
+    assert "a\\nb" in table
+
+
+def test_a_long_first_run_can_be_searched_meanwhile(
+    music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("musicfm.library.adding.FIRST_FIT", 2)
+    found: list[int] = []
+    real = Writer.write
+
+    def write(self: Writer, *arguments: Any) -> None:
+        real(self, *arguments)
+        library = Library(tmp_path / "lib")
+        if library.settings.transform:
+            found.append(len(library.similar(music / "tone_0.wav")))
+
+    monkeypatch.setattr(Writer, "write", write)
+    assert add(tmp_path / "lib", [music], num_workers=1).fitted == 2
+    assert found == [2]
+
+
 def test_what_moved_was_copied_or_has_other_tags_is_not_encoded_again(
     lib: Path, music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +319,20 @@ def test_tracks_by_the_same_artist_can_be_left_out(drawn: Library, tmp_path: Pat
     connection.close()
     found = drawn.similar(tmp_path / "music" / "020.mp3", limit=40, not_artist=True)
     assert sorted(numbers(found)) == [*range(30, 40)]
+    with sqlite3.connect(drawn.path / DATABASE) as connection:
+        connection.execute("UPDATE tracks SET artist = ''")
+    connection.close()
+    with pytest.raises(ConfigError, match=r"020\.mp3 has no artist among its tags"):
+        drawn.similar(tmp_path / "music" / "020.mp3", not_artist=True)
+
+
+def test_a_track_is_known_by_other_paths_to_it(drawn: Library, tmp_path: Path) -> None:
+    link, copy = tmp_path / "link", tmp_path / "copy.mp3"
+    link.symlink_to(tmp_path / "music")
+    song = drawn.track(tmp_path / "music" / "020.mp3")
+    assert drawn.track(link / "020.mp3") == song
+    shutil.copy2(tmp_path / "music" / "020.mp3", copy)  # of the same size and age
+    assert drawn.track(copy) is None
 
 
 def test_a_playlist_goes_from_one_track_to_another_in_small_steps(
@@ -318,6 +361,12 @@ def test_a_playlist_goes_from_one_track_to_another_in_small_steps(
     assert (status, "none.mp3 is not in" in errors) == (1, True)
 
 
+def test_a_playlist_from_a_track_to_itself_is_refused(drawn: Library, tmp_path: Path) -> None:
+    song = tmp_path / "music" / "003.mp3"
+    with pytest.raises(ConfigError, match=r"003\.mp3 is both the first and the last"):
+        drawn.playlist(song, song)
+
+
 def test_a_playlist_of_all_there_is_has_each_track_once() -> None:
     vectors = transform.unit(np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32))
     assert sorted(between(vectors, 3, 5, 20)) == [*range(9)]
@@ -331,8 +380,11 @@ def test_names_that_are_no_text_stay_what_they_are(drawn: Library, tmp_path: Pat
     track = drawn.track(path)
     assert track is not None
     assert track.path == str(path)
-    write_m3u8(tmp_path / "music" / "odd.m3u8", [track])
-    assert read_list(tmp_path / "music" / "odd.m3u8") == [f"{tmp_path}/music/./#\udcff.mp3"]
+    lines = replace(track, path=f"{tmp_path}/two\nlines.mp3")
+    write_m3u8(tmp_path / "music" / "odd.m3u8", [track, lines])
+    assert read_list(tmp_path / "music" / "odd.m3u8") == [
+        f"{tmp_path}/music/./#\udcff.mp3", f"file://{tmp_path}/two%0Alines.mp3"
+    ]  # fmt: skip
 
 
 def test_exact_search_in_blocks_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

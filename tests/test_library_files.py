@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from xml.etree import ElementTree as xml
 
@@ -37,12 +38,14 @@ def lib(tmp_path: Path, music: Path) -> Library:
 def test_tag_writes_and_takes_back(lib: Library, music: Path, run: Run) -> None:
     paths = [Path(track.path) for track in lib.tracks()]
     before = {path: path.read_bytes() for path in paths}
-    tempo, key = f"{lib.tracks()[0].tempo:g}", lib.tracks()[0].key
+    tempo, key = f"{lib.tracks()[0].tempo:.2f}".rstrip("0").rstrip("."), lib.tracks()[0].key
+    whole = f"{lib.tracks()[0].tempo:.0f}"
     assert key is not None
 
     status, out, err = run("library", "tag", lib.path, "--dry-run")
     assert (status, err.strip()) == (0, "3 would be written")
     assert f"{paths[0]}: tempo {tempo}, key" in out
+    assert f"{paths[1]}: tempo {whole}, key" in out  # as an ID3 tag has it
     assert {path: path.read_bytes() for path in paths} == before
     assert not (lib.path / "tagging.sqlite").exists()
 
@@ -72,6 +75,24 @@ def test_one_bad_file_does_not_end_tag(lib: Library, music: Path, run: Run) -> N
     assert err.strip().endswith("2 written, 1 failed")
 
 
+def test_a_full_disk_is_told_in_a_sentence(
+    lib: Library, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from musicfm.library.tagging import Journal
+
+    real, before = Journal.__init__, [Path(track.path).read_bytes() for track in lib.tracks()]
+
+    def opened(self: Journal, path: Path) -> None:
+        real(self, path)
+        self._database.execute("PRAGMA query_only = 1")  # as if the disk were full
+
+    monkeypatch.setattr(Journal, "__init__", opened)
+    status, _, err = run("library", "tag", lib.path)
+    assert status == 1
+    assert err.startswith(f"error: cannot write the journal {lib.path}/tagging.sqlite: ")
+    assert [Path(track.path).read_bytes() for track in lib.tracks()] == before
+
+
 def test_only_one_run_writes_tags(lib: Library, run: Run) -> None:
     from musicfm.library import tagging
 
@@ -94,7 +115,7 @@ def test_exports(lib: Library, music: Path, tmp_path: Path, run: Run) -> None:
     with (tmp_path / "o.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [track.path for track in tracks]
-    assert [float(row["tempo"]) for row in rows] == [track.tempo for track in tracks]
+    assert [float(row["tempo"]) for row in rows] == [round(t.tempo or 0, 2) for t in tracks]
     assert json.loads(rows[0]["tags"]) == dict(tracks[0].tags)
 
     table = parquet.read_table(tmp_path / "o.parquet")
@@ -112,6 +133,32 @@ def test_exports(lib: Library, music: Path, tmp_path: Path, run: Run) -> None:
 
     names = [each.attrib["Name"] for each in xml.parse(tmp_path / "o.xml").iter("TRACK")]
     assert names == ["tone", "tone"]
+
+
+def test_one_name_that_is_too_long_does_not_end_an_export(
+    lib: Library, tmp_path: Path, run: Run
+) -> None:
+    with lib.database.connect() as connection:
+        connection.execute(
+            "UPDATE tracks SET path = ? WHERE id = 1", [f"{tmp_path}/music/{'x' * 250}.mp3"]
+        )
+    status, _, err = run("library", "export", lib.path, "--jams", tmp_path / "jams")
+    assert status == 1
+    assert "2 tracks are in" in err
+    assert "File name too long; choose a shorter name" in err
+
+
+def test_tables_have_names_as_they_are(lib: Library, tmp_path: Path) -> None:
+    from musicfm.library import exports
+
+    path = os.fsdecode(b"/two\nlines \xff.mp3")
+    with lib.database.connect() as connection:
+        connection.execute(
+            "UPDATE tracks SET path = CAST(? AS TEXT) WHERE id = 1", [os.fsencode(path)]
+        )
+    exports.write_csv(lib, tmp_path / "o.csv")
+    with (tmp_path / "o.csv").open(encoding="utf-8", newline="") as file:
+        assert "/two\nlines \\udcff.mp3" in [row["path"] for row in csv.DictReader(file)]
 
 
 def test_files_that_are_gone_are_left_out(lib: Library, music: Path, run: Run) -> None:

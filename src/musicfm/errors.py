@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def as_text(path: str) -> str:
+    """A path as text: file names may have bytes that are no UTF-8."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Part of a sentence that suggests the known name nearest to one; empty if none is near."""
     near = difflib.get_close_matches(name.lower(), list(known), n=1)

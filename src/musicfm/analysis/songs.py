@@ -15,8 +15,7 @@ from musicfm.analysis.page import render_page
 from musicfm.analysis.sound import Sound
 from musicfm.audio import reading
 from musicfm.embedding.collection import Summary
-from musicfm.embedding.results import as_text
-from musicfm.errors import AudioWarning, ConfigError
+from musicfm.errors import AudioWarning, ConfigError, as_text
 from musicfm.files import write_file, write_json
 from musicfm.journal import Recording
 from musicfm.remote import Location

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -152,9 +152,9 @@ def need(*extras: str) -> None:
         )
 
 
-def say(message: str) -> None:
-    """Prints a line on standard error."""
-    print(printable(message), file=sys.stderr)
+def say(message: str, file: TextIO | None = None) -> None:
+    """Prints a line; None: on standard error."""
+    print(printable(message), file=file or sys.stderr)
 
 
 def show(table: str) -> None:

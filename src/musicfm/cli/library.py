@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,6 @@ from musicfm.cli.app import (
     device_of,
     interruptible,
     say,
-    show,
 )
 from musicfm.cli.lists import check_there, with_manifests
 from musicfm.errors import ConfigError
@@ -247,22 +247,15 @@ def duplicates(lib: Lib, as_json: Json = False) -> None:
         print(json.dumps(groups, indent=1))
         return
     for group in found:
-        show(group.track.path)
+        say(group.track.path, sys.stdout)
         for other in group.others:
-            show(f"  {other.agreement:.3f}  from {other.start:+.1f} s on  {other.track.path}")
+            about = f"  {other.agreement:.3f}  from {other.start:+.1f} s on  "
+            say(about + other.track.path, sys.stdout)
     say(f"{len(found)} recordings are there more than once")
 
 
 def _row(track: "Track") -> dict[str, Any]:
-    return {
-        "path": track.path,
-        "title": track.title,
-        "artist": track.artist,
-        "album": track.album,
-        "duration": round(track.duration, 2),
-        "tempo": None if track.tempo is None else round(track.tempo, 2),
-        "key": track.key,
-    }
+    return {"path": track.path, **track.facts()}
 
 
 def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
@@ -275,7 +268,7 @@ def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
         start = "at {:.0f}:{:02.0f}  ".format(*divmod(row["start"], 60)) if "start" in row else ""
         tempo = f"{row['tempo']:.0f} bpm" if row["tempo"] else ""
         name = " - ".join(filter(None, (row["artist"], row["title"])))
-        show(f"{likeness}{start}{tempo:8}{row['key'] or '':9}{name}  ({row['path']})")
+        say(f"{likeness}{start}{tempo:8}{row['key'] or '':9}{name}  ({row['path']})", sys.stdout)
 
 
 def _range(text: str, option: str, number: Any) -> tuple[float, float]:

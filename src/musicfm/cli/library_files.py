@@ -1,11 +1,12 @@
 """``musicfm library`` again: what it writes into files, and for other programs."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from musicfm.cli.app import interruptible, need, say, show
+from musicfm.cli.app import interruptible, need, say
 from musicfm.cli.library import Lib, library
 from musicfm.errors import ConfigError, MusicFMError
 
@@ -58,12 +59,12 @@ def tag(
                 say(f"failed: {each}")
             elif isinstance(each, Path):
                 count += 1
-                show(str(each))
+                say(str(each), sys.stdout)
             else:
                 count += bool(each.values)
                 parts = [f"{field} {text}" for field, text in each.values.items()]
                 parts += [f"{field} {text} is there" for field, text in each.kept.items()]
-                show(f"{each.path}: {', '.join(parts) or 'nothing to write'}")
+                say(f"{each.path}: {', '.join(parts) or 'nothing to write'}", sys.stdout)
     say(f"{count} {done}" + (f", {failed} failed" if failed else ""))
     raise typer.Exit(1 if failed else 0)
 
@@ -91,15 +92,18 @@ def export(
             f"{count} tracks are in {rekordbox}"
             + (f"; {left_out} left out, whose formats rekordbox does not play" if left_out else "")
         )
-    for target, write in (
-        (csv, exports.write_csv),
-        (parquet, exports.write_parquet),
-        (jams, exports.write_jams),
-    ):
+    for target, write in ((csv, exports.write_csv), (parquet, exports.write_parquet)):
         if target is not None:
             say(f"{write(opened, target)} tracks are in {target}")
+    failures: list[str] = []
+    if jams is not None:
+        count, failures = exports.write_jams(opened, jams)
+        say(f"{count} tracks are in {jams}")
+        for reason in failures:
+            say(f"failed: {reason}")
     if all(target is None for target in (rekordbox, csv, parquet, jams)):
         raise ConfigError("nothing to export; name a file: --rekordbox, --csv, --parquet or --jams")
+    raise typer.Exit(1 if failures else 0)
 
 
 @library.command("map")

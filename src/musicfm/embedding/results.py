@@ -23,7 +23,7 @@ from torch import Tensor
 
 from musicfm.embedding.embedder import Embedder
 from musicfm.embedding.pooling import pool, pooled_times
-from musicfm.errors import OutputError
+from musicfm.errors import OutputError, as_text
 from musicfm.files import atomic_write, write_npy_header, writing
 from musicfm.journal import JOURNAL, Recording
 
@@ -294,8 +294,3 @@ def table_of(
         for index in range(len(layers))
     ]
     return pa.table([list(map(as_text, paths)), durations, *vectors], schema=schema)
-
-
-def as_text(path: str) -> str:
-    """A path as text: file names may have bytes that are no UTF-8."""
-    return path.encode("utf-8", "backslashreplace").decode()

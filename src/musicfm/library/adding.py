@@ -21,17 +21,19 @@ from musicfm.embedding.collection import (
     written,
 )
 from musicfm.embedding.recordings import every_recording
-from musicfm.embedding.results import as_text
-from musicfm.errors import AudioError, ConfigError
+from musicfm.errors import AudioError, ConfigError, as_text
 from musicfm.files import scratch
 from musicfm.journal import Recording
 from musicfm.library.database import Database, Settings, Track
 from musicfm.library.encoding import TrackEncoder
-from musicfm.library.transform import fit, is_due
+from musicfm.library.transform import is_due
 from musicfm.library.writing import Encoded, Writer, labels
 from musicfm.progress import RecordingProgress
 from musicfm.remote import Location, is_url
 from musicfm.tasks.features import FeatureFiles, Features
+
+FIRST_FIT = 20
+"""The number of tracks for which a run that goes on fits the first transform."""
 
 
 @dataclass
@@ -108,7 +110,7 @@ def add(
                 summary.removed = len(removed)
             summary.missing = len(missing) - summary.removed
             if is_due(database):
-                summary.fitted = fit(database).version
+                summary.fitted = writer.fit().version
             summary.wall_seconds = time.monotonic() - begin
     return summary
 
@@ -242,6 +244,8 @@ class _Run(Account[Recording]):
                     tags=analysis.tags,
                 )
             self._writer.write(done.key, self._sounds.pop(done.key), found)
+            if is_due(self._writer.database, FIRST_FIT):  # so that it can be searched meanwhile
+                self._added.fitted = self._writer.fit().version
         except AudioError as error:  # its tags are read once more
             self.on_error(done.key, str(error))
         else:

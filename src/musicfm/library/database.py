@@ -107,6 +107,17 @@ class Track:
         """The rows of its vectors among those of segments."""
         return range(self.first_segment, self.first_segment + self.num_segments)
 
+    def facts(self) -> dict[str, Any]:
+        """What tables and other programs are told, with seconds and tempi to the hundredth."""
+        return {
+            "title": self.title,
+            "artist": self.artist,
+            "album": self.album,
+            "duration": round(self.duration, 2),
+            "tempo": None if self.tempo is None else round(self.tempo, 2),
+            "key": self.key,
+        }
+
 
 COLUMNS = tuple(each.name for each in fields(Track))
 

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from musicfm.errors import printable
-from musicfm.files import atomic_write
+from musicfm.embedding.collection import is_disk_error
+from musicfm.errors import OutputError, as_text
+from musicfm.files import atomic_write, write_json
 from musicfm.library.database import Track
 from musicfm.library.keys import write_key
 from musicfm.library.library import Library
@@ -30,7 +31,7 @@ def write_csv(library: Library, path: Path) -> int:
     ]
     with (
         atomic_write(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -66,22 +67,29 @@ def write_parquet(library: Library, path: Path) -> int:
     return len(tracks)
 
 
-def write_jams(library: Library, folder: Path) -> int:
-    """A JAMS file for each track that was analysed, in folders as the tracks are in;
-    returns how many.
+def write_jams(library: Library, folder: Path) -> tuple[int, list[str]]:
+    """A JAMS file for each track that was analysed, in folders as the tracks are in.
+
+    Returns:
+        How many, and why others could not be written: their names are too long.
     """
     tracks = library.present()
     root = _common_folder([track.path for track in tracks if not is_url(track.path)])
-    count = 0
+    count, failures = 0, []
     for track in tracks:
         content = library.database.analysis(track)
         if content is None:
             continue
         target = folder / (_name(track.path, root) + ".jams")
-        with atomic_write(target) as temporary:
-            temporary.write_text(json.dumps(content), encoding="utf-8")
-        count += 1
-    return count
+        try:
+            write_json(target, content)
+        except OutputError as error:
+            if is_disk_error(error):
+                raise
+            failures.append(str(error))
+        else:
+            count += 1
+    return count, failures
 
 
 def write_rekordbox(library: Library, path: Path) -> tuple[int, int]:
@@ -99,13 +107,8 @@ def write_rekordbox(library: Library, path: Path) -> tuple[int, int]:
 
 def _row(track: Track) -> dict[str, Any]:
     return {
-        "path": printable(track.path),
-        "title": printable(track.title),
-        "artist": printable(track.artist),
-        "album": printable(track.album),
-        "duration": round(track.duration, 3),
-        "tempo": track.tempo,
-        "key": track.key,
+        "path": as_text(track.path),
+        **track.facts(),
         "camelot": None if track.key is None else write_key(track.key, "camelot"),
         "openkey": None if track.key is None else write_key(track.key, "openkey"),
         "tags": dict(track.tags),

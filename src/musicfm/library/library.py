@@ -26,7 +26,7 @@ from musicfm.library.duplicates import Duplicates
 from musicfm.library.keys import ALL, Key
 from musicfm.library.matrices import Matrix
 from musicfm.library.pooling import SEGMENT_SECONDS, merged
-from musicfm.library.search import nearest
+from musicfm.library.search import Rows, nearest
 from musicfm.library.transform import Transform
 from musicfm.remote import is_url
 
@@ -204,7 +204,12 @@ class Library:
                 ]
                 where.append(f"key IN ({_marks(names)})")
                 values += names
-            if not_artist and (artist := _artist(song, track)):
+            if not_artist:
+                if not (artist := _artist(song, track)):
+                    raise ConfigError(
+                        f"{os.fspath(song)} has no artist among its tags, whose tracks could be "
+                        "left out; do without --not-artist"
+                    )
                 where.append("lower(artist) != lower(?)")
                 values.append(artist)
             return self._nearest(
@@ -244,9 +249,7 @@ class Library:
         matrix = self.database.read_matrix(connection, kind)
         rows = None
         if is_rare:
-            tracks = read_tracks(connection, where, values)
-            parts = [[t.vector] if kind == "tracks" else [*t.segments] for t in tracks]
-            rows = np.array(sorted({row for part in parts for row in part}), np.int64)
+            rows = _rows(connection, kind, where, values)
         count = 2 * limit if kind == "tracks" else 8 * limit
         condition = f"{_OWNER[kind]} AND {where}"
         path = self.database.searched_path(kind, read_settings(connection))
@@ -335,7 +338,7 @@ class Library:
         if length < len(ends):
             raise ConfigError(f"a playlist of {length} cannot hold {len(ends)} tracks")
         with self.database.connect() as connection:
-            connection.execute("BEGIN")
+            connection.execute("BEGIN")  # so that rows keep their meaning
             known = [_track(connection, song) for song in ends]
             for song, track in zip(ends, known, strict=True):
                 if track is None:
@@ -344,6 +347,11 @@ class Library:
                         f"{self.path} {os.fspath(song)}), or name a track that is"
                     )
             chosen = {track.id for track in known if track}
+            if len(chosen) < len(ends):
+                raise ConfigError(
+                    f"{os.fspath(first)} is both the first and the last; name another last one, or "
+                    "have a playlist around it"
+                )
             tracks = [
                 track
                 for track in read_tracks(connection)
@@ -376,7 +384,28 @@ class Library:
 def _track(connection: sqlite3.Connection, song: Song) -> Track | None:
     path = os.fspath(song) if is_url(song) else os.path.abspath(song)
     found = read_tracks(connection, "path = CAST(? AS TEXT)", [os.fsencode(path)])
+    if not found and not is_url(song) and os.path.isfile(path):  # it may be there by another path
+        state = os.stat(path)
+        alike = read_tracks(
+            connection, "size = ? AND modified = ?", [state.st_size, state.st_mtime_ns]
+        )
+        found = [
+            track
+            for track in alike
+            if os.path.isfile(track.path) and os.path.samefile(track.path, path)
+        ]
     return found[0] if found else None
+
+
+def _rows(connection: sqlite3.Connection, kind: Kind, where: str, values: Sequence[Any]) -> Rows:
+    """The rows of a matrix that belong to tracks that hold a condition, in rising order."""
+    columns = "vector, 1" if kind == "tracks" else "first_segment, num_segments"
+    found = connection.execute(
+        f"SELECT DISTINCT {columns} FROM tracks WHERE {where} ORDER BY 1", values
+    )
+    starts, counts = np.array(found.fetchall(), np.int64).reshape(-1, 2).T
+    before = np.cumsum(counts) - counts
+    return np.repeat(starts - before, counts) + np.arange(counts.sum())
 
 
 def _artist(song: Song, track: Track | None) -> str:

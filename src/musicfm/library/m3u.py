@@ -28,5 +28,7 @@ def _place(path: str, folder: str) -> str:
         relative = os.path.relpath(path, folder)
     except ValueError:  # on another drive of Windows
         return path
+    if "\n" in path or "\r" in path:  # which would end the line
+        return Path(path).as_uri()
     # Lines that begin so are comments.
     return os.path.join(os.curdir, relative) if relative.startswith("#") else relative

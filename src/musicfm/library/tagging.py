@@ -63,13 +63,15 @@ class Written:
 
     path: Path
     values: Mapping[str, str]
-    """By field: tempo, key, tags. Empty if there was nothing to write."""
+    """By field: tempo, key, tags; as they are stored. Empty if there was nothing to write."""
     kept: Mapping[str, str]
     """What is there already, and was left alone."""
 
 
 class Journal:
     """What was in files before they were changed, in an SQLite database.
+
+    Any call may raise sqlite3.Error: the disk is full, or the database damaged.
 
     Args:
         path: of the database; it is made if need be.
@@ -78,12 +80,9 @@ class Journal:
     def __init__(self, path: Path) -> None:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._database = sqlite3.connect(path, isolation_level=None)
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.execute(_JOURNAL)
-        except sqlite3.Error as error:
-            raise OutputError(f"{path} cannot be opened: {error}") from error
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.execute("PRAGMA synchronous = FULL")
+        self._database.execute(_JOURNAL)
 
     def close(self) -> None:
         """Closes the database."""
@@ -155,15 +154,17 @@ class Journal:
     ) -> None:
         if not os.path.isfile(path):
             raise OutputError(f"{path} is not there any more; move it back, and undo again")
-        if _digest(path) != after:
+        if (now := _digest(path)) == before:  # by a run that was killed, or whose disk was full
+            return
+        if now != after:
             raise OutputError(f"{path} was changed by another program; it is left as it is")
         ((replaced,),) = self._rows("SELECT replaced FROM changes WHERE id = ?", row)
         with _copy(path) as copy:
-            with path.open("rb") as now, copy.open("wb") as old:
-                _copy_bytes(now, old, start)
+            with path.open("rb") as tagged, copy.open("wb") as old:
+                _copy_bytes(tagged, old, start)
                 old.write(replaced)
-                now.seek(-rest, os.SEEK_END)
-                _copy_bytes(now, old, rest)
+                tagged.seek(-rest, os.SEEK_END)
+                _copy_bytes(tagged, old, rest)
             if _digest(copy) != before:
                 raise OutputError(f"{path} is left as it is: the journal is damaged")
 
@@ -239,12 +240,17 @@ def _refresh(library: Library, path: str | Path) -> None:
 def _journal(library: Library) -> Iterator[Journal]:
     """The journal of a library, with nobody else in it."""
     library.settings  # noqa: B018  (raises if there is no library)
-    with (
-        exclusive(library.path, ".tagging.lock"),
-        closing(Journal(library.path / JOURNAL)) as journal,
-    ):
-        journal.recover()
-        yield journal
+    path = library.path / JOURNAL
+    with exclusive(library.path, ".tagging.lock"):
+        try:
+            with closing(Journal(path)) as journal:
+                journal.recover()
+                yield journal
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"cannot write the journal {path}: {error}; nothing was changed without it; free "
+                "space there, or if it is damaged, restore it from a copy"
+            ) from error
 
 
 def _values(track: Track, notation: Notation, with_tags: bool) -> dict[str, str]:
@@ -275,12 +281,11 @@ def write_tags(
     path = Path(os.path.realpath(path))
     file = _open(path)
     names = _names(file)
+    values = {field: _stored(file, field, text) for field, text in values.items()}
     there = {field: _value(file, names[field]) for field in values}
     kept = {field: text for field, text in there.items() if text and not overwrite}
     wanted = {
-        field: text
-        for field, text in values.items()
-        if field not in kept and there[field] != _stored(file, field, text)
+        field: text for field, text in values.items() if field not in kept and there[field] != text
     }
     if wanted and journal is not None:
         journal.replace(path, lambda copy: _write(copy, type(file), wanted))
@@ -295,7 +300,7 @@ def _open(path: Path, kind: Callable[..., Any] | None = None) -> Any:
     try:
         file = mutagen.File(path) if kind is None else kind(path)
         if file is None:
-            raise OutputError(f"{path} has no tags that can be written")
+            raise NotImplementedError("mutagen knows none in files of its kind")
         if isinstance(file.tags, ID3) and file.tags.version >= (2,):
             # As the frames are in the file: not of version 2.4, and without those of an ID3v1 tag.
             file = type(file)(path, translate=False, load_v1=False)
@@ -338,14 +343,13 @@ def _stored(file: Any, field: str, text: str) -> str:
 
 
 def _write(path: Path, kind: Callable[..., Any], values: Mapping[str, str]) -> None:
-    """Writes values into a file of a kind; all else in it stays."""
+    """Writes values, as they are stored, into a file of a kind; all else in it stays."""
     import mutagen
     from mutagen import id3
 
     file = _open(path, kind)
     names = _names(file)
     for field, text in values.items():
-        stored = _stored(file, field, text)
         for name in [name for name in names[field] if name in file.tags] or names[field][:1]:
             if names is _ID3:
                 file.tags.setall(
@@ -355,14 +359,14 @@ def _write(path: Path, kind: Callable[..., Any], values: Mapping[str, str]) -> N
                             encoding=id3.Encoding.UTF8
                             if file.tags.version >= (2, 4)
                             else id3.Encoding.UTF16,
-                            text=[stored],
+                            text=[text],
                         )
                     ],
                 )
             elif name == "tmpo":
-                file.tags[name] = [int(stored)]
+                file.tags[name] = [int(text)]
             else:
-                file.tags[name] = [stored.encode() if name.startswith("----") else stored]
+                file.tags[name] = [text.encode() if name.startswith("----") else text]
     old_tag = _id3_v1(path)
     version = file.tags.version[1] if names is _ID3 else 0
     try:

@@ -83,12 +83,14 @@ def current(connection: sqlite3.Connection) -> Transform | None:
     )
 
 
-def is_due(database: Database) -> bool:
-    """Whether a library has none yet, or has grown by half since."""
+def is_due(database: Database, least: int = 1) -> bool:
+    """Whether a library of at least so many tracks has none yet, or has grown by half since."""
     with database.connect() as connection:
         (count,) = connection.execute("SELECT count(*) FROM tracks").fetchone()
-        there = current(connection)
-    return bool(count) and (there is None or count >= GROWTH * there.num_tracks)
+        version = read_settings(connection).transform
+        query = "SELECT num_tracks FROM transforms WHERE version = ?"
+        row = connection.execute(query, (version,)).fetchone()
+    return count >= least and (row is None or count >= GROWTH * row[0])
 
 
 def fit(database: Database) -> Transform:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from musicfm.audio import reading
-from musicfm.embedding.results import as_text
+from musicfm.errors import as_text
 from musicfm.journal import Recording
 from musicfm.library import matrices
 from musicfm.library.database import (
@@ -27,7 +27,7 @@ from musicfm.library.database import (
 )
 from musicfm.library.matrices import ROWS_AT_ONCE, Matrix
 from musicfm.library.pooling import Vectors
-from musicfm.library.transform import current
+from musicfm.library.transform import Transform, current, fit
 from musicfm.remote import Location, is_url
 
 _AT = "path = CAST(? AS TEXT)"
@@ -71,6 +71,11 @@ class Writer:
         self.database = database
         with database.connect() as connection:
             self._transform = current(connection)
+
+    def fit(self) -> Transform:
+        """Fits another transform to what is in it now."""
+        self._transform = fit(self.database)
+        return self._transform
 
     def recognise(self, recording: Recording, sound: str) -> bool:
         """Notes what is new of a recording whose sound is known already: other tags, another

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from musicfm.embedding.results import TABLE, as_text, table_of
+from musicfm.embedding.results import TABLE, table_of
+from musicfm.errors import as_text
 from musicfm.files import atomic_write, writing
 
 if TYPE_CHECKING:

@@ -10,16 +10,7 @@ from musicfm.library.map import map_page, policy
 
 def described(track: Track) -> dict[str, Any]:
     """What clients are told of a track; not where it lies."""
-    return {
-        "id": track.id,
-        "title": track.title,
-        "artist": track.artist,
-        "album": track.album,
-        "duration": track.duration,
-        "tempo": track.tempo,
-        "key": track.key,
-        "tags": dict(track.tags),
-    }
+    return {"id": track.id, **track.facts(), "tags": dict(track.tags)}
 
 
 class MapPage:

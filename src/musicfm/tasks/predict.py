@@ -28,13 +28,13 @@ from musicfm.embedding.collection import (
     written,
 )
 from musicfm.embedding.embedder import Embedder, WindowEncoder, usable
-from musicfm.embedding.results import as_text
 from musicfm.errors import (
     AudioError,
     CheckpointError,
     ConfigError,
     DataError,
     OutputError,
+    as_text,
     printable,
 )
 from musicfm.files import scratch, write_json
