@@ -310,21 +310,39 @@ def test_outputs_have_names_and_numbers() -> None:
     assert short.to_tuple()[0] is short.last_hidden_state
     assert "hidden_states" not in short
     assert short.hidden_states is None
-    assert torch.equal(short[0], output[0])
+    assert largest_difference(short[0], output[0]) < 1e-5  # attention written out
     (alone,) = conformer(x, return_dict=False)
-    assert torch.equal(alone, output[0])
+    assert torch.equal(alone, short[0])
     assert conformer.config.num_hidden_layers == 3
 
 
 def test_attentions_are_those_that_are_used() -> None:
     layer = new_conformer().eval().layers[0].self_attn
     x = torch.randn(2, 9, 64)
+    expected, nothing = layer(x)
+    assert nothing is None
+    seen: list[str] = []
+    for name in ("linear_q", "dropout"):
+        layer.get_submodule(name).register_forward_hook(lambda *_, name=name: seen.append(name))
     attended, weights = layer(x, output_attentions=True)
+    assert seen == ["linear_q", "dropout"]
     assert weights.shape == (2, 4, 9, 9)
-    value = layer.linear_v(x).unflatten(-1, (4, 16)).transpose(1, 2)
-    expected = layer.linear_out((weights @ value).transpose(1, 2).flatten(2))
     assert largest_difference(attended, expected) < 1e-6
-    assert layer(x)[1] is None
+    value = layer.linear_v(x).unflatten(-1, (4, 16)).transpose(1, 2)
+    by_hand = layer.linear_out((weights @ value).transpose(1, 2).flatten(2))
+    assert largest_difference(by_hand, expected) < 1e-6
+
+
+def test_the_dropout_of_attention_may_be_hooked_or_replaced() -> None:
+    layer = new_conformer().eval().layers[0].self_attn
+    x = torch.randn(2, 9, 64)
+    expected, seen = layer(x)[0], []
+    handle = layer.dropout.register_forward_hook(lambda _, __, output: seen.append(output))
+    assert largest_difference(layer(x)[0], expected) < 1e-6
+    assert [weights.shape for weights in seen] == [(2, 4, 9, 9)]
+    handle.remove()
+    layer.dropout = nn.Identity()
+    assert largest_difference(layer(x)[0], expected) < 1e-6
 
 
 def test_frames_beyond_a_clip_change_nothing() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from musicfm.errors import CheckpointError, ConfigError
@@ -351,9 +352,10 @@ class MusicFM25Hz(nn.Module):
         masked, indices = self.masking(x)
         logits, hidden_states = self.get_predictions(masked)
         losses, accuracies = self.get_loss(logits, targets, indices)
-        # DistributedDataParallel asks for gradients of all weights.
-        unused = [w.sum() for n, w in self.named_parameters() if n.startswith(published.UNUSED)]
-        losses = {key: loss + 0.0 * sum(unused) for key, loss in losses.items()}
+        if dist.is_available() and dist.is_initialized():
+            # DistributedDataParallel asks for gradients of all weights.
+            unused = [w.sum() for n, w in self.named_parameters() if n.startswith(published.UNUSED)]
+            losses = {key: loss + 0.0 * sum(unused) for key, loss in losses.items()}
         return logits, hidden_states, losses, accuracies
 
     def _normalized(self, x: Tensor) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from musicfm.model.config import ConformerConfig
 from musicfm.model.encoder import inverse_frequencies, rotate, rotation_of, run_block
 from musicfm.model.mel import Float32Buffers
 from musicfm.model.published import POSITION_GROUPS, POSITION_KERNEL
-from musicfm.modules.hooks import run_convolution
+from musicfm.modules.hooks import is_hooked, run_convolution
 
 
 class Settings(SimpleNamespace):
@@ -256,8 +256,15 @@ class SelfAttention(encoder.SelfAttention):
         else:
             cos, sin = relative_position_embeddings[:, : x.shape[1], 0]
             rotation = cos, sin
-        weights = self._weights(x, rotation, mask) if output_attentions else None
-        return self.attend(x, rotation, mask), weights
+        seen = type(self.dropout) is not nn.Dropout or (
+            not torch.compiler.is_compiling() and is_hooked(self.dropout)
+        )
+        if not output_attentions and not seen:
+            return self.attend(x, rotation, mask), None
+        weights = self.dropout(self._weights(x, rotation, mask))
+        attended = weights @ self._heads(self.linear_v(x))
+        x = self.linear_out(attended.transpose(1, 2).flatten(2))
+        return x, weights if output_attentions else None
 
     def _weights(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         rotated = rotate(x, rotation, self.num_heads)
