@@ -61,32 +61,44 @@ musicfm = musicfm.cuda().half()
 musicfm.eval()
 emb = musicfm.get_latent(wav, layer_ix=6)
 """
-# What today's asks for: the folder above the clone on the path, other files, and pooling over time.
+# Today's: the folder above the clone on the path, files in it, the default ones, and pooling.
 FROM_A_FOLDER = """
+HOME_PATH = "."
+
 import os
 import sys
-
 import torch
 
-HOME = "."
-sys.path.append(HOME)
+sys.path.append(HOME_PATH)
 from musicfm.model.musicfm_25hz import MusicFM25Hz
 
 wav = (torch.rand(4, 24000 * 30) - 0.5) * 2
 musicfm = MusicFM25Hz(
-    is_flash=True,
-    stat_path=os.path.join(HOME, "data", "fma_stats.json"),
-    model_path=os.path.join(HOME, "data", "pretrained_fma.pt"),
+    is_flash=False,
+    stat_path=os.path.join(HOME_PATH, "musicfm", "data", "msd_stats.json"),
+    model_path=os.path.join(HOME_PATH, "musicfm", "data", "pretrained_msd.pt"),
 )
 wav = wav.cuda()
 musicfm = musicfm.cuda()
 musicfm.eval()
-emb = musicfm.get_latent(wav, layer_ix=6)
-sequence = emb.mean(dim=1)
-tokens = torch.nn.AdaptiveAvgPool1d(240)(emb.transpose(1, 2)).transpose(1, 2)
-assert sequence.shape == (4, 64) and tokens.shape == (4, 240, 64)
+emb = musicfm.get_latent(wav, layer_ix=7)
+assert (emb.shape, emb.dtype) == ((4, 750, 64), torch.float32)
+
+wav = (torch.rand(4, 24000 * 30) - 0.5) * 2
+musicfm = MusicFM25Hz(is_flash=True)
+wav = wav.cuda().half()
+musicfm = musicfm.cuda().half()
+musicfm.eval()
+emb = musicfm.get_latent(wav, layer_ix=7)
+
+from torch import nn
+
+seq_emb = emb.mean(-1)
+n_frame = 300
+token_emb = nn.AdaptiveAvgPool1d(n_frame)(emb)
+assert seq_emb.shape == (4, 750) and token_emb.shape == (4, 750, 300)
 """
-DEEP = recipe.TINY.replace(encoder=recipe.TINY.encoder.replace(depth=6))
+DEEP = recipe.TINY.replace(encoder=recipe.TINY.encoder.replace(depth=7))
 Build = Callable[..., Any]
 
 
@@ -112,13 +124,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (GET_EMBEDDINGS, torch.float32),
         (MIXED_PRECISION, torch.float16),
-        (FROM_A_FOLDER, torch.float32),
+        (FROM_A_FOLDER, torch.float16),
     ],
 )
 def test_the_authors_readme_runs(
     code: str, dtype: torch.dtype, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe.write_published(here / MODEL_PATH, DEEP)
+    recipe.write_published(here / "musicfm" / "data" / "pretrained_msd.pt", DEEP)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
     monkeypatch.setattr(nn.Module, "cuda", lambda self: self)
@@ -337,7 +350,6 @@ def test_the_feature_may_have_its_old_name(build: Build, music: Tensor) -> None:
     [
         ("codebook_dim", 8, 16),
         ("codebook_size", 8_192, 256),
-        ("hop_length", 320, 240),
         ("n_mels", 80, 128),
         ("conv_dim", 32, 16),
         ("encoder_dim", 512, 64),
@@ -350,6 +362,18 @@ def test_an_argument_that_contradicts_the_file_is_named(
     message = f"^{name} is {value}, and .*pretrained_tiny.pt has {found}; leave the argument out"
     with pytest.raises(CheckpointError, match=message):
         build(**{name: value})
+
+
+def test_no_file_of_the_authors_says_how_far_frames_are_apart(
+    build: Build, music: Tensor, tiny: MusicFM, here: Path
+) -> None:
+    musicfm = build(hop_length=480)
+    assert musicfm.preprocessing(music, [MELSPEC])[MELSPEC].shape == (2, 128, 200)
+    assert musicfm.get_latent(music, layer_ix=3).shape == (2, 50, 64)
+    assert musicfm.model.config.mel.hop_length == musicfm.hop_length == 480
+    tiny.save_pretrained("folder")
+    with pytest.raises(CheckpointError, match="hop_length is 480, and folder has 240"):
+        MusicFM25Hz(model_path="folder", hop_length=480)
 
 
 def test_arguments_may_say_what_the_file_says(build: Build) -> None:

@@ -48,7 +48,7 @@ class MusicFM25Hz(nn.Module):
     """MusicFM as its authors publish it.
 
     The sizes are read off the checkpoint: an argument left at its default yields to the file, one
-    that was changed must agree with it.
+    that was changed must agree with it. The authors' files do not tell ``hop_length``.
 
     Args:
         num_codebooks: 1; the interface has no place for more.
@@ -112,6 +112,8 @@ class MusicFM25Hz(nn.Module):
         }
         if model_path:
             config, tensors, path, stats = _read(model_path, stat_path)
+            if path.is_file() and path.suffix != ".ckpt":  # a layout in which no tensor tells
+                config = config.replace(mel=config.mel.replace(hop_length=hop_length))
             _check_sizes(sizes, config, model_path)
             with torch.device("meta"):
                 self._build(config)
