@@ -87,15 +87,8 @@ def read_dataset(
 def describe(name: str) -> str:
     """What there is to know about a dataset, as text of several lines. Raises ConfigError."""
     dataset = _find(name)
-    rows = {
-        "tasks": ", ".join(dataset.tasks),
-        "tracks": dataset.tracks,
-        "source": dataset.source,
-        "size": dataset.size,
-        "licence": dataset.licence,
-        "layout": dataset.layout,
-        "splits": dataset.splits,
-    }
+    names = ("tracks", "source", "size", "licence", "layout", "splits")
+    rows = {"tasks": ", ".join(dataset.tasks), **{name: getattr(dataset, name) for name in names}}
     lines = [f"{name}: {dataset.title}"]
     for key, text in rows.items():
         lines += textwrap.wrap(

@@ -94,18 +94,15 @@ def read_labelled(
         if isinstance(audio, str):
             raise DataError(f"{audio} is at a URL; labelled recordings have to lie on this machine")
         path = audio.with_suffix(ANNOTATIONS)
-        if not os.path.exists(path):
-            problems.append(f"{audio} has no annotations: there is no {path.name} beside it")
-            continue
-        if not _is_unchanged(track, audio):
-            problems.append(
-                f"{audio} is not the file that was scanned, and is left out; scan it again"
-            )
-            continue
-        if (other := by_labels.setdefault(path, audio)) != audio:
-            problems.append(f"{audio} is left out: {path.name} has the labels of {other.name}")
-            continue
         try:
+            if not os.path.exists(path):
+                raise DataError(f"{audio} has no annotations: there is no {path.name} beside it")
+            if not _is_unchanged(track, audio):
+                raise DataError(
+                    f"{audio} is not the file that was scanned, and is left out; scan it again"
+                )
+            if (other := by_labels.setdefault(path, audio)) != audio:
+                raise DataError(f"{audio} is left out: {path.name} has the labels of {other.name}")
             read = fit(read_jams(path), track.duration, str(path))
         except DataError as error:
             problems.append(str(error))

@@ -24,14 +24,14 @@ MAX_BROKEN = 0.05
 """Part of the tracks that may break during training, and at least ten, until a run is stopped."""
 
 
-def hold_out(manifest: Manifest, part: float = 0.05) -> tuple[Manifest, Manifest]:
+def hold_out(manifest: Manifest) -> tuple[Manifest, Manifest]:
     """Tracks to learn from and tracks held out, by their splits; those for testing are in neither.
 
-    Where nothing is in a split yet, about ``part`` of the artists are held out, or of the tracks
+    Where nothing is in a split yet, about a twentieth of the artists is held out, or of the tracks
     where artists are not known.
     """
     for by in ("artist", "track"):
-        divided = split(manifest, Splitting(valid=part, by=by))
+        divided = split(manifest, Splitting(valid=0.05, by=by))
         train, valid = divided.of_split("train"), divided.of_split("valid")
         if len(train) and len(valid):
             break

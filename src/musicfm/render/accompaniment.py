@@ -99,7 +99,9 @@ def write_chords(
             sounding = voices
         else:
             voices = voicing(span.chord, voices, centre)
-            sounding = voices if bass else [_low_bass(span.chord), *voices]
+            # Where no bass plays, its note lies below all voices of the chord.
+            low = above(span.chord.bass_pitch_class, _LOWEST_CHORD_NOTE - 12)
+            sounding = voices if bass else [low, *voices]
         struck = _hits(pattern, span, grid.steps_per_bar)
         always = not bass or kind not in ("offbeat", "boom-chick", "stabs")
         if (always or not struck) and (not struck or struck[0] != span.start):
@@ -167,14 +169,13 @@ def voicing(chord: Chord, previous: list[int], centre: int) -> list[int]:
     return best
 
 
-def write_pad(spans: list[ChordSpan], centre: int, bass: bool) -> list[ScoreNote]:
+def write_pad(spans: list[ChordSpan], centre: int) -> list[ScoreNote]:
     """Held chords."""
     notes: list[ScoreNote] = []
     voices: list[int] = []
     for span in spans:
         voices = voicing(span.chord, voices, centre)
-        sounding = voices if bass else [_low_bass(span.chord), *voices]
-        notes += [ScoreNote(span.start, span.end, pitch) for pitch in sounding]
+        notes += [ScoreNote(span.start, span.end, pitch) for pitch in voices]
     return notes
 
 
@@ -283,11 +284,6 @@ def _fifth(chord: Chord) -> int:
 
 def _within(pitch: int, instead: int) -> int:
     return pitch if pitch <= BASS_TOP else instead
-
-
-def _low_bass(chord: Chord) -> int:
-    """The bass note where no bass plays, below all voices of the chord."""
-    return above(chord.bass_pitch_class, _LOWEST_CHORD_NOTE - 12)
 
 
 def _hits(pattern: list[int], span: ChordSpan, steps_per_bar: int) -> list[int]:

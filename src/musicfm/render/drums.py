@@ -1,7 +1,5 @@
 """Drum patterns of a bar, fills, and percussion, as keys of General MIDI."""
 
-from dataclasses import dataclass
-
 from musicfm.render.accompaniment import Grid
 from musicfm.render.dice import Dice
 from musicfm.render.score import ScoreNote
@@ -18,18 +16,10 @@ Hit = tuple[int, int, float]
 """Step, key, accent."""
 
 
-@dataclass(frozen=True, slots=True)
-class DrumKit:
-    """The two bars that alternate in a section."""
-
-    first: list[Hit]
-    second: list[Hit]
-
-
 def drum_pattern(
     dice: Dice, groove: Groove, grid: Grid, *, syncopated: bool, percussion: bool
-) -> DrumKit:
-    """Draws the pattern of a section.
+) -> list[list[Hit]]:
+    """Draws the pattern of a section: two bars that alternate.
 
     Args:
         dice: of the section.
@@ -41,16 +31,15 @@ def drum_pattern(
     cymbals = [*_cymbals(dice, groove, grid), *(_percussion(dice, grid) if percussion else [])]
     snares = _snares(dice, groove, grid)
     kicks = [_kicks(dice, groove, grid, syncopated) for _ in range(2)]
-    first, second = (sorted([*cymbals, *snares, *kick]) for kick in kicks)
-    return DrumKit(first, second)
+    return [sorted([*cymbals, *snares, *kick]) for kick in kicks]
 
 
-def write_drums(kit: DrumKit, bars: int, grid: Grid) -> list[ScoreNote]:
+def write_drums(pattern: list[list[Hit]], bars: int, grid: Grid) -> list[ScoreNote]:
     """The pattern over some bars, in steps from their start."""
     return [
         ScoreNote(start := bar * grid.steps_per_bar + step, start + _LENGTH, key, accent)
         for bar in range(bars)
-        for step, key, accent in (kit.second if bar % 2 else kit.first)
+        for step, key, accent in pattern[bar % 2]
     ]
 
 

@@ -180,7 +180,7 @@ def _write_accompaniment(
     if "chords" in scene.roles:
         score["chords"] += write_chords(kind, pattern, spans, grid, centre=centre, bass=bass)
     if "pad" in scene.roles:
-        score["pad"] += write_pad(spans, song.integer(60, 68), bass=True)
+        score["pad"] += write_pad(spans, song.integer(60, 68))
     if "arpeggio" in scene.roles:
         score["arpeggio"] += write_arpeggio(
             dice.child("arpeggio"), spans, grid, centre=song.integer(66, 74)
@@ -200,9 +200,9 @@ def _write_drums(plan: Plan, section: Section, scene: Scene) -> list[ScoreNote]:
     song = plan.dice.child("drums")
     syncopated, percussion, same = song.chance(0.35), song.chance(0.3), song.chance(0.4)
     dice = song.child("pattern" if same or not scene.fill else section.material)
-    kit = drum_pattern(dice, plan.groove, grid, syncopated=syncopated, percussion=percussion)
+    pattern = drum_pattern(dice, plan.groove, grid, syncopated=syncopated, percussion=percussion)
     first, length = section.first_bar * grid.steps_per_bar, section.bars * grid.steps_per_bar
-    notes = write_drums(kit, section.bars, grid)
+    notes = write_drums(pattern, section.bars, grid)
     if scene.fill:
         notes = with_fill(song.child("fill", section.first_bar), notes, length, grid)
     if scene.crash:
@@ -301,7 +301,7 @@ def _write_final_chord(plan: Plan, span: ChordSpan, score: Score) -> None:
             case "chords":
                 score[role] += write_chords("held", [], [span], plan.grid, centre=62, bass=bass)
             case "pad" | "arpeggio":
-                score[role] += write_pad([span], 66, bass=True)
+                score[role] += write_pad([span], 66)
             case _:
                 pitch = nearest(span.chord.pitch_classes, 70)
                 score[role].append(ScoreNote(span.start, span.end, pitch))

@@ -92,13 +92,12 @@ def open_corpus(
         ConfigError: there is no such collection.
         DataError: it cannot be used.
     """
-    if source == benchmark.NAME:
-        return _rendered(songs, fraction, work)
     name, is_dataset, home = source.partition("=")
-    if name == benchmark.NAME_V2 and is_dataset:
-        return _rendered_v2(Path(home), songs, fraction, work)
-    if source == benchmark.QUICK:
-        return _rendered_v2(None, songs, fraction, work)
+    if source == benchmark.NAME:
+        sets, tests = benchmark.song_sets(), benchmark.TEST_SETS
+        return _rendered(source, sets, tests, songs, fraction, work)
+    if source == benchmark.QUICK or (name == benchmark.NAME_V2 and is_dataset):
+        return _rendered_v2(Path(home) if is_dataset else None, songs, fraction, work)
     if fraction != 1.0:
         raise ConfigError(
             f"a fraction of the songs is for {benchmark.NAME} and {benchmark.NAME_V2}; give all of "
@@ -198,42 +197,34 @@ def _unreadable(labels: Iterable[str], class_of: Callable[[str], int]) -> dict[s
     return wrong
 
 
-def _rendered(songs: Path, fraction: float, work: Work) -> Corpus:
-    def render(found: benchmark.SongSet) -> list[Path]:
-        return benchmark.render_set(found, songs / found.name, **work)
-
-    sets = {name: found.part(fraction) for name, found in benchmark.song_sets().items()}
-    return _read_sets(benchmark.NAME, sets, benchmark.TEST_SETS, render, work)
-
-
 def _rendered_v2(sources: Path | None, songs: Path, fraction: float, work: Work) -> Corpus:
+    """rendered-v2 by its sources, or without them the quick one."""
     quick = sources is None
     fonts = None if sources is None else benchmark.find_fonts(sources)
     compositions = None if sources is None else benchmark.find_compositions(sources)
-    name = benchmark.name_v2(quick)
-
-    def render(found: benchmark.SongSet) -> list[Path]:
-        folder = songs / name / found.name
-        return benchmark.render_set(found, folder, fonts=fonts, compositions=compositions, **work)
-
-    sets = {key: found.part(fraction) for key, found in benchmark.song_sets_v2(quick).items()}
+    name, sets = benchmark.name_v2(quick), benchmark.song_sets_v2(quick)
     tests = [key for key in sets if key not in ("train", "valid")]
-    return _read_sets(name, sets, tests, render, work)
+    return _rendered(name, sets, tests, songs / name, fraction, work, fonts, compositions)
 
 
-def _read_sets(
+def _rendered(
     name: str,
     sets: Mapping[benchmark.SetName, benchmark.SongSet],
     test_sets: Sequence[benchmark.SetName],
-    render: Callable[[benchmark.SongSet], list[Path]],
+    folder: Path,
+    fraction: float,
     work: Work,
+    fonts: Mapping[str, Path] | None = None,
+    compositions: Path | None = None,
 ) -> Corpus:
+    """A fraction of the songs of each set, which are rendered unless they are there."""
     tracks: dict[str, tuple[LabelledTrack, ...]] = {}
     problems: tuple[str, ...] = ()
     for key, songs in sets.items():
-        found = read_labelled(
-            render(songs), Splitting(0.0, 0.0), num_workers=work.get("num_workers")
+        paths = benchmark.render_set(
+            songs.part(fraction), folder / key, fonts=fonts, compositions=compositions, **work
         )
+        found = read_labelled(paths, Splitting(0.0, 0.0), num_workers=work.get("num_workers"))
         tracks[key], problems = found.tracks, problems + found.problems
     return Corpus(
         name,

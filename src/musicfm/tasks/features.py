@@ -173,7 +173,6 @@ def extract(
     cache: Path,
     *,
     num_workers: int | None = None,
-    timeout_seconds: float = 60.0,
     progress: bool = False,
 ) -> tuple[dict[str, Features], list[str]]:
     """Computes what is not there yet.
@@ -183,7 +182,6 @@ def extract(
         tracks: the recordings.
         cache: the folder to keep them in.
         num_workers: processes that decode; None leaves one core for the encoder.
-        timeout_seconds: after which a decoder without progress is given up.
         progress: show a bar on standard error.
 
     Returns:
@@ -208,7 +206,6 @@ def extract(
             encoder,
             {path: list(files[item.track.sha256].values()) for path, item in by_path.items()},
             num_workers=num_workers,
-            timeout_seconds=timeout_seconds,
         )
         with contextlib.closing(computed):
             for done in Account(summary, bar).follow(computed, encoder.rate):
@@ -226,8 +223,6 @@ def compute(
     files: Mapping[Where, Sequence[Path]],
     *,
     num_workers: int | None = None,
-    timeout_seconds: float = 60.0,
-    on_damage: Literal["error", "warn"] = "error",
 ) -> Generator[TrackEvent[Where] | Written[Where], None, None]:
     """Writes the hidden states of recordings, in memory that their length does not change.
 
@@ -235,8 +230,6 @@ def compute(
         encoder: gives the hidden states.
         files: of each recording, where its layers go.
         num_workers: processes that decode; None leaves one core for the encoder.
-        timeout_seconds: after which a decoder without progress is given up.
-        on_damage: refuse damaged recordings, or use what comes before the damage.
 
     Yields:
         As :func:`musicfm.embedding.collection.written`.
@@ -245,8 +238,6 @@ def compute(
         ((path, path) for path in files),
         encoder.sample_rate,
         num_workers=num_cores(num_workers, spare=1),
-        timeout_seconds=timeout_seconds,
-        on_damage=on_damage,
     )
     with contextlib.closing(decoded):
         yield from written(encoder.tracks(decoded), FeatureFiles(files))

@@ -151,9 +151,6 @@ class Clips(Dataset[Clip]):
             start = min(place * self._task.clip_seconds, room)
         else:
             start = room * derive_seed(self._seed, "start", n) / 2**63
-        return self._load(item, start)
-
-    def _load(self, item: LabelledTrack, start: float) -> Clip:
         rate = self._config.sample_rate
         samples = np.zeros(self._size, np.float32)
         try:

@@ -74,6 +74,8 @@ from musicfm.training import (
 MODEL, CHECKPOINT, LOG = "model", "checkpoint.pt", "log.jsonl"
 LOG_EVERY = 20
 """Steps between two lines of the log."""
+CHECKPOINT_SECONDS = 240.0
+"""Seconds between two checkpoints."""
 SURE = 0.5
 """The probability from which on what the teacher says of a frame counts."""
 BEATS = 3.0
@@ -303,7 +305,6 @@ def train(
     pitch: bool = True,
     device: str = "cpu",
     num_workers: int = 1,
-    checkpoint_seconds: float = 240.0,
     progress: bool = False,
 ) -> Outcome:
     """Trains a model and its heads, or goes on with a run that was stopped.
@@ -322,7 +323,6 @@ def train(
         pitch: whether a model without pitch gets it.
         device: to compute on.
         num_workers: processes that load clips.
-        checkpoint_seconds: between two checkpoints.
         progress: show a bar on standard error.
 
     Raises:
@@ -364,7 +364,7 @@ def train(
                     recent.clear()
                 if stop.by is not None:
                     break
-                if time.monotonic() - saved > checkpoint_seconds:
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
                     run.save()
                     saved = time.monotonic()
             run.save()
