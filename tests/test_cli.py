@@ -188,7 +188,7 @@ def test_a_song_in_two_formats_is_one_and_no_error(
     status, _, errors = run(*arguments)
     assert status == 0, errors
     assert "tone.ogg is left out: tone.flac has the same name; rename one" in errors
-    assert "2 left out beside others of their names" in errors
+    assert "2 left out beside others of the same name" in errors
     (music / "tone.aiff").write_bytes((music / "tone.wav").read_bytes())
     status, _, errors = run(*arguments)
     assert status == 0, errors
@@ -203,7 +203,8 @@ def test_a_run_goes_on_without_its_options(
     assert run("embed", song, "--out", out, *options)[0] == 0
     status, _, errors = run("embed", song, "--out", out)
     assert (status, "nothing new: 1 of 1 were done" in errors) == (0, True), errors
-    assert f"going on as {out} was begun: --model {published_tiny} --layer 1 --pool mean" in errors
+    options = f"--model {published_tiny} --layer 1 --pool mean"
+    assert f"continuing with the options of the run in {out}: {options}" in errors
     status, _, errors = run("embed", song, "--out", out, "--layer", 2)
     assert status == 1
     assert "(layers differ); use another folder (--out), or do them again (--overwrite)" in errors
@@ -397,7 +398,7 @@ def test_music_is_scanned_measured_and_prepared(run: Run, album: Path, tmp_path:
     _, _, errors = run("scan", album, "--out", manifest, "--valid", 0.5)
     assert "nothing new: 2 tracks (0.00 h) in" in errors
     _, _, errors = run("scan", album, "--out", manifest, "--valid", 0.1, "--test", 0.1)
-    assert "warning: by artist, there is too little to divide: nothing fell to" in errors
+    assert "warning: too few groups (--split-by artist): there is nothing for" in errors
 
     status, _, errors = run("stats", manifest, "--out", stats, "--sample", 1, "--workers", 1)
     assert status == 0, errors
@@ -542,7 +543,7 @@ def test_a_stopped_run_says_how_to_go_on(
         at_step(patch, 2, lambda _: os.kill(os.getpid(), signal.SIGINT))
         status, _, errors = run(*pretrain_command)
     assert status == 130
-    going_on = f"musicfm pretrain --resume --out {tmp_path / 'run'} goes on"
+    going_on = f"to continue: musicfm pretrain --resume --out {tmp_path / 'run'}"
     assert f"stopped at step 2, which is saved; {going_on}" in errors
     assert "going on with" not in errors  # that is for a run that is resumed
     status, _, errors = run(*pretrain_command)
@@ -574,7 +575,7 @@ def test_a_signal_to_all_processes_of_a_run_saves_too(
         os.killpg(child.pid, number)
         errors = child.communicate(timeout=60)[1].decode()
     assert child.returncode == 128 + number, errors
-    assert f"musicfm pretrain --resume --out {tmp_path / 'run'} goes on" in errors
+    assert f"to continue: musicfm pretrain --resume --out {tmp_path / 'run'}" in errors
     assert list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
 
 

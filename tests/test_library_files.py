@@ -63,7 +63,7 @@ def test_tag_writes_and_takes_back(lib: Library, music: Path, run: Run) -> None:
     assert "is there" in out
 
     status, out, err = run("library", "tag", lib.path, "--undo")
-    assert (status, err.strip()) == (0, "3 put back")
+    assert (status, err.strip()) == (0, "3 restored")
     assert {path: path.read_bytes() for path in paths} == before
 
 

@@ -32,7 +32,7 @@ def analyze(
         typer.Option(
             "--model",
             "-m",
-            help="nano, or the folder of a model with heads in it.",
+            help="nano, or the folder of a model that has heads.",
             show_default="that of --head, or nano",
         ),
     ] = None,
@@ -50,13 +50,13 @@ def analyze(
     tempo: Annotated[
         str,
         typer.Option(
-            help="Beats per minute to look within, such as 80-160; or half, or double, of what "
-            "would be found.",
+            help="What is known of the tempo: a range in beats per minute, such as 80-160; or "
+            "half or double of what would be found.",
             show_default="40-240",
         ),
     ] = "",
     page: Annotated[
-        bool, typer.Option("--page/--no-page", help="An HTML page to look at and listen to.")
+        bool, typer.Option("--page/--no-page", help="Write an HTML page that plays the song.")
     ] = True,
     device: Device = "auto",
     workers: Decoders = None,
@@ -68,10 +68,10 @@ def analyze(
 ) -> None:
     """Find beats, chords, sections, key and tags of songs.
 
-    Each song gives a JAMS file, and a page to look at and listen to. Pages hold all they need, the
-    sound too, and open without a network. What an earlier run did not write, such as a page or an
-    export, is made of its JAMS file. A bad file is reported and skipped; a run that was interrupted
-    continues where it stopped.
+    Writes a JAMS file for each song, and a page that shows and plays it. Pages contain everything,
+    also the sound, and open without a network. Pages and exports can also be asked for later; they
+    are made from the JAMS files. A file that cannot be read is reported and skipped; a run that was
+    interrupted continues where it stopped.
     """
     check_there(paths)
 

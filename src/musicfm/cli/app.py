@@ -91,41 +91,43 @@ Stats = Annotated[
 
 Music = Annotated[
     list[str],
-    typer.Argument(help="Recordings and folders; or a manifest, or shards, also at a URL."),
+    typer.Argument(help="Recordings and folders, a manifest, or shards; also at URLs."),
 ]
 Out = Annotated[
     Path,
-    typer.Option("--out", "-o", help="Folder for the results; the same one continues a run."),
+    typer.Option("--out", "-o", help="Folder for the results; the same folder continues a run."),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, rich_help_panel=COMPUTING, help="Processes.", show_default="all cores"),
+    typer.Option(
+        min=1, rich_help_panel=COMPUTING, help="Number of processes.", show_default="all cores"
+    ),
 ]
 Decoders = Annotated[
     int | None,
     typer.Option(
         min=1,
         rich_help_panel=COMPUTING,
-        help="Processes that decode.",
+        help="Number of processes that decode.",
         show_default="all cores but one",
     ),
 ]
 Device = Annotated[
     str,
     typer.Option(
-        rich_help_panel=COMPUTING, help="cpu, cuda, cuda:1, mps; auto takes what is there."
+        rich_help_panel=COMPUTING, help="cpu, cuda, cuda:1 or mps; auto takes a GPU if it can."
     ),
 ]
 OnDamage = Annotated[
     Literal["error", "warn"],
-    typer.Option(help="Refuse damaged recordings, or use what comes before the damage."),
+    typer.Option(help="Refuse damaged recordings (error), or use what comes before the damage."),
 ]
 Timeout = Annotated[
     float,
     typer.Option(
         min=0.1,
         rich_help_panel=COMPUTING,
-        help="Seconds without progress until a file is given up.",
+        help="Give up on a file after so many seconds without progress.",
     ),
 ]
 
@@ -212,7 +214,7 @@ def as_begun(context: typer.Context, out: Path, overwrite: bool, **options: Any)
     }
     if taken:
         said = " ".join(f"--{name.replace('_', '-')} {taken[name]}" for name in taken)
-        say(f"going on as {out} was begun: {said}")
+        say(f"continuing with the options of the run in {out}: {said}")
     return {name: _noted(value) for name, value in (options | taken).items()}
 
 
@@ -241,7 +243,7 @@ def device_of(name: str) -> str:
 
 
 def conclude(summary: "Summary", what: str, where: Path) -> NoReturn:
-    """Says what became of a collection, and ends the program.
+    """Says what was done with a collection, and ends the program.
 
     Args:
         summary: of the collection.
@@ -255,9 +257,9 @@ def conclude(summary: "Summary", what: str, where: Path) -> NoReturn:
         parts = [nothing_new(summary.skipped, summary.skipped + len(summary.failures))]
     for count, how in (
         (summary.skipped if summary.done else 0, "done before"),
-        (summary.completed, "given the files that they lacked"),
+        (summary.completed, "given their missing files"),
         (len(summary.damaged), "damaged and used in part"),
-        (len(summary.left_out), "left out beside others of their names"),
+        (len(summary.left_out), "left out beside others of the same name"),
         (len(summary.failures), "failed"),
     ):
         if count:

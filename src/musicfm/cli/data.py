@@ -35,14 +35,16 @@ def scan(
     ] = False,
     valid: Annotated[
         float | None,
-        typer.Option(help="Split: this part for validation.", show_default="as before"),
+        typer.Option(
+            help="Split the tracks: this fraction for validation.", show_default="as before"
+        ),
     ] = None,
     test: Annotated[float, typer.Option(help="With --valid: this fraction for testing.")] = 0.0,
     split_by: Annotated[
         Literal["artist", "album", "folder", "track"],
         typer.Option(help="What is never divided between splits."),
     ] = "artist",
-    seed: Annotated[int, typer.Option(help="Another one gives another split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed gives another split.")] = 0,
     fma: Annotated[
         Path | None, typer.Option(help="Instead of SOURCES: the folder of the FMA dataset.")
     ] = None,
@@ -54,8 +56,9 @@ def scan(
 ) -> None:
     """List recordings in a manifest, with splits for training.
 
-    Scanning into the same manifest again reads only what is new or has changed. Bad files are
-    reported and left out; those that damage makes hang or crash, too. Ctrl-C keeps what is done.
+    Scanning into the same manifest again reads only what is new or has changed. Files that cannot
+    be read, or that hang or crash the decoder, are reported and left out. Ctrl-C keeps what is
+    done.
     """
     if (fma is None) == (not sources):
         raise ConfigError("give files or folders to scan, or --fma and the dataset's folder")
@@ -83,7 +86,7 @@ def scan(
     say(_describe_scan(scanned, out))
     for wanted, name, what in ((valid, "valid", "validation"), (test, "test", "testing")):
         if wanted and name not in scanned.sizes:
-            say(f"warning: by {split_by}, there is too little to divide: nothing fell to {what}")
+            say(f"warning: too few groups (--split-by {split_by}): there is nothing for {what}")
     raise typer.Exit(1 if scanned.failures else 0)
 
 
@@ -94,30 +97,30 @@ def stats(
         "stats.json"
     ),
     sample: Annotated[
-        int | None, typer.Option(help="Draw so many tracks.", show_default="all")
+        int | None, typer.Option(help="Measure so many random tracks.", show_default="all")
     ] = None,
     sample_seconds: Annotated[
         float | None,
-        typer.Option(help="Seconds of each to measure.", show_default="the whole"),
+        typer.Option(help="Seconds to measure of each track.", show_default="all of it"),
     ] = None,
     split: Annotated[
         Literal["train", "valid", "test"] | None,
         typer.Option(help="Only this.", show_default="all"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another one draws another sample.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed draws another sample.")] = 0,
     recipe: Annotated[
         str | None,
         typer.Option(help="The recipe whose mel is measured.", show_default="the paper's"),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="With --recipe, as pretrain's.")
+        list[str] | None, typer.Option("--set", help="With --recipe: as for pretrain.")
     ] = None,
     workers: Workers = None,
     timeout: Timeout = 60.0,
 ) -> None:
-    """Measure the statistics that a new model's input needs.
+    """Measure the mean and the standard deviation of the mel spectrogram.
 
-    These are the mean and the standard deviation of the mel spectrogram.
+    Pretraining a model on this music normalises its input with them.
     """
     if settings and recipe is None:
         raise ConfigError("--set goes with --recipe; give both")
@@ -159,7 +162,7 @@ def prepare(
     sources: Music,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Folder for the shards; the same one continues a run."),
+        typer.Option("--out", "-o", help="Folder for the shards; the same folder continues a run."),
     ] = Path("shards"),
     split: Annotated[
         Literal["train", "valid", "test"] | None,
@@ -180,8 +183,8 @@ def prepare(
 
     Shards are tar files of mono FLAC, with an index.
 
-    Commands that take music take the folder, too. Bad files are reported and left out; a run that
-    was interrupted continues where it stopped. OUT/report.json says what became of all.
+    Commands that take music also take this folder. Files that cannot be read are reported and left
+    out; a run that was interrupted continues where it stopped. OUT/report.json lists every file.
     """
     from musicfm.datasets.scanning import collect
     from musicfm.datasets.shards import prepare as write_shards
@@ -219,13 +222,14 @@ def render(
     count: Annotated[int, typer.Argument(help="How many songs.")],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Folder for the songs; the same one continues a run."),
+        typer.Option("--out", "-o", help="Folder for the songs; the same folder continues a run."),
     ] = Path("songs"),
     seed: Annotated[
         int,
         typer.Option(
-            help="The first song's. Test songs begin at 1100000000, those of other instruments, "
-            "progressions, forms and tempi at 1200000000, bad recordings at 1300000000."
+            help="Seed of the first song. Test songs have seeds from 1100000000 on; those with "
+            "other instruments, progressions, forms and tempi from 1200000000; bad recordings "
+            "from 1300000000."
         ),
     ] = 0,
     format: Annotated[Literal["flac", "wav"], typer.Option(help="Audio format.")] = "flac",
@@ -234,8 +238,8 @@ def render(
         typer.Option(
             "--soundfonts",
             "--soundfont",
-            help="General MIDI .sf2 or .sf3 files, separated by commas; one is drawn for each "
-            "instrument.",
+            help="General MIDI .sf2 or .sf3 files, separated by commas; each instrument is played "
+            "with one of them.",
             show_default="TimGM6mb, from pretty_midi",
         ),
     ] = None,
@@ -261,9 +265,9 @@ def render(
 ) -> None:
     """Compose and render songs with exact labels.
 
-    Each song is a stereo file at 24 kHz with a .jams beside it: beats, chords, segments, keys and
-    tags. A seed gives the same song on any machine. A run that was interrupted continues where it
-    stopped.
+    Each song is a stereo file at 24 kHz with a .jams file beside it: beats, chords, sections, keys
+    and tags. A seed gives the same song on any machine. A run that was interrupted continues where
+    it stopped.
     """
     from musicfm.render.songs import render_songs
 

@@ -46,7 +46,9 @@ def embed(
     listing: Annotated[
         Path | None,
         typer.Option(
-            "--list", help="A path or URL a line, or as find -print0; or a playlist. - is stdin."
+            "--list",
+            help="File with a path or URL in each line (or from find -print0), or a playlist; - "
+            "is standard input.",
         ),
     ] = None,
     model: Annotated[
@@ -61,8 +63,8 @@ def embed(
     layer: Annotated[
         str,
         typer.Option(
-            help="Hidden state: a number, several (3,7), or all; 0 is the front end's output. "
-            "auto is 7 of 12, and as deep in relation in other models."
+            help="Hidden state: a number, several (3,7), or all; 0 is the output of the front end. "
+            "auto is 7 of 12, or relatively as deep in other models."
         ),
     ] = "auto",
     pool: Annotated[
@@ -76,7 +78,7 @@ def embed(
         Literal["local", "ray"],
         typer.Option(
             rich_help_panel=CLUSTER,
-            help="Compute in this process, or on a cluster; ray starts one if need be.",
+            help="Compute in this process, or on a Ray cluster (started here without --address).",
         ),
     ] = "local",
     address: Annotated[
@@ -92,7 +94,7 @@ def embed(
         typer.Option(
             rich_help_panel=CLUSTER,
             min=1,
-            help="Models at once in a cluster.",
+            help="Number of models in the cluster.",
             show_default="one per GPU, or 1",
         ),
     ] = None,
@@ -108,7 +110,7 @@ def embed(
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16", "int8"],
         typer.Option(
-            rich_help_panel=COMPUTING, help="Type of numbers; int8 is for CPUs with AVX512-VNNI."
+            rich_help_panel=COMPUTING, help="Precision; int8 is for CPUs with AVX512-VNNI."
         ),
     ] = "float32",
     compile: Annotated[
@@ -116,7 +118,7 @@ def embed(
         typer.Option(
             "--compile",
             rich_help_panel=COMPUTING,
-            help="On CUDA, fuse steps: some ten seconds, then faster.",
+            help="On CUDA, compile the model: takes ten seconds, then it is faster.",
         ),
     ] = False,
     batch_size: Annotated[
@@ -124,7 +126,7 @@ def embed(
         typer.Option(
             rich_help_panel=COMPUTING,
             min=1,
-            help="Windows at once.",
+            help="Windows computed at once.",
             show_default="1 on a CPU, else 16",
         ),
     ] = None,
@@ -133,7 +135,10 @@ def embed(
     on_damage: OnDamage = "error",
     stats: Stats = None,
     allow_hash_mismatch: Annotated[
-        bool, typer.Option("--allow-hash-mismatch", help="Use msd or fma even if altered.")
+        bool,
+        typer.Option(
+            "--allow-hash-mismatch", help="Use msd or fma even if the file is another one."
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Embed again what is done already.")
@@ -142,9 +147,9 @@ def embed(
     """Turn recordings into embeddings, one file for each.
 
     Each .npz holds frames (time, dim), their times in seconds and their rate in Hz. Long recordings
-    are cut into overlapping windows of the model's context. A bad file is reported and skipped; a
-    run that was interrupted continues where it stopped, also without its options. OUT/report.json
-    says what became of all.
+    are cut into overlapping windows of the model's context. A file that cannot be read is reported
+    and skipped; a run that was interrupted continues where it stopped, and need not be given its
+    options again. OUT/report.json lists every file.
     """
     sources = [*(paths or []), *(read_list(listing) if listing else [])]
     if not sources:

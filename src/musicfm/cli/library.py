@@ -32,7 +32,7 @@ library = Group(help="Search your music: similar songs, playlists, duplicates.")
 app.add_typer(library, name="library", rich_help_panel=LIBRARY)
 
 Lib = Annotated[Path, typer.Argument(metavar="LIB", help="Folder of the library.")]
-Json = Annotated[bool, typer.Option("--json", help="A list for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Playlist = Annotated[
     Path | None, typer.Option("--out", "-o", help="Write a playlist (.m3u8).", show_default="none")
 ]
@@ -53,18 +53,19 @@ def add(
         typer.Option(help="Folder of a head; again for more.", show_default="those of the model"),
     ] = None,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Take out tracks whose files are gone from PATHS.")
+        bool, typer.Option("--prune", help="Remove tracks whose files are gone from PATHS.")
     ] = False,
     device: Device = "auto",
     workers: Decoders = None,
     timeout: Timeout = 60.0,
     on_damage: OnDamage = "error",
 ) -> None:
-    """Add what is new or has changed to a library, which is made if it is not there.
+    """Add new and changed recordings to a library; make the library if there is none.
 
-    Each recording is encoded once: for the vectors that similar ones are found by, and for beats,
-    chords, sections, key and tags. A bad file is reported and skipped; a run that was interrupted
-    continues where it stopped. Files that have moved or have other tags are known by their sound.
+    The model goes over each recording once: for the vectors by which similar ones are found, and
+    for beats, chords, sections, key and tags. A file that cannot be read is reported and skipped; a
+    run that was interrupted continues where it stopped. Files that were moved or tagged are
+    recognised by their sound.
     """
     sources = with_manifests(paths)
     check_there(sources)
@@ -85,9 +86,9 @@ def add(
             progress=True,
         )
     for count, what in (
-        (summary.recognised, "known by their sound: moved, with other tags, or copies"),
-        (summary.missing, "whose files are gone (--prune takes them out)"),
-        (summary.removed, "taken out"),
+        (summary.recognised, "recognised by their sound: moved, tagged, or copies"),
+        (summary.missing, "tracks whose files are gone (--prune removes them)"),
+        (summary.removed, "removed, whose files are gone"),
     ):
         if count:
             say(f"{count} {what}")
@@ -98,9 +99,9 @@ def add(
 
 @library.command()
 def fit(lib: Lib) -> None:
-    """Fit the transform anew that vectors are compared by, to what is in the library now.
+    """Fit the transform by which vectors are compared to the library as it is now.
 
-    Adding does so at the end of a run if the library has grown by half since the last time.
+    Adding does this by itself when the library has grown by half.
     """
     from musicfm.library.library import Library
 
@@ -110,24 +111,27 @@ def fit(lib: Lib) -> None:
 
 @library.command()
 def index(lib: Lib) -> None:
-    """Make an index, with which millions of vectors are searched approximately, but at once.
+    """Make an index for searching millions of vectors quickly, though approximately.
 
-    It is used from then on; what is added later is searched exactly until it is made again.
+    It is used from then on; tracks that are added later are searched exactly until you make it
+    again.
     """
     from musicfm.library.library import Library
 
     Library(lib).index()
-    say(f"the index of {lib} is made")
+    say(f"made the index of {lib}")
 
 
 @library.command()
 def similar(
     lib: Lib,
     song: Annotated[str, typer.Argument(help="A track of the library, or any recording.")],
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Tracks at most.")] = 10,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, help="Largest number of tracks.")
+    ] = 10,
     segment: Annotated[
         str | None,
-        typer.Option(help="A part of the song, such as 1:20-1:40, to find others like it."),
+        typer.Option(help="Find tracks with a part like this one of the song, such as 1:20-1:40."),
     ] = None,
     tempo: Annotated[
         str | None, typer.Option(help="Beats per minute, such as 120-130.", show_default="any")
@@ -138,7 +142,7 @@ def similar(
     key_distance: Annotated[
         int,
         typer.Option(
-            min=0, help="Steps on Camelot's wheel from --key; keys 1 apart go well together."
+            min=0, help="Also keys so many steps away on Camelot's wheel; 1 goes well together."
         ),
     ] = 0,
     not_artist: Annotated[
@@ -152,7 +156,7 @@ def similar(
     from musicfm.library.m3u import write_m3u8
 
     if key_distance and key is None:
-        raise ConfigError("--key-distance is the distance from --key; give that, too")
+        raise ConfigError("--key-distance is the distance from --key; give both")
     found = Library(lib).similar(
         song,
         limit=limit,
@@ -179,27 +183,29 @@ def similar(
 def playlist(
     lib: Lib,
     first: Annotated[
-        str | None, typer.Option("--from", help="Track that it begins with.", show_default="none")
+        str | None, typer.Option("--from", help="The first track.", show_default="none")
     ] = None,
     last: Annotated[
-        str | None, typer.Option("--to", help="Track that it ends with.", show_default="none")
+        str | None, typer.Option("--to", help="The last track.", show_default="none")
     ] = None,
     around: Annotated[
-        str | None, typer.Option(help="Track that all are to sound like.", show_default="none")
+        str | None,
+        typer.Option(help="Instead: tracks that sound like this one.", show_default="none"),
     ] = None,
-    length: Annotated[int, typer.Option("--length", "-n", min=1, help="Tracks.")] = 20,
+    length: Annotated[int, typer.Option("--length", "-n", min=1, help="Number of tracks.")] = 20,
     harmonic: Annotated[
-        bool, typer.Option("--harmonic", help="Keys that go together, where there are such.")
+        bool, typer.Option("--harmonic", help="Prefer keys that go together.")
     ] = False,
     near_tempo: Annotated[
-        bool, typer.Option("--near-tempo", help="Tempi within 6 %, or half or double.")
+        bool,
+        typer.Option("--near-tempo", help="Prefer tempi within 6 % (or of half or double)."),
     ] = False,
     out: Playlist = None,
     as_json: Json = False,
 ) -> None:
-    """Order tracks so that each sounds like the one before, from one track to another.
+    """Make a playlist in which each track sounds like the one before.
 
-    Or around one: that track, and those most similar to it.
+    It goes from one track to another, or stays near one (--around).
     """
     from musicfm.library.library import Library
     from musicfm.library.m3u import write_m3u8
@@ -210,7 +216,7 @@ def playlist(
         around or first or "", last, length=length, harmonic=harmonic, near_tempo=near_tempo
     )
     if len(tracks) < length:
-        say(f"the library has {len(tracks)} tracks for it, and not {length}")
+        say(f"the library has only {len(tracks)} tracks for it, not {length}")
     if out is not None:
         write_m3u8(out, tracks)
         say(f"{len(tracks)} tracks are in {out}")
@@ -220,9 +226,9 @@ def playlist(
 
 @library.command()
 def duplicates(lib: Lib, as_json: Json = False) -> None:
-    """Find recordings that are there more than once: in other encodings, at other levels, or cut.
+    """Find copies of recordings: in other encodings, at other levels, or cut.
 
-    Other performances of a piece are none. Nothing is deleted.
+    Other performances of a piece do not count. Nothing is deleted.
     """
     from musicfm.library.library import Library
 

@@ -18,30 +18,28 @@ def tag(
         bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")
     ] = False,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Put back what the files were before the first tag.")
+        bool, typer.Option("--undo", help="Restore the files as they were before the first time.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace tempo and key that are there.")
+        bool, typer.Option("--overwrite", help="Replace tempo and key if they are there.")
     ] = False,
     key_notation: Annotated[
         Literal["standard", "camelot", "openkey"],
-        typer.Option(help="Ebm, 2A or 7m."),
+        typer.Option(help="How keys are written: Ebm, 2A or 7m."),
     ] = "standard",
-    tags: Annotated[bool, typer.Option("--tags", help="Write tags, too, as the grouping.")] = False,
+    tags: Annotated[bool, typer.Option("--tags", help="Also write tags, as the grouping.")] = False,
 ) -> None:
     """Write tempo and key into the files themselves, for players and DJ software.
 
-    Only their metadata change, and nothing that is there already.
+    Only their metadata are changed, and existing values are kept.
     """
     need("tags")
     from musicfm.library import tagging
     from musicfm.library.library import Library
 
     failed = count = 0
-    done = "put back" if undo else "would be written" if dry_run else "written"
-    with interruptible(
-        f"files are as before or as wanted; take all back: library tag {lib} --undo"
-    ):
+    done = "restored" if undo else "would be written" if dry_run else "written"
+    with interruptible(f"to restore all files: musicfm library tag {lib} --undo"):
         found = (
             tagging.undo(Library(lib))
             if undo
@@ -81,7 +79,7 @@ def export(
         Path | None, typer.Option(help="A folder, for a JAMS file of each track.")
     ] = None,
 ) -> None:
-    """Write what a library knows for other programs."""
+    """Export a library for other programs: rekordbox, CSV, Parquet, JAMS."""
     from musicfm.library import exports
     from musicfm.library.library import Library
 
@@ -113,7 +111,7 @@ def map_(
 ) -> None:
     """Draw a map: a page with a point for each track, near those that sound alike.
 
-    It has its recordings where they are, seen from the page; keep them in the same places.
+    The page plays the recordings from where they are, relative to it: if you move one, move both.
     """
     need("map")
     from musicfm.files import atomic_write, check_target

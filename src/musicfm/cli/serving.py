@@ -24,7 +24,7 @@ def serve(
         typer.Option(
             "--model",
             "-m",
-            help="A model as embed takes it; see also --head.",
+            help="A model, as for embed; see also --head.",
             show_default="that of the library, or nano",
         ),
     ] = None,
@@ -35,21 +35,21 @@ def serve(
     layer: Annotated[
         str,
         typer.Option(
-            help="Hidden states that can be asked for: a number, several (3,7), auto or all. The "
-            "model is not computed beyond them and those of the heads."
+            help="Hidden states that can be asked for: a number, several (3,7), auto or all. "
+            "Blocks beyond them and those of the heads are not run."
         ),
     ] = "all",
     library: Annotated[
         Path | None,
-        typer.Option(help="Folder of a library, to look for similar tracks in, and for its map."),
+        typer.Option(help="Folder of a library, for its map and for finding similar tracks."),
     ] = None,
     device: Device = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Recordings in hand at once.", show_default="number of cores"),
+        typer.Option(min=1, help="Recordings computed at once.", show_default="number of cores"),
     ] = None,
     max_requests: Annotated[
-        int, typer.Option(min=1, help="Requests under way at once; others get 503 and Retry-After.")
+        int, typer.Option(min=1, help="Requests accepted at once; others get 503 and Retry-After.")
     ] = 32,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Largest upload.")] = 200,
     max_minutes: Annotated[float, typer.Option(min=0.1, help="Longest recording.")] = 30.0,
@@ -57,18 +57,20 @@ def serve(
         float, typer.Option(min=1, help="Seconds for an upload to arrive.")
     ] = 300.0,
     work_timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds from there to the result, waiting included.")
+        float, typer.Option(min=1, help="Seconds from then to the result, including waiting.")
     ] = 600.0,
     timeout: Timeout = 20.0,
     grace: Annotated[
-        float, typer.Option(min=0, help="Seconds to finish what is under way when told to stop.")
+        float, typer.Option(min=0, help="Seconds for finishing running requests before it stops.")
     ] = 30.0,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="A name by which browsers call the server, besides localhost; again."),
+        typer.Option(
+            help="A name, besides localhost, under which browsers reach the server; again for more."
+        ),
     ] = None,
 ) -> None:
-    """Analyse and embed over HTTP, with a page to drop songs on.
+    """Serve analyses and embeddings over HTTP, with a page to drop songs on.
 
     There are no users and no passwords: whoever reaches the address is served. Ctrl-C or SIGTERM
     stops it.

@@ -26,38 +26,40 @@ if TYPE_CHECKING:
     from musicfm.tasks.study import Layers, Result, Study
 
 Task = Annotated[
-    TaskName, typer.Argument(help="What to find; beat has downbeats too, structure is sections.")
+    TaskName, typer.Argument(help="What to find: beat includes downbeats; structure is sections.")
 ]
 Data = Annotated[
     str,
     typer.Option(
         help="rendered-v1, rendered-v2-quick, or rendered-v2=FOLDER with its fonts; a folder of "
-        "recordings with a .jams beside each; a manifest of such; or a published dataset, such as "
-        "gtzan=/data/gtzan."
+        "recordings with a .jams file beside each; a manifest of them; or a published dataset, "
+        "such as gtzan=/data/gtzan."
     ),
 ]
 Songs = Annotated[
-    Path, typer.Option(help="Where rendered songs are, or are rendered to when asked for.")
+    Path, typer.Option(help="Folder of rendered songs; missing ones are rendered into it.")
 ]
 Fraction = Annotated[
     float,
     typer.Option("--fraction", "--part", help="Take this fraction of the rendered songs."),
 ]
-Labels = Annotated[float, typer.Option(help="Learn from this fraction of the training songs.")]
-Cache = Annotated[Path, typer.Option(help="Folder for hidden states; may be shared and removed.")]
+Labels = Annotated[float, typer.Option(help="Train on this fraction of the training songs.")]
+Cache = Annotated[
+    Path, typer.Option(help="Folder for hidden states; may be shared by runs, and deleted.")
+]
 Context = Annotated[
     Literal["model", "paper"],
     typer.Option(help="What a model encodes at once: its own context, or clips of the task."),
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of heads, each with another seed.")]
 Precision = Annotated[
-    Literal["float32", "bfloat16"], typer.Option(help="To train a model with, and its head.")
+    Literal["float32", "bfloat16"], typer.Option(help="Precision of training a model and its head.")
 ]
 
 LearningRates = Annotated[
     str | None,
     typer.Option(
-        help="Of a fine-tuned model, and of its head; a small one may want 1e-3,1e-3.",
+        help="Of the fine-tuned model, and of its head; for small models try 1e-3,1e-3.",
         show_default="1e-5,1e-4",
     ),
 ]
@@ -68,21 +70,21 @@ def probe(
     task: Task,
     data: Data,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the study; the same one goes on.")
+        Path, typer.Option("--out", "-o", help="Folder of the study; the same folder continues it.")
     ],
     model: Annotated[
         str,
         typer.Option(
             "--model",
             "-m",
-            help="As embed's --model; or mel, chroma, untrained:MODEL, FILE.py:NAME.",
+            help="A model, as for embed; or mel, chroma, untrained:MODEL, FILE.py:NAME.",
         ),
     ] = "nano",
     layer: Annotated[
         str,
         typer.Option(
-            help="Layer of the model: auto is 7 of 12; a number, several (3,7) or all try each by "
-            "itself, with all seeds; mixed weights all."
+            help="Layer of the model: auto is 7 of 12; with several (3,7) or all, each is tried "
+            "with all seeds; mixed learns a weighting of all layers."
         ),
     ] = "auto",
     seeds: Seeds = 5,
@@ -97,8 +99,8 @@ def probe(
     """Train heads on the frozen hidden states of a model, and test them.
 
     Hidden states are computed once. Layer, stopping and decoding are chosen on validation; the test
-    sets are used once. OUT gets table.md and all heads, and layers.png where several layers were
-    tried; predict and evaluate take OUT/head, which is that of the last probe.
+    sets are used once. OUT gets table.md and all heads, and layers.png if several layers were
+    tried; predict and evaluate take OUT/head, the best one of the last probe.
     """
     need("tasks")
     from musicfm.tasks import heads
@@ -133,14 +135,15 @@ def probe(
 @app.command(rich_help_panel=TRAIN)
 def table1(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the study; the same one goes on.")
+        Path, typer.Option("--out", "-o", help="Folder of the study; the same folder continues it.")
     ],
     data: Data = "rendered-v1",
     models: Annotated[
         str,
         typer.Option(
-            help="Rows, with commas: models, untrained:MODEL, mel, chroma, FILE.py:NAME, "
-            "finetuned:MODEL, scratch:MODEL, trivial, oracle. The first model is the reference."
+            help="Rows, separated by commas: models, untrained:MODEL, mel, chroma, FILE.py:NAME, "
+            "finetuned:MODEL, scratch:MODEL, trivial, oracle. Rows are compared with the first "
+            "model."
         ),
     ] = "nano,untrained:nano,mel,chroma,trivial,oracle",
     tasks: Annotated[
@@ -148,7 +151,7 @@ def table1(
     ] = "beat,chord,structure,key,tagging",
     seeds: Seeds = 5,
     seeds_per_layer: Annotated[
-        int, typer.Option(min=1, help="Of these, how many for each layer at first.")
+        int, typer.Option(min=1, help="How many of these for each layer, to choose the layer.")
     ] = 1,
     context: Context = "model",
     labels: Labels = 1.0,
@@ -156,7 +159,9 @@ def table1(
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Most epochs, in rows that train their model.", show_default="30, or 60"
+            min=1,
+            help="Largest number of epochs, in rows that train their model.",
+            show_default="30, or 60",
         ),
     ] = None,
     learning_rates: LearningRates = None,
@@ -168,8 +173,8 @@ def table1(
 ) -> None:
     """Print the paper's Table 1: models and baselines on all five tasks.
 
-    What is done already is not done again. OUT gets table.md, table.csv, table.png, layers.png and
-    report.json, with 95 % intervals and paired comparisons.
+    A run that was interrupted continues where it stopped. OUT gets table.md, table.csv, table.png,
+    layers.png and report.json, with 95 % intervals and paired comparisons.
     """
     need("tasks")
     from musicfm.tasks.study import Study
@@ -198,19 +203,20 @@ def finetune(
     task: Task,
     data: Data,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the run; the same one goes on.")
+        Path, typer.Option("--out", "-o", help="Folder of the run; the same folder continues it.")
     ],
-    model: Annotated[str, typer.Option("--model", "-m", help="As embed's --model.")] = "nano",
+    model: Annotated[str, typer.Option("--model", "-m", help="A model, as for embed.")] = "nano",
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Begin with random weights.")
     ] = False,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="At most.", show_default="30, from scratch 60")
+        int | None,
+        typer.Option(min=1, help="Largest number of epochs.", show_default="30, from scratch 60"),
     ] = None,
     epoch_clips: Annotated[
-        int, typer.Option(min=1, help="Clips of the task's length between two looks at validation.")
+        int, typer.Option(min=1, help="Clips in an epoch, after which there is a validation.")
     ] = 512,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips of the task's length.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips in a step.")] = 8,
     learning_rates: LearningRates = None,
     precision: Precision = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Seed of all that is random.")] = 0,
@@ -220,11 +226,10 @@ def finetune(
     device: Device = "auto",
     workers: Workers = None,
 ) -> None:
-    """Train a model together with a head, the paper's way, and test it.
+    """Fine-tune a model together with a head, as in the paper, and test it.
 
-    Learning rates are 1e-5 for the model and 1e-4 for the head. It stops when validation does not
-    improve; a run that was stopped goes on from its last epoch. OUT is a head that predict and
-    evaluate take, with its model.
+    Training stops when validation does not improve any more; a run that was interrupted continues
+    from its last epoch. OUT is a head, with its model in it, that predict and evaluate take.
     """
     need("tasks", "train")
     from musicfm.datasets.labelled import digest
@@ -284,36 +289,36 @@ def finetune(
 @app.command(rich_help_panel=TRAIN)
 def train(
     labelled: Annotated[
-        list[Path], typer.Argument(help="Folders of recordings with a .jams beside each.")
+        list[Path], typer.Argument(help="Folders of recordings with a .jams file beside each.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the run; the same one goes on.")
+        Path, typer.Option("--out", "-o", help="Folder of the run; the same folder continues it.")
     ],
     unlabelled: Annotated[
         list[Path] | None,
         typer.Option(help="Folders of music without labels.", show_default="none"),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="To begin with; as embed's --model.")
+        str, typer.Option("--model", "-m", help="A model to begin with, as for embed.")
     ] = "nano",
     pitch: Annotated[
         bool, typer.Option(help="Give the model a second input, of pitches, if it has none.")
     ] = True,
-    steps: Annotated[int, typer.Option(min=1)] = 3_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips of a step.")] = 12,
-    learning_rate: Annotated[float, typer.Option(help="The highest.")] = 1e-3,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps.")] = 3_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips in a step.")] = 12,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
     decay: Annotated[
-        float, typer.Option(help="The last fraction of the steps, in which the rate falls to zero.")
+        float, typer.Option(help="In this last fraction of the steps, the rate falls to zero.")
     ] = 0.4,
     precision: Precision = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Seed of all that is random.")] = 0,
     device: Device = "auto",
     workers: Workers = None,
 ) -> None:
-    """Train a model and its heads together, with labels and without.
+    """Train a model and heads for all tasks, with labels and without.
 
-    OUT/model is the result so far: musicfm analyze takes it with --model. A run that was stopped
-    goes on from its last checkpoint, also with more recordings or steps.
+    OUT/model is the result so far, which musicfm analyze takes as --model. A run that was stopped
+    continues from its last checkpoint, also with more recordings or steps.
     """
     need("tasks", "train")
     from musicfm.audio.processes import num_cores

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @app.command(rich_help_panel=TRAIN)
 def evaluate(
-    head: Annotated[Path, typer.Argument(help="Folder of a head, or such as nano/beat.")],
+    head: Annotated[Path, typer.Argument(help="Folder of a head, or a name such as nano/beat.")],
     data: Data,
     out: Annotated[
         Path | None,
@@ -42,10 +42,15 @@ def evaluate(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Where its model is now.", show_default="where it was"),
+        typer.Option(
+            "--model",
+            "-m",
+            help="The model of the head, if it was moved.",
+            show_default="where it was",
+        ),
     ] = None,
     split: Annotated[
-        Literal["test", "all"], typer.Option(help="The test set, or all that is there.")
+        Literal["test", "all"], typer.Option(help="The test set, or all recordings.")
     ] = "test",
     fraction: Fraction = 1.0,
     songs: Songs = Path("rendered-v1"),
@@ -88,12 +93,17 @@ def evaluate(
 @app.command(rich_help_panel=ANALYSE)
 def predict(
     context: typer.Context,
-    head: Annotated[Path, typer.Argument(help="Folder of a head, or such as nano/beat.")],
+    head: Annotated[Path, typer.Argument(help="Folder of a head, or a name such as nano/beat.")],
     paths: Annotated[list[Path], typer.Argument(help="Recordings, and folders of them.")],
     out: Out = Path("predictions"),
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Where its model is now.", show_default="where it was"),
+        typer.Option(
+            "--model",
+            "-m",
+            help="The model of the head, if it was moved.",
+            show_default="where it was",
+        ),
     ] = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -103,10 +113,10 @@ def predict(
         bool, typer.Option("--overwrite", help="Do again what is done already.")
     ] = False,
 ) -> None:
-    """Annotate recordings with a head: a .jams file for each.
+    """Annotate recordings with a head: write a .jams file for each.
 
-    A head for another task, into the same OUT, adds to the files what it finds. A bad file is
-    reported and skipped; a run that was interrupted continues where it stopped.
+    A head for another task, into the same OUT, adds what it finds to the files. A file that cannot
+    be read is reported and skipped; a run that was interrupted continues where it stopped.
     """
     check_there(paths)
 

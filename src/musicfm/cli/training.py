@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @app.command(rich_help_panel=EMBED)
 def convert(
-    source: Annotated[str, typer.Argument(help="As embed's --model.")],
+    source: Annotated[str, typer.Argument(help="A model, as for embed.")],
     destination: Annotated[
-        Path, typer.Argument(help="A folder (ours), or a .pt file (published).")
+        Path, typer.Argument(help="A folder (our layout), or a .pt file (the authors').")
     ],
     stats: Stats = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a model that is there.")
+        bool, typer.Option("--overwrite", help="Replace an existing model.")
     ] = False,
 ) -> None:
     """Convert a model between the authors' layout and ours."""
@@ -35,10 +35,10 @@ def convert(
 
 @app.command(rich_help_panel=EMBED)
 def export(
-    model: Annotated[str, typer.Argument(help="As embed's --model.")],
+    model: Annotated[str, typer.Argument(help="A model, as for embed.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .onnx file to write.")],
     layer: Annotated[
-        str, typer.Option(help="Hidden states to give, as embed's; no deeper block is written.")
+        str, typer.Option(help="Hidden states, as for embed; deeper blocks are left out.")
     ] = "auto",
     stats: Stats = None,
 ) -> None:
@@ -61,15 +61,15 @@ def pretrain(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="tiny, nano, fm1 to fm9, or a .json or .toml file; see --set. Not needed with "
-            "--resume, nor is MUSIC.",
+            help="tiny, nano, fm1 to fm9, or a .json or .toml file; see --set. With --resume, "
+            "neither RECIPE nor MUSIC is needed.",
             show_default=False,
         ),
     ] = None,
     music: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Recordings and folders; or a manifest, or shards, also at a URL.",
+            help="Recordings and folders, a manifest, or shards; also at URLs.",
             show_default=False,
         ),
     ] = None,
@@ -78,12 +78,12 @@ def pretrain(
         typer.Option("--set", help="Change a value: steps=1000, optimizer.learning_rate=1e-4, ..."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT, if any.")
+        bool, typer.Option("--resume", help="Continue from the last checkpoint in OUT, if any.")
     ] = False,
     init: Annotated[
         str | None,
         typer.Option(
-            help="A model to begin with, as embed's --model; the recipe gets its architecture.",
+            help="A model to begin with, as for embed; its architecture replaces the recipe's.",
             show_default="random weights",
         ),
     ] = None,
@@ -98,22 +98,30 @@ def pretrain(
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes GPUs if there are any.")
     ] = "auto",
     processes: Annotated[
-        int | None, typer.Option(min=1, help="On this machine.", show_default="one per GPU, or 1")
+        int | None,
+        typer.Option(min=1, help="Processes on this machine.", show_default="one per GPU, or 1"),
     ] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines, each started by itself.")] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Number of machines; start the command on each.")
+    ] = 1,
     sharded: Annotated[
         bool,
-        typer.Option("--sharded", help="Divide a model that does not fit among the processes."),
+        typer.Option(
+            "--sharded", help="Divide the model among the processes, if it is too large for one."
+        ),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Loading clips, per process.", show_default="1 to 8")
+        int | None,
+        typer.Option(
+            min=0, help="Processes that load clips, for each process.", show_default="1 to 8"
+        ),
     ] = None,
 ) -> None:
     """Train a model on unlabelled music, by masked token modelling.
 
-    The folder gets checkpoints, metrics.jsonl, TensorBoard's events, curves.png, and in the end
-    model/, which --model of other commands takes. Ctrl-C and SIGTERM save after the step under way;
-    musicfm pretrain --resume --out OUT goes on, with the recipe and the music of the run.
+    OUT gets checkpoints, metrics.jsonl, TensorBoard's events, curves.png, and at the end model/,
+    which other commands take as --model. After Ctrl-C or SIGTERM the current step is finished and
+    saved; musicfm pretrain --resume --out OUT continues with the recipe and the music of the run.
     """
     need("train")
 
@@ -123,9 +131,9 @@ def pretrain(
 
     if recipe is None and not (resume and os.path.exists(out / "recipe.json")):
         raise ConfigError(
-            f"{out} holds no run to go on with; give a recipe and music"
+            f"{out} holds no run to continue; give a recipe and music"
             if resume
-            else "give a recipe, such as nano, and music; or --resume, to go on with the run in OUT"
+            else "give a recipe, such as nano, and music; or --resume, to continue the run in OUT"
         )
     if recipe is not None and not music:
         raise ConfigError("give music to learn from: recordings, folders, a manifest or shards")
@@ -137,14 +145,14 @@ def pretrain(
     def tracks() -> "tuple[Manifest, Manifest]":
         if not music:
             raise ConfigError(
-                f"the music of the run is not where it was; say where: musicfm pretrain "
+                f"the music of the run is not where it was; say where it is: musicfm pretrain "
                 f"{out / 'recipe.json'} MUSIC --out {out} --resume"
             )
         return hold_out(collect(music, progress=True).manifest)
 
     if os.path.isdir(out / "model") and resume:
         say(f"nothing new: the run in {out} is finished; its model is in {out / 'model'}")
-    with interruptible(f"musicfm pretrain --resume --out {out} goes on"):
+    with interruptible(f"to continue: musicfm pretrain --resume --out {out}"):
         outcome = run.pretrain(
             chosen,
             tracks,
@@ -160,8 +168,8 @@ def pretrain(
         )
     if outcome.stopped_by is not None:
         say(
-            f"stopped at step {outcome.step}, which is saved; "
-            f"musicfm pretrain --resume --out {out} goes on"
+            f"stopped at step {outcome.step}, which is saved; to continue: "
+            f"musicfm pretrain --resume --out {out}"
         )
         raise typer.Exit(128 + outcome.stopped_by)
     say(f"trained {outcome.step} steps; the model is in {outcome.model}")
@@ -169,11 +177,15 @@ def pretrain(
 
 @app.command(rich_help_panel=TRAIN)
 def kmeans(
-    recipe: Annotated[str, typer.Argument(help="As pretrain's; of k-means tokens, as fm1's.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe with k-means tokens, such as fm1, as for pretrain.")
+    ],
     music: Music,
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", help="As pretrain's.")] = None,
-    stats: Annotated[Path | None, typer.Option(help="As pretrain's.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a value, as for pretrain.")
+    ] = None,
+    stats: Annotated[Path | None, typer.Option(help="Statistics, as for pretrain.")] = None,
 ) -> None:
     """Fit the k-means tokens of a recipe, for --centroids of pretrain."""
     need("train")
