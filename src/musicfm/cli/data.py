@@ -118,7 +118,7 @@ def stats(
     workers: Workers = None,
     timeout: Timeout = 60.0,
 ) -> None:
-    """Measure the mean and the standard deviation of the mel spectrogram.
+    """Measure mean and standard deviation of the mel spectrogram.
 
     Pretraining a model on this music normalises its input with them.
     """

@@ -70,7 +70,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve analyses and embeddings over HTTP, with a page to drop songs on.
+    """Serve analyses and embeddings over HTTP, with a page for songs.
 
     There are no users and no passwords: whoever reaches the address is served. Ctrl-C or SIGTERM
     stops it.

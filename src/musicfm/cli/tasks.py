@@ -226,7 +226,7 @@ def finetune(
     device: Device = "auto",
     workers: Workers = None,
 ) -> None:
-    """Fine-tune a model together with a head, as in the paper, and test it.
+    """Fine-tune a model together with a head, as in the paper.
 
     Training stops when validation does not improve any more; a run that was interrupted continues
     from its last epoch. OUT is a head, with its model in it, that predict and evaluate take.
