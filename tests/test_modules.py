@@ -188,6 +188,12 @@ def test_memory_does_not_grow_with_a_clip(dtype: torch.dtype) -> None:
     assert largest[0] == largest[1] > mel.numel()
 
 
+def test_convolutions_can_be_traced_symbolically() -> None:
+    conv, images = front_end(), torch.randn(1, 1, 16, 20)
+    traced = torch.fx.symbolic_trace(conv.conv)
+    assert torch.equal(traced(images), conv.conv(images))
+
+
 def test_the_weights_of_this_moment_count(folds: list[Any]) -> None:
     conv, mel = front_end(), torch.randn(1, 16, 600)
     with torch.no_grad():

@@ -23,8 +23,9 @@ def is_hooked(*modules: nn.Module) -> bool:
 
 def run_convolution(convolution: nn.Module, x: Tensor) -> Tensor:
     """Calls a convolution, where it is faster by :func:`musicfm.model.encoder.convolve`."""
-    plain = type(convolution) in (nn.Conv1d, nn.Conv2d)
-    if plain and (x.is_cuda or x.dtype == torch.float16) and not is_hooked(convolution):
-        assert isinstance(convolution, nn.Conv1d | nn.Conv2d)
-        return convolve(convolution, x)
-    return convolution(x)
+    if type(convolution) not in (nn.Conv1d, nn.Conv2d) or is_hooked(convolution):
+        return convolution(x)
+    assert isinstance(convolution, nn.Conv1d | nn.Conv2d)
+    weight = next(convolution.parameters())  # while torch.fx traces, attributes are no tensors
+    fast = weight.is_cuda or weight.dtype == torch.float16
+    return convolve(convolution, x) if fast else convolution(x)
