@@ -50,11 +50,11 @@ def test_what_is_passed_over_is_counted(library: Path) -> None:
     assert len(list(recordings_in(library, fail, counts))) == 3
     assert counts == {".bak": 2, ".aax": 1, "": 1}
     assert describe_passed_over(counts) == (
-        "passed over 4 files whose names are not those of recordings: 2 .bak, 1 without a suffix, "
+        "skipped 4 files whose suffixes are not those of recordings: 2 .bak, 1 without a suffix, "
         "1 .aax; to use one, give its own path"
     )
     assert describe_passed_over({}) == ""
-    assert "passed over 1 file whose" in describe_passed_over({".x": 1})
+    assert "skipped 1 file whose" in describe_passed_over({".x": 1})
     many = {f".{number}": 1 for number in range(30)}
     assert describe_passed_over(many).count(" .") == 8
     assert "1 .15, and others; to" in describe_passed_over(many)
@@ -67,7 +67,7 @@ def test_what_is_passed_over_is_said(
         (library / name).touch()
     expected = {".bak": 2, ".aax": 1, "": 1}
     assert scan([library], num_workers=1).passed_over == expected
-    said = [line for line in capsys.readouterr().err.splitlines() if "passed over" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
     assert said == [describe_passed_over(expected)]
     for source in (library, f"file://{library}"):
         counts: dict[str, int] = {}
@@ -76,7 +76,7 @@ def test_what_is_passed_over_is_said(
     for name in ("b/2.FLAC", "a/1.mp3", "a/c/3.opus"):
         (library / name).unlink()
     for refused in (lambda: find_recordings([library], []), lambda: scan([library])):
-        with pytest.raises(ConfigError, match=r"no recordings in .* \(passed over 4 files whose"):
+        with pytest.raises(ConfigError, match=r"no recordings in .* \(skipped 4 files whose"):
             refused()
 
 

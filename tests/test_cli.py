@@ -305,7 +305,7 @@ def test_a_model_that_is_there_is_not_converted_over(
     assert run("convert", published_tiny, tmp_path / name)[0] == 0
     status, _, errors = run("convert", "nano", tmp_path / name)
     assert (status, len(errors.splitlines())) == (1, 1)
-    assert "is there already; choose another name, or overwrite it" in errors
+    assert "already exists; choose another name, or overwrite it" in errors
     there = MusicFM.from_pretrained(tmp_path / name)
     assert there.config == MusicFM.from_pretrained(published_tiny).config
 

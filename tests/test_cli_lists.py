@@ -79,7 +79,7 @@ def test_a_recording_is_no_list(tmp_path: Path, content: bytes) -> None:
 
 def test_a_damaged_list_is_refused(tmp_path: Path) -> None:
     content = "a.wav\n".encode("utf-16") + b"\x00"
-    with pytest.raises(ConfigError, match="it begins as UTF-16-LE and does not go on so"):
+    with pytest.raises(ConfigError, match="it begins as UTF-16-LE but does not continue so"):
         read_list(write(tmp_path / "x", content))
     with pytest.raises(ConfigError, match="cannot read the list"):
         read_list(tmp_path)

@@ -176,7 +176,7 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     Manifest("x", [BARE]).save(path)
     table = parquet.read_table(path)
     audio_files.truncate(path)
-    with pytest.raises(DataError, match=r"m\.parquet is damaged, or no Parquet file"):
+    with pytest.raises(DataError, match=r"m\.parquet is damaged, or not a Parquet file"):
         Manifest.load(path)
     parquet.write_table(table.drop_columns(["sha256"]), path)
     with pytest.raises(DataError, match=r"m\.parquet has other columns"):

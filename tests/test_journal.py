@@ -186,7 +186,7 @@ def test_only_one_run_at_a_time(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path, content: str) -> None:
     (tmp_path / JOURNAL).write_text(content)
-    with pytest.raises(OutputError, match="no journal of musicfm"):
+    with pytest.raises(OutputError, match="not a journal of musicfm"):
         journal(tmp_path).__enter__()
     assert (tmp_path / JOURNAL).read_text() == content
 

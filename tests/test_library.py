@@ -485,11 +485,11 @@ def test_what_is_no_library_is_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{tmp_path} is not a library; make one: musicfm library"):
         musicfm.Library(tmp_path).tracks()
     (tmp_path / DATABASE).write_bytes(b"no database" * 100)
-    with pytest.raises(DataError, match="is damaged, or no library"):
+    with pytest.raises(DataError, match="is damaged, or not a library"):
         musicfm.Library(tmp_path).tracks()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    with pytest.raises(OutputError, match="is not empty, and no library"):
+    with pytest.raises(OutputError, match="is not empty, and not a library"):
         Database.create(tmp_path / "other", SETTINGS)
 
 

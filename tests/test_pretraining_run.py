@@ -485,7 +485,7 @@ def test_a_run_that_diverges_is_stopped(
 
     at_step(monkeypatch, 4, spoil)
     at_step(monkeypatch, 5, spoil)
-    with pytest.raises(TrainingError, match="not finite for 2 steps up to step 4"):
+    with pytest.raises(TrainingError, match="NaN or infinite for 2 steps up to step 4"):
         pretrain(MICRO, songs, tmp_path)
     assert checkpoints.checkpoint_steps(tmp_path / "checkpoints") == [3, 4]
 

@@ -270,5 +270,5 @@ def test_the_result_is_a_model_with_heads(
     assert ModelConfig.from_dict(facts["recipe"]["model"]) == model.config
     (line,) = (tmp_path / LOG).read_text().splitlines()
     assert json.loads(line)["step"] == 3
-    with pytest.raises(ConfigError, match="another batch_size; go on with the same"):
+    with pytest.raises(ConfigError, match="another batch_size; continue with the same"):
         run(tmp_path, labelled, unlabelled, batch_size=2)

@@ -206,7 +206,7 @@ def test_rows_that_cannot_be_are_refused_before_anything_is_computed(
     tmp_path: Path, corpus: Corpus
 ) -> None:
     study = study_in(tmp_path / "out", tasks=("beat",))
-    with pytest.raises(ConfigError, match="chroma has nothing to say about beat"):
+    with pytest.raises(ConfigError, match="chroma cannot be used for beat"):
         run_study(study, corpus, [Row("chroma")], tmp_path / "cache")
     (tmp_path / "needs.py").write_text("import no_such_package")
     with pytest.raises(ConfigError, match="no_such_package"):
@@ -227,7 +227,7 @@ def test_rows_that_are_none_are_refused(tmp_path: Path) -> None:
     path = row.name.rpartition(":")[0]
     with pytest.raises(ConfigError, match="has no 'Other'"):
         Row(f"{path}:Other").encoder()
-    with pytest.raises(ConfigError, match="nothing gives int, no WindowEncoder"):
+    with pytest.raises(ConfigError, match="nothing returns int, not a WindowEncoder"):
         Row(f"{path}:nothing").encoder()
 
 

@@ -21,7 +21,8 @@ def renamed(
         if name not in names:
             raise AttributeError(f"module '{module}' has no attribute '{name}'")
         warnings.warn(
-            f"{module}.{name} is now {names[name]}; the old name goes with the next release",
+            f"{module}.{name} is now {names[name]}; the old name will be removed with the "
+            "next release",
             DeprecationWarning,
             stacklevel=2,
         )

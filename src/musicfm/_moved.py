@@ -50,7 +50,7 @@ class MovedFinder(MetaPathFinder, Loader):
             return None
         new = f"musicfm.{MOVED[name]}"
         warnings.warn(
-            f"{fullname} is now {new}; the old name goes with the next release",
+            f"{fullname} is now {new}; the old name will be removed with the next release",
             DeprecationWarning,
             stacklevel=2,
         )

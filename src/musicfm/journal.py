@@ -185,7 +185,7 @@ class Journal:
                 (there or {}).pop(former, None)
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(
-                f"{self._path} is damaged, or no journal of musicfm; use another output folder"
+                f"{self._path} is damaged, or not a journal of musicfm; use another output folder"
             ) from error
         if there is not None and there != self._settings:
             if self.entries:

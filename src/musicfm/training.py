@@ -212,7 +212,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = published.unpickle(path)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{path} is damaged; remove it, and go on from the checkpoint before or begin again"
+            f"{path} is damaged; remove it, and continue from the checkpoint before it, or begin "
+            "again"
         ) from error
     return content
 

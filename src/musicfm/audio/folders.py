@@ -115,7 +115,7 @@ def describe_passed_over(counts: Mapping[str, int]) -> str:
         kinds[_NAMED_SUFFIXES:] = ["and others"]
     files = "1 file" if sum(counts.values()) == 1 else f"{sum(counts.values())} files"
     return (
-        f"passed over {files} whose names are not those of recordings: {', '.join(kinds)}; to use "
+        f"skipped {files} whose suffixes are not those of recordings: {', '.join(kinds)}; to use "
         "one, give its own path"
     )
 

@@ -257,7 +257,7 @@ def duplicates(lib: Lib, as_json: Json = False) -> None:
         for other in group.others:
             about = f"  {other.agreement:.3f}  from {other.start:+.1f} s on  "
             say(about + other.track.path, sys.stdout)
-    say(f"{len(found)} recordings are there more than once")
+    say(f"{len(found)} recordings have copies")
 
 
 def _row(track: "Track") -> dict[str, Any]:

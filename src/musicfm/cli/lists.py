@@ -81,7 +81,8 @@ def _in_file_system_bytes(content: bytes, listing: Path) -> bytes:
         return os.fsencode(content.decode(encoding))
     except UnicodeError as error:
         raise ConfigError(
-            f"the list {listing} is damaged: it begins as {encoding.upper()} and does not go on so"
+            f"the list {listing} is damaged: it begins as {encoding.upper()} but does not "
+            "continue so"
         ) from error
 
 

@@ -92,7 +92,7 @@ def read_labelled(
             )
         audio = join(scanned.manifest.root, track.path)
         if isinstance(audio, str):
-            raise DataError(f"{audio} is at a URL; labelled recordings have to lie on this machine")
+            raise DataError(f"{audio} is at a URL; labelled recordings have to be on this machine")
         path = audio.with_suffix(ANNOTATIONS)
         try:
             if not os.path.exists(path):

@@ -261,7 +261,7 @@ def _write_all(
                             raise OutputError(
                                 f"{shard} could not be finished: its process crashed, or the disk "
                                 f"took longer than {timeout_seconds:g} s; run it again, perhaps "
-                                "with more patience (timeout_seconds, --timeout)"
+                                "with a longer timeout (timeout_seconds, --timeout)"
                             )
                         again.append(replace(shard, bad=(*shard.bad, (culprit, reason))))
         shards = again

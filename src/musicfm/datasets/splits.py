@@ -42,7 +42,7 @@ class Splitting:
         if not (self.valid >= 0 and self.test >= 0 and self.valid + self.test < 1):
             raise ConfigError(
                 f"{self.valid} for validation and {self.test} for testing are impossible; give "
-                "parts of 1 that leave something for training"
+                "fractions that leave something for training"
             )
 
 

@@ -353,13 +353,13 @@ def _read_parquet(path: Location) -> tuple[dict[str, Any], "pa.Table"]:
             table.validate(full=True)
         except (pa.ArrowException, OSError) as error:  # OSError: a page that cannot be unpacked
             raise DataError(
-                f"{path} is damaged, or no Parquet file; delete it and scan again"
+                f"{path} is damaged, or not a Parquet file; delete it and scan again"
             ) from error
     metadata = (table.schema.metadata or {}).get(_HEADER.encode())
     header = _header(metadata, path)
     table = table.replace_schema_metadata(None)
     if not table.schema.equals(schema):
-        raise DataError(f"{path} has other columns than a manifest; delete it and make it anew")
+        raise DataError(f"{path} has other columns than a manifest; delete it and scan again")
     table = table.combine_chunks()
     items = table["genres"].combine_chunks().flatten()
     required = [table[field.name] for field in schema if not field.nullable]
@@ -377,7 +377,8 @@ def _read_jsonl(path: Location) -> tuple[dict[str, Any], "pa.Table"]:
                 tracks.append(from_json(line))
             except ValueError as error:
                 raise DataError(
-                    f"{path}, line {number} is not a track ({error}); mend it, or delete the file"
+                    f"{path}, line {number} is not a track ({error}); correct it, or "
+                    "delete the file"
                 ) from error
     import pyarrow as pa
 
@@ -385,7 +386,7 @@ def _read_jsonl(path: Location) -> tuple[dict[str, Any], "pa.Table"]:
         return header, _table(tracks)
     except pa.ArrowException as error:
         raise DataError(
-            f"{path} has values that no track has ({error}); mend it, or delete the file"
+            f"{path} has values that no track has ({error}); correct it, or delete the file"
         ) from error
 
 

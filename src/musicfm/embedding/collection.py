@@ -291,7 +291,7 @@ class Run(Account[Recording]):
         for _, reason in summary.left_out[:_NAMED]:
             bar.say(reason)
         if len(summary.left_out) > _NAMED:
-            bar.say(f"{len(summary.left_out) - _NAMED} more are left out for such names")
+            bar.say(f"{len(summary.left_out) - _NAMED} more are left out for the same reason")
         if summary.passed_over:
             bar.say(describe_passed_over(summary.passed_over))
 

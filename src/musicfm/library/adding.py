@@ -157,7 +157,7 @@ def check_same(database: Database, asked: Settings) -> None:
             ]
             raise ConfigError(
                 f"{database.folder} was made with the {what} {names[0]}, and not with {names[1]}; "
-                "go on with the same, or make another library"
+                "use the same, or make another library"
             )
 
 

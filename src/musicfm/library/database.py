@@ -158,7 +158,7 @@ class Database:
     def create(cls, folder: Path, settings: Settings) -> "Database":
         """Makes a library in a folder whose lock is held. Raises OutputError."""
         if any(name != LOCK for name in os.listdir(folder)):
-            raise OutputError(f"{folder} is not empty, and no library; name another folder")
+            raise OutputError(f"{folder} is not empty, and not a library; name another folder")
         with (
             atomic_write(folder / DATABASE) as temporary,
             _opened(temporary) as connection,
@@ -265,10 +265,10 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             with connection:
                 yield connection
     except sqlite3.OperationalError as error:
-        raise OutputError(f"cannot use {path}: {error}; try again, or look at its disk") from error
+        raise OutputError(f"cannot use {path}: {error}; try again, or check its disk") from error
     except sqlite3.DatabaseError as error:
         raise DataError(
-            f"{path} is damaged, or no library: {error}; restore it from a copy, or make a new "
+            f"{path} is damaged, or not a library: {error}; restore it from a copy, or make a new "
             "library"
         ) from error
 

@@ -127,7 +127,7 @@ def locate(
         path = hub.fetch_folder(str(source), (CONFIG, WEIGHTS), revision)
         revision = None
     if revision is not None:
-        raise CheckpointError(f"revision={revision!r} is for hub ids, and '{source}' is none")
+        raise CheckpointError(f"revision={revision!r} is for hub ids, which '{source}' is not")
     if os.path.isfile(path) or os.path.isdir(path):
         return path, stats
     if path.suffix in (".pt", ".ckpt"):

@@ -36,7 +36,7 @@ def convert(
     to_folder = destination.suffix.lower() != ".pt"
     written = destination / checkpoint.WEIGHTS if to_folder else destination
     if os.path.exists(written) and not overwrite:
-        raise OutputError(f"{written} is there already; choose another name, or overwrite it")
+        raise OutputError(f"{written} already exists; choose another name, or overwrite it")
     model = checkpoint.load(source, MusicFM, stats=stats)
     if not to_folder:
         published.write(model.config, model.state_dict(), destination)

@@ -52,7 +52,9 @@ def fit_centroids(
 
     quantizer = config.quantizer
     if not isinstance(quantizer, KMeansConfig):
-        raise ConfigError("this model's tokens need no fitting; it is those of fm1 that do")
+        raise ConfigError(
+            "this model's tokens need no fitting; only k-means tokens, such as those of fm1, do"
+        )
     size = quantizer.codebook_size
     fitted = []
     for codebook in range(quantizer.num_codebooks):

@@ -191,7 +191,7 @@ class Pretraining(Training[Batch]):
             statistic.copy_(before)
         if self._skipped_in_a_row >= MAX_SKIPPED:
             raise TrainingError(
-                f"the gradient was not finite for {MAX_SKIPPED} steps up to step {self.step}; "
+                f"the gradient was NaN or infinite for {MAX_SKIPPED} steps up to step {self.step}; "
                 "lower optimizer.learning_rate, or use precision=float32, and resume from the "
                 "last checkpoint or begin again"
             )

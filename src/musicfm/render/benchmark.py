@@ -136,7 +136,7 @@ def find_fonts(sources: Path) -> dict[str, Path]:
             raise DataError(
                 f"{NAME_V2} needs the sound font {font['name']} of Debian's package "
                 f"{font['package']} (SHA-256 {font['sha256']}), which is not in {sources}; put it "
-                f"there, or take {QUICK}, which needs none"
+                f"there, or use {QUICK}, which needs none"
             )
     return there
 

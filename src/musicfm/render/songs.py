@@ -170,7 +170,7 @@ def _check(seed: int, count: int, max_seconds: float | None) -> None:
     if first != last:
         raise ConfigError(
             f"seeds {seed} to {seed + count - 1} reach from {first} songs into {last} songs; "
-            "render them apart, into a folder each"
+            "render each kind into a folder of its own"
         )
 
 

@@ -481,5 +481,5 @@ def _vorbis_length(encoded: memoryview, name: str) -> int:
     data = bytes(encoded)
     last = data.rfind(b"OggS")
     if not data.startswith(b"OggS") or last + 14 > len(data):
-        raise _DamageError(f"its sample {name} is not Ogg Vorbis, as it says")
+        raise _DamageError(f"its sample {name} is not Ogg Vorbis, as its header says")
     return int.from_bytes(data[last + 6 : last + 14], "little", signed=True)

@@ -287,8 +287,8 @@ class FeatureWriter:
         halved = frames.half()
         if not halved.isfinite().all():
             raise DataError(
-                f"{self._name} has hidden states above 65504, which float16 cannot hold; let the "
-                "encoder give smaller ones"
+                f"{self._name} has hidden states above 65504, which float16 cannot hold; scale "
+                "them down in the encoder"
             )
         if not self._streams:
             self._dim = frames.shape[2]

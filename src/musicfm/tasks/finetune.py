@@ -362,7 +362,7 @@ def _train(
     if not any(math.isfinite(loss) for _, loss in losses):
         raise ConfigError(
             f"the training in {out} is NaN, as it does where learning rates "
-            "are too high; lower them (--learning-rates), and take another folder"
+            "are too high; lower them (--learning-rates), and use another folder"
         )
     module.cpu().load_state_dict(load_checkpoint(best)["state_dict"])
     return losses

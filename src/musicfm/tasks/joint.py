@@ -424,8 +424,8 @@ class _Run(Training[JointBatch]):
             names = [name for name in JointSettings.model_fields if name not in changeable]
             if other := [k for k in names if getattr(there, k) != getattr(settings, k)]:
                 raise ConfigError(
-                    f"{out} holds a run with another {', '.join(other)}; go on with the same, or "
-                    "take another folder"
+                    f"{out} holds a run with another {', '.join(other)}; continue with the "
+                    "same, or use another folder"
                 )
             self.average.load_state_dict(state["average"])
             content = {"state_dict": state["joint"], "optimizer_states": [state["optimizer"]]}
@@ -471,8 +471,8 @@ class _Run(Training[JointBatch]):
         norm = nn.utils.clip_grad_norm_(self.joint.parameters(), self.settings.clip_norm)
         if not torch.isfinite(norm):
             raise TrainingError(
-                f"the gradient of step {self.step} is not finite; lower the learning rate, and "
-                "begin again"
+                f"the gradient of step {self.step} is NaN or infinite; lower the learning rate, "
+                "and begin again"
             )
         self.losses["norm"] = norm
 

@@ -95,7 +95,7 @@ class Predictor:
             check_model(head, fingerprint, name)
             if set(head.config.layers) - set(encoder.layers):
                 raise CheckpointError(
-                    f"'{name}' gives other layers than the {head.config.task} head wants"
+                    f"'{name}' gives other layers than those that the {head.config.task} head wants"
                 )
         return cls(loaded, encoder, name)
 
@@ -115,7 +115,7 @@ class Predictor:
         """
         read_tempo(tempo)
         if not any(head.config.task == "beat" for head in self.heads):
-            raise ConfigError("a tempo is for a head that finds beats; there is none")
+            raise ConfigError("a tempo needs a head that finds beats; there is none")
         found = []
         for head in map(copy, self.heads):
             if head.config.task == "beat":
@@ -137,7 +137,7 @@ class Predictor:
 
     def listen(self, recording: Location, folder: Path) -> tuple[Features, float]:
         """The old name of :meth:`encode`."""
-        message = "Predictor.listen is now encode; the old name goes with the next release"
+        message = "Predictor.listen is now encode; the old name will be removed in the next release"
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         return self.encode(recording, folder)
 

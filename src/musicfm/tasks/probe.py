@@ -329,7 +329,7 @@ def _optimise(
         elif epoch - best_epoch >= settings.patience:
             break
     if math.isinf(best_loss):
-        raise MusicFMError("the loss of a head is NaN; are its inputs of vast size?")
+        raise MusicFMError("the loss of a head is NaN; check its inputs for very large values")
     head.load_state_dict(best)
     return losses
 

@@ -119,7 +119,9 @@ class Row:
         elif self.is_from_file:
             encoder = _function(self.name)(context_seconds)
             if not isinstance(encoder, WindowEncoder):
-                raise ConfigError(f"{self.name} gives {type(encoder).__name__}, no WindowEncoder")
+                raise ConfigError(
+                    f"{self.name} returns {type(encoder).__name__}, not a WindowEncoder"
+                )
         else:
             return Embedder(self.load().to(device), layers, context_seconds=context_seconds)
         asked = set() if layers is None or layers == "all" else set(layers)

@@ -219,8 +219,7 @@ def _check_rows(study: Study, rows: Sequence[Row]) -> None:
     if not any(_tasks(study, row) for row in rows):
         names = ", ".join(row.name for row in rows)
         raise ConfigError(
-            f"{names} has nothing to say about {', '.join(study.tasks)}; chroma is for chords and "
-            "keys"
+            f"{names} cannot be used for {', '.join(study.tasks)}; chroma is for chords and keys"
         )
     folders: dict[str, str] = {}
     for row in rows:

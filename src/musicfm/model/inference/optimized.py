@@ -54,7 +54,9 @@ def optimize(
     if int8 and model.device.type != "cpu":
         raise ConfigError(f"int8 is for CPUs, and the model is on {model.device}")
     if compile and model.device.type != "cuda":
-        raise ConfigError(f"compiling is for CUDA, and the model is on {model.device}; do without")
+        raise ConfigError(
+            f"compiling is for CUDA, and the model is on {model.device}; leave it out"
+        )
     if int8 and not multiplies_int8():
         raise ConfigError(
             "this CPU has no AVX512-VNNI instructions, without which int8 is slow and inexact; "
