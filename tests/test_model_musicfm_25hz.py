@@ -752,6 +752,31 @@ def test_what_is_not_used_gets_no_gradient(build: Build, music: Tensor) -> None:
     assert unused == ["cls_token", *(f"{convolution}{n}" for n in ("bias", "weight_g", "weight_v"))]
 
 
+def test_it_is_made_on_the_default_device(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+
+    def move(module: nn.Module, to: Any) -> nn.Module:
+        devices.append(to)
+        return module
+
+    monkeypatch.setattr(nn.Module, "to", move)
+    monkeypatch.setattr(torch, "get_default_device", lambda: torch.device("cuda"))
+    build()
+    assert devices[-1] == torch.device("cuda")
+
+
+def test_replicas_of_data_parallel_work(build: Build, music: Tensor) -> None:
+    """Their weights are no parameters."""
+    musicfm = build(is_flash=True).half()
+    expected = musicfm.get_latent(music.half(), 3)
+    for module in musicfm.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            setattr(module, name, weight.detach())
+    assert not list(musicfm.parameters())
+    torch.testing.assert_close(musicfm.get_latent(music.half(), 3), expected, rtol=0, atol=0.1)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_gives_half_precision(
     dtype: torch.dtype, build: Build, music: Tensor, golden: Golden

@@ -135,6 +135,8 @@ class MusicFM25Hz(nn.Module):
         }
         # Refuses what does not align.
         MaskingConfig(block_seconds=mask_hop, probability=mask_prob).tokens_per_block(config)
+        if (device := torch.get_default_device()).type != "meta":
+            self.to(device)
 
     def _build(self, config: ModelConfig) -> None:
         mel, quantizer, encoder = config.mel, config.quantizer, config.encoder
@@ -367,7 +369,7 @@ class MusicFM25Hz(nn.Module):
     def _mel(self, x: Tensor) -> Tensor:
         """The normalised mel, in the type of the weights."""
         mel = self._normalized(x)[self.features[0]]
-        return mel.to(next(self.conv.parameters(), mel).dtype)
+        return mel.to(next(self.conv.parameters(), x if x.itemsize == 2 else mel).dtype)
 
 
 def _config(sizes: Mapping[str, int], stat_path: str | Path | None) -> ModelConfig:

@@ -26,6 +26,8 @@ def run_convolution(convolution: nn.Module, x: Tensor) -> Tensor:
     if type(convolution) not in (nn.Conv1d, nn.Conv2d) or is_hooked(convolution):
         return convolution(x)
     assert isinstance(convolution, nn.Conv1d | nn.Conv2d)
-    weight = next(convolution.parameters())  # while torch.fx traces, attributes are no tensors
-    fast = weight.is_cuda or weight.dtype == torch.float16
-    return convolve(convolution, x) if fast else convolution(x)
+    # Not the attribute, which torch.fx makes no tensor. DataParallel's replicas have no parameters.
+    weight = next(convolution.parameters(), None)
+    if weight is None or not (weight.is_cuda or weight.dtype == torch.float16):
+        return convolution(x)
+    return convolve(convolution, x)
