@@ -857,6 +857,8 @@ def test_short_clips_are_heard(samples: int, build: Build) -> None:
         musicfm.get_predictions(torch.rand(1, 2, samples))
     with pytest.raises(AudioError, match=r"give \(batch, samples\), mono"):
         musicfm.masking(clip[:, None])
+    with pytest.raises(AudioError, match=r"mel has shape .*; give \(batch, bands, time\)"):
+        musicfm.get_targets(clip[:, None])
 
 
 def test_features_may_be_added(build: Build, music: Tensor) -> None:

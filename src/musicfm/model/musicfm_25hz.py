@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from musicfm.errors import CheckpointError, ConfigError
+from musicfm.errors import AudioError, CheckpointError, ConfigError
 from musicfm.files import parse_json
 from musicfm.model import checkpoint, hub, published
 from musicfm.model.config import (
@@ -244,6 +244,8 @@ class MusicFM25Hz(nn.Module):
         """
         stack = self._config.token_stack
         for key, mel in x.items():
+            if mel.dim() != 3:
+                raise AudioError(f"mel has shape {tuple(mel.shape)}; give (batch, bands, time)")
             whole = mel[..., : mel.shape[-1] // stack * stack].mT
             x[key] = whole.unflatten(1, (-1, stack)).flatten(2)
         return x
