@@ -149,9 +149,9 @@ def learn(step: Callable[[], Tensor], parameters: Any, steps: int = 4) -> list[f
     return losses
 
 
-def test_lora_on_named_modules_is_trained(build: Build) -> None:
+def test_lora_on_named_modules_is_trained(build: Build, song: Tensor) -> None:
     model = build().eval()
-    wav = torch.from_numpy(recipe.waveform(1, 2, 24_000 * 2))
+    wav = song[:, : 2 * 24_000].unflatten(1, (2, -1))[0]
     model.requires_grad_(False)
     with torch.no_grad():
         before = model.get_latent(wav, 12)
@@ -224,7 +224,7 @@ def test_a_tagger_with_the_last_layers_trained(build: Build) -> None:
 
 
 def test_a_student_at_twice_the_rate_learns_from_the_teacher(
-    build: Build, weights: tuple[str, str]
+    build: Build, weights: tuple[str, str], song: Tensor
 ) -> None:
     teacher = build().eval()
     student: Any = MusicFM25Hz(
@@ -233,7 +233,7 @@ def test_a_student_at_twice_the_rate_learns_from_the_teacher(
     second = student.conv.conv[1]
     second.conv1.stride = second.conv3.stride = (2, 1)
     projection = nn.Linear(32, 32)
-    wav = torch.from_numpy(recipe.waveform(4, 2, 24_000 * 2))
+    wav = song[:, : 4 * 24_000].unflatten(1, (2, -1))[0]
     with torch.no_grad():
         wanted = teacher.get_latent(wav, layer_ix=6)
     wanted = F.interpolate(wanted.mT, scale_factor=2).mT
@@ -257,7 +257,9 @@ def test_a_student_that_begins_as_the_teachers_first_layers(build: Build) -> Non
     assert torch.equal(student.get_latent(wav, 1), teacher.get_latent(wav, 1))
 
 
-def test_a_student_of_half_the_mel_learns_the_teachers_tokens(build: Build, tmp_path: Path) -> None:
+def test_a_student_of_half_the_mel_learns_the_teachers_tokens(
+    build: Build, song: Tensor, tmp_path: Path
+) -> None:
     """50 mel frames a second and strides of 1 and 2: as many tokens as the teacher's."""
     student = build()
     student.requires_grad_(False)
@@ -267,7 +269,7 @@ def test_a_student_of_half_the_mel_learns_the_teachers_tokens(build: Build, tmp_
     for layer in student.conformer.layers[-2:]:
         layer.requires_grad_(True)
     mel_50 = MelSTFT(sample_rate=24_000, n_fft=2_048, hop_length=480, n_mels=128, is_db=True).eval()
-    wav = torch.from_numpy(recipe.waveform(7, 2, 24_000 * 2))
+    wav = song[:, : 4 * 24_000].unflatten(1, (2, -1))[0]
 
     def step() -> Tensor:
         student.train()
