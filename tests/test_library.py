@@ -152,8 +152,10 @@ def test_a_long_first_run_can_be_searched_meanwhile(
             found.append(len(library.similar(music / "tone_0.wav")))
 
     monkeypatch.setattr(Writer, "write", write)
+    monkeypatch.setattr(index, "MOST_EXACT", 2)
     assert add(tmp_path / "lib", [music], num_workers=1).fitted == 2
     assert found == [2]
+    assert len([*(tmp_path / "lib").glob("*.usearch")]) == 2  # of more than two, made by itself
 
 
 def test_what_moved_was_copied_or_has_other_tags_is_not_encoded_again(
@@ -419,6 +421,10 @@ def test_an_index_is_used_and_swept_with_its_transform(
 ) -> None:
     song = tmp_path / "music" / "020.mp3"
     expected = numbers(drawn.similar(song, limit=4))
+    status, _, said = run("library", "index", drawn.path)
+    assert (status, "needs no index: up to 1,000,000 vectors" in said) == (0, True)
+    assert not [*drawn.path.glob("*.usearch")]
+    monkeypatch.setattr(index, "MOST_EXACT", 30)
     assert run("library", "index", drawn.path)[0] == 0
     with monkeypatch.context() as patch:
         patch.setattr("musicfm.library.library.nearest", None)

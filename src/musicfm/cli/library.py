@@ -111,15 +111,19 @@ def fit(lib: Lib) -> None:
 
 @library.command()
 def index(lib: Lib) -> None:
-    """Make an index for searching millions of vectors quickly, though approximately.
+    """Make an index for searching more than a million vectors quickly, though approximately.
 
-    It is used from then on; tracks that are added later are searched exactly until you make it
-    again.
+    Adding completes it at the end of a run; what is not in it yet is searched exactly.
     """
+    from musicfm.library.index import MOST_EXACT
     from musicfm.library.library import Library
 
-    Library(lib).index()
-    say(f"made the index of {lib}")
+    found = Library(lib).index()
+    say(
+        f"{lib} has an index of {' and of '.join(found)}"
+        if found
+        else f"{lib} needs no index: up to {MOST_EXACT:,} vectors are all compared, within 40 ms"
+    )
 
 
 @library.command()

@@ -24,6 +24,7 @@ from musicfm.embedding.recordings import every_recording
 from musicfm.errors import AudioError, ConfigError, as_text
 from musicfm.files import scratch
 from musicfm.journal import Recording
+from musicfm.library import index
 from musicfm.library.database import Database, Settings, Track
 from musicfm.library.encoding import TrackEncoder
 from musicfm.library.transform import is_due
@@ -112,6 +113,8 @@ def add(
             if is_due(database):
                 summary.fitted = writer.fit().version
             summary.wall_seconds = time.monotonic() - begin
+        if index.is_installed():
+            index.build_all(database)
     return summary
 
 

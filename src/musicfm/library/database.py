@@ -187,6 +187,15 @@ class Database:
         with self.connect() as connection:
             return read_tracks(connection, where, values)
 
+    def page(self, offset: int, limit: int) -> tuple[int, list[Track]]:
+        """How many tracks there are whose files are there, and some of these, by path."""
+        with self.connect() as connection:
+            (count,) = connection.execute(
+                "SELECT count(*) FROM tracks WHERE missing = 0"
+            ).fetchone()
+            part = "id IN (SELECT id FROM tracks WHERE missing = 0 ORDER BY path LIMIT ? OFFSET ?)"
+            return count, read_tracks(connection, part, [limit, offset])
+
     def matrix(self, kind: Kind, *, raw: bool = False) -> Matrix:
         """See :meth:`read_matrix`."""
         with self.connect() as connection:

@@ -10,10 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from musicfm.files import atomic_write
+from musicfm.library.database import KINDS, Database, Kind
 from musicfm.library.matrices import ROWS_AT_ONCE, Matrix
 from musicfm.library.search import Rows, nearest
 
 SUFFIX = ".usearch"
+MOST_EXACT = 1_000_000
+"""The number of vectors up to which all are compared, which takes 40 ms of a core."""
 CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 24, 128, 256
 """The neighbours of a vector in the graph, and how many candidates are kept while one is added and
 while one is searched: recall against time, see ``benchmarks/library.py``."""
@@ -52,9 +55,29 @@ def build(path: Path, matrix: Matrix) -> None:
         index.save(str(temporary))
 
 
-def is_there(path: Path) -> bool:
-    """Whether the matrix of a file has an index, and USearch is installed to search it."""
-    return os.path.isfile(path_of(path)) and find_spec("usearch") is not None
+def build_all(database: Database) -> list[Kind]:
+    """Makes or completes the indices that are useful to a library whose lock is held.
+
+    Raises OutputError. Returns what has one.
+    """
+    settings = database.settings()
+    found: list[Kind] = []
+    for kind in KINDS if settings.transform else ():
+        matrix = database.matrix(kind)
+        if len(matrix) > MOST_EXACT:
+            build(database.searched_path(kind, settings), matrix)
+            found.append(kind)
+    return found
+
+
+def is_installed() -> bool:
+    """Whether USearch is."""
+    return find_spec("usearch") is not None
+
+
+def is_useful(path: Path, matrix: Matrix) -> bool:
+    """Whether a matrix is large, and its file has an index that can be searched."""
+    return len(matrix) > MOST_EXACT and os.path.isfile(path_of(path)) and is_installed()
 
 
 def near(

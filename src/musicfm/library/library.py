@@ -5,7 +5,6 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ import numpy as np
 from musicfm.errors import ConfigError
 from musicfm.library import duplicates, index, playlists, transform, writing
 from musicfm.library.database import (
-    KINDS,
     Database,
     Kind,
     Settings,
@@ -94,18 +92,18 @@ class Library:
         with self.database.alone():
             return transform.fit(self.database)
 
-    def index(self) -> None:
-        """Makes or completes an index, with which millions of vectors are searched approximately.
+    def index(self) -> list[Kind]:
+        """Makes or completes an index for matrices of more than a million vectors, with which they
+        are searched approximately; fewer are all compared.
+
+        Returns what has an index now.
 
         Raises ConfigError without USearch, OutputError.
         """
-        if find_spec("usearch") is None:
+        if not index.is_installed():
             raise ConfigError("an index needs usearch; pip install 'musicfm[library]'")
         with self.database.alone():
-            settings = self.settings
-            for kind in KINDS:
-                path = self.database.searched_path(kind, settings)
-                index.build(path, self.database.matrix(kind))
+            return index.build_all(self.database)
 
     def refresh(self, track: Track) -> None:
         """Notes that the tags of a file were changed. Raises AudioError or OutputError."""
@@ -253,7 +251,7 @@ class Library:
         count = 2 * limit if kind == "tracks" else 8 * limit
         condition = f"{_OWNER[kind]} AND {where}"
         path = self.database.searched_path(kind, read_settings(connection))
-        has_index = rows is None and index.is_there(path)
+        has_index = rows is None and index.is_useful(path, matrix)
         while True:
             if has_index and count < len(matrix) // 4:
                 found, products = index.near(path, matrix, query, count)

@@ -286,9 +286,8 @@ def _add_library(routes: APIRouter, service: Service, library: Library) -> None:
         limit: Annotated[int, Query(ge=1, le=1_000, description="Tracks at most.")] = 100,
     ) -> dict[str, Any]:
         """List the tracks of the library, and how many there are in all."""
-        known = library.database.tracks("missing = 0")
-        part = known[offset : offset + limit]
-        return {"count": len(known), "tracks": [described(track) for track in part]}
+        count, part = library.database.page(offset, limit)
+        return {"count": count, "tracks": [described(track) for track in part]}
 
     @routes.get(
         "/tracks/{id}/audio",
