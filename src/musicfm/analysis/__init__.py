@@ -1,1 +1,1 @@
-"""What a song is made of, to read, to hear and to look at."""
+"""Songs, analysed: beats, chords, sections, key and tags, and a page that shows and plays them."""

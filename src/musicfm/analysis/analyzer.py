@@ -36,9 +36,9 @@ _SIMILARITY = "self_similarity"
 """Key in the sandbox of a JAMS file, so that a page can be made of the file alone."""
 
 SLOW, FAST = 80.0, 130.0
-"""Beats per minute below and above which a recording is tagged so."""
+"""Tempi in beats per minute below and above which a recording gets these tags."""
 SIMILARITY_SIZE = 240
-"""Stretches at most that are compared with each other."""
+"""The largest number of stretches that are compared with each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +46,11 @@ class Analysis:
     """What a model's heads found in a recording."""
 
     title: str
-    """As its tags say; or the file's name."""
+    """The title by the recording's tags, or the file's name."""
     duration: float
-    """In seconds."""
+    """The duration in seconds."""
     annotations: Annotations
-    """Results of the heads that there are, with confidences."""
+    """The results of the heads, with confidences; None where there is no head."""
     similarity: npt.NDArray[np.float32]
     """(n, n) cosine similarities of equal stretches of the recording, by their hidden states less
     the mean of the recording."""
@@ -59,9 +59,9 @@ class Analysis:
     warnings: tuple[str, ...] = ()
     """Messages about damage."""
     artist: str = ""
-    """As the recording's tags say; empty where they do not."""
+    """The artist by the recording's tags, or empty."""
     file: str = ""
-    """The file's name, without its folder; empty where there is none."""
+    """The name of the file without its folder; empty if there is none."""
 
     def printable(self) -> "Analysis":
         """With title, artist and file as :func:`musicfm.errors.printable` writes them."""
@@ -214,7 +214,7 @@ def load_predictor(
 def load_encoder(
     model: str,
     heads: Sequence[Path] = (),
-    layer: int | Sequence[int] | Literal["all"] | None = None,
+    layer: int | Sequence[int] | Literal["all"] | None = "all",
     device: str = "cpu",
 ) -> tuple[Embedder, Predictor | None]:
     """A model for embeddings and for heads, from one pass over a recording.

@@ -115,9 +115,9 @@ class Export:
     """A kind of file, or of files that belong together."""
 
     suffixes: tuple[str, ...]
-    """All that it may write; a kind that no head looked for has none."""
+    """The suffixes of all files that it may write."""
     write: Callable[[Analysis, Location, Path], None]
-    """Takes the analysis, the recording, and where the files go, without suffix."""
+    """Writes them, given the analysis, the recording, and the path of the files without suffix."""
 
 
 EXPORTS: Mapping[str, Export] = {

@@ -26,7 +26,7 @@ _FUNCTIONS = {
     "outro": "yellow",
     "silence": "grey",
 }
-"""The colours that a song's page gives to them, too."""
+"""The colours of functions, as on the page of a song."""
 
 
 def write_index(folder: Path, entries: Iterable[Mapping[str, Any]]) -> Path | None:

@@ -25,7 +25,7 @@ ABOUT_TRIAL = (
 )
 _ASSETS = "analysis/assets"
 _DIGITS = 3
-"""Milliseconds, and thousandths of a confidence."""
+"""Decimals of seconds and of confidences."""
 
 
 def render_page(analysis: Analysis, sound: Sound) -> str:

@@ -21,25 +21,25 @@ from musicfm.datasets.annotations import Array, Spans
 from musicfm.tasks.structure import FUNCTIONS
 
 UNIT_SECONDS = 0.5
-"""Of the nodes where there are no beats."""
+"""The length of nodes if there are no beats."""
 MOST_UNITS = 600
-"""Of longer recordings, several beats are one node."""
+"""The largest number of nodes; in longer recordings, several beats are one node."""
 CHORD_WEIGHT = 0.5
-"""Of the distance of chords beside that of hidden states."""
+"""The weight of the distance of chords, relative to that of hidden states."""
 SMOOTH, EMBEDDED, APART = 8, 4, 20
-"""Beats over which nodes are averaged; that are compared on either side of each; and by which nodes
-have to be apart to be joined for their sound."""
+"""The number of beats over which nodes are averaged; that are compared on either side of each; and
+that nodes have to be apart to be joined for their sound."""
 EIGENVECTOR_SMOOTH = 9
-"""Beats of the median that takes single ones out of eigenvectors."""
+"""The width in beats of the median filter over eigenvectors."""
 FEWEST_NODES = 32
-"""Fewer have one letter."""
+"""The number of nodes below which there is only one letter."""
 MOST_LETTERS = 3
 GAP = 2.0
-"""By which the third eigenvalue exceeds the second where there are two letters, not three."""
+"""The ratio of the third eigenvalue to the second above which there are two letters, not three."""
 WHOLE = 5.0
-"""Second eigenvalue, times the nodes, from which on nothing falls apart: there is one letter."""
+"""The second eigenvalue, times the number of nodes, above which there is only one letter."""
 SURE = 0.8
-"""Mean probability from which on a function names a section."""
+"""The mean probability from which on a section is named by its function."""
 
 
 def sections(

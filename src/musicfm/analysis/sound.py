@@ -20,7 +20,7 @@ from musicfm.audio import reading
 from musicfm.audio.sources import AudioFile
 
 SAMPLE_RATE = 48_000
-"""In Hz; frames of BIT_RATE have a whole number of bytes at it."""
+"""The sample rate in Hz, at which frames of BIT_RATE have a whole number of bytes."""
 BIT_RATE = 64_000
 FRAME_SAMPLES = 1_152
 FRAME_BYTES = FRAME_SAMPLES * BIT_RATE // (8 * SAMPLE_RATE)
@@ -29,9 +29,9 @@ PEAK_RATE = 100
 
 _PEAK_SAMPLES = SAMPLE_RATE // PEAK_RATE
 _DELAY = 1_105
-"""Samples that LAME and a decoder add together; silence makes them a frame, which is left out."""
+"""The samples that LAME and a decoder add; silence makes them a frame, which is left out."""
 _TAG_OFFSET = 21
-"""Bytes before Xing's tag in a mono frame: the header and the side information."""
+"""The number of bytes before Xing's tag in a mono frame: the header and the side information."""
 
 _Samples = npt.NDArray[np.float32]
 
@@ -41,9 +41,9 @@ class Sound:
     """A recording, to be played and drawn."""
 
     mp3: bytes
-    """Mono. A sample of the recording is at its own time."""
+    """Mono MP3, in which every sample of the recording is at its own time."""
     peaks: _Samples
-    """(peaks,) the largest absolute sample of each hundredth of a second, from 0 to 1."""
+    """(peaks,) largest absolute samples of each hundredth of a second, from 0 to 1."""
 
     @classmethod
     def of(cls, recording: AudioFile, note: Callable[[float], object] | None = None) -> "Sound":

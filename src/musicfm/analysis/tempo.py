@@ -19,13 +19,13 @@ from musicfm.datasets.annotations import Beats
 from musicfm.tasks.base import Array
 
 CHANGE = 0.04
-"""A tempo that differs by this part is another one: what tempo estimates are scored by, too."""
+"""The fraction by which another tempo differs at least, as in the scores of tempo estimates."""
 CHANGE_BEATS = 8
-"""It has to hold for so many beats."""
+"""The number of beats for which another tempo holds at least."""
 STEADY = 0.1
-"""A beat is steady if its length is within this part of the tempo's."""
+"""The fraction of the tempo's beat within which the length of a steady beat is."""
 _ON_GRID = 0.25
-"""In beats: how far from a multiple of a beat the next one may be."""
+"""The distance, in beats, that a beat may have from a multiple of a beat."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Tempo:
     bpm: float
     """Beats per minute."""
     steadiness: float
-    """The part of the distances between beats that are within a tenth of the tempo's."""
+    """The fraction of the distances between beats that are within a tenth of the tempo's."""
 
 
 def tempi(beats: Beats, duration: float) -> tuple[Tempo, ...]:

@@ -92,8 +92,8 @@ def add(
     ):
         if count:
             say(f"{count} {what}")
-    if summary.fitted:
-        say(f"vectors are compared by version {summary.fitted} of the transform from now on")
+    if summary.fitted > 1:
+        say(f"similarities have changed: they are of version {summary.fitted} of the transform")
     conclude(summary, "added", lib)
 
 
@@ -106,7 +106,7 @@ def fit(lib: Lib) -> None:
     from musicfm.library.library import Library
 
     fitted = Library(lib).fit()
-    say(f"vectors are compared by version {fitted.version} of the transform from now on")
+    say(f"similarities have changed: they are of version {fitted.version} of the transform")
 
 
 @library.command()
@@ -261,7 +261,7 @@ def duplicates(lib: Lib, as_json: Json = False) -> None:
         for other in group.others:
             about = f"  {other.agreement:.3f}  from {other.start:+.1f} s on  "
             say(about + other.track.path, sys.stdout)
-    say(f"{len(found)} recordings have copies")
+    say(f"recordings with copies: {len(found)}")
 
 
 def _row(track: "Track") -> dict[str, Any]:

@@ -28,7 +28,7 @@ Kind: TypeAlias = Literal["tracks", "segments"]
 KINDS: tuple[Kind, ...] = ("tracks", "segments")
 
 WAIT_SECONDS = 30.0
-"""For another process that is writing to the database, which takes it some milliseconds."""
+"""The longest wait for another process that is writing to the database."""
 
 MIGRATIONS = (
     """
@@ -62,7 +62,7 @@ MIGRATIONS = (
     );
     """,
 )
-"""What makes a database of each version, the first from nothing, of the one before."""
+"""The statements that lead to each version of the database from the one before."""
 
 
 @dataclass(frozen=True)

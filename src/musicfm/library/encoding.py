@@ -41,7 +41,7 @@ class TrackEncoder:
         """
         model = os.path.abspath(model) if os.path.exists(model) else model
         heads = tuple(os.path.abspath(head) if os.path.exists(head) else head for head in heads)
-        embedder, predictor = load_encoder(model, [Path(head) for head in heads], device=device)
+        embedder, predictor = load_encoder(model, [Path(head) for head in heads], None, device)
         (layer,) = wanted_layers(embedder.model, None)
         predictor = Predictor((), embedder, model) if predictor is None else predictor
         return cls(replace(predictor, encoder=embedder), layer, heads)

@@ -20,7 +20,7 @@ from musicfm.library.rekordbox import plays, write_collection
 from musicfm.remote import is_url
 
 _ROWS = 1_000
-"""In a row group of Parquet."""
+"""The number of rows in a row group of Parquet."""
 
 
 def write_csv(library: Library, path: Path) -> int:

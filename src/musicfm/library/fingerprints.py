@@ -17,7 +17,7 @@ from musicfm.remote import Location
 SAMPLE_RATE = 8_000
 HOP = 400
 RATE = SAMPLE_RATE / HOP
-"""Of fingerprints, in Hz."""
+"""The rate of fingerprints in Hz."""
 _FFT = 2_048  # several hops, so that it makes no difference where between two a sound begins
 _EDGES = np.geomspace(100.0, 3_500.0, 17)  # Hz; what codecs cut off lies above
 _FLOOR = 1e-5  # of the loudest: what is below is noise of the coding

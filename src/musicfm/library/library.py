@@ -46,7 +46,7 @@ _MISFIT = 1.0
 """The cost of a step in a playlist between keys or tempi that do not fit: as much as that of two
 tracks that have nothing in common."""
 _NEAR_TEMPO = 0.06
-"""The part by which tempi may differ that DJs can still bring together."""
+"""The fraction by which tempi may differ that DJs can still match."""
 
 
 @dataclass(frozen=True)

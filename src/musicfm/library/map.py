@@ -28,12 +28,12 @@ from musicfm.library.matrices import Matrix
 from musicfm.remote import is_url
 
 NEIGHBOURS = 8
-"""That are shown of a track."""
+"""The number of neighbours that are shown of a track."""
 CLUSTERS = 7
-"""As many as there are colours that can be told apart."""
+"""The largest number of clusters: as many as there are colours that are easy to distinguish."""
 
 _TAGS = 8
-"""Of a track that are in the page."""
+"""The largest number of tags of a track in the page."""
 _LEAST_TAG = 0.1
 _PERPLEXITY = 30.0
 _BLOCK = 2_048

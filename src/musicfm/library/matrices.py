@@ -18,7 +18,7 @@ Matrix = npt.NDArray[np.float32]
 _BYTES = np.dtype("<f4").itemsize
 
 ROWS_AT_ONCE = 16_384
-"""What is read of a matrix at a time."""
+"""The number of rows that are read of a matrix at a time."""
 
 
 def read(path: Path, num_rows: int, dim: int) -> Matrix:

@@ -9,12 +9,12 @@ from musicfm.library.matrices import Matrix
 from musicfm.library.transform import unit
 
 POOL = 30
-"""Tracks that are tried for each place."""
+"""The number of tracks that are tried for each place."""
 BEAM = 64
-"""Beginnings that are kept while an order is looked for."""
+"""The width of the beam search."""
 
 Penalty = Callable[[int, int], float]
-"""What it costs to go from one track to another, by their numbers, besides how they sound."""
+"""The cost of a step between two tracks, by their numbers, in addition to that of their sound."""
 
 
 def waypoints(first: Matrix, last: Matrix, count: int) -> Matrix:

@@ -1,7 +1,7 @@
 """Tracks as a collection that rekordbox imports: beat grids, keys, and sections as memory cues.
 
-The format is that of AlphaTheta's "rekordbox xml" for developers. rekordbox itself was not at hand;
-other programs that read the format were.
+The format is that of AlphaTheta's "rekordbox xml" for developers. It was not tried with rekordbox
+itself, but with other programs that read it.
 
 **Time in MP3 files.** Encoders put silence before the sound, and state in a header how much. Our
 decoder cuts it off, as FFmpeg does, and rekordbox plays it (its release notes, since 1.5.4): there,
@@ -38,12 +38,12 @@ KINDS = {
     ".aif": "AIFF File",
     ".aiff": "AIFF File",
 }
-"""What rekordbox plays, by suffix."""
+"""The formats that rekordbox plays, by suffix."""
 
 _TOLERANCE_SECONDS = 0.035
-"""By which beats may lie beside a grid before another one begins."""
+"""The distance of a beat from a grid above which another grid begins."""
 _FEWEST = 8
-"""Beats of a grid. Fewer say too little of the tempo: their grid goes on with that of the track."""
+"""The number of beats below which a grid gets the tempo of the track."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Grid:
     """Beats at one tempo, until the next grid begins."""
 
     start: float
-    """Of its first beat, in seconds."""
+    """The time of its first beat in seconds."""
     bpm: float
     position: int
-    """Of its first beat in the bar, from 1."""
+    """The position of its first beat in the bar, from 1."""
     meter: int
     """Beats in a bar."""
 

@@ -25,7 +25,7 @@ from musicfm.library.library import Library
 from musicfm.remote import is_url
 
 JOURNAL = "tagging.sqlite"
-"""In a library's folder."""
+"""The name of the journal in a library's folder."""
 
 _ID3 = {"tempo": ("TBPM",), "key": ("TKEY",), "tags": ("TIT1", "GRP1")}
 _MP4 = {
@@ -65,7 +65,7 @@ class Written:
     values: Mapping[str, str]
     """By field: tempo, key, tags; as they are stored. Empty if there was nothing to write."""
     kept: Mapping[str, str]
-    """What is there already, and was left alone."""
+    """Existing values that were kept, by field."""
 
 
 class Journal:

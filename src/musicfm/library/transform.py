@@ -17,14 +17,14 @@ from musicfm.library.database import KINDS, Database, read_settings, write_setti
 from musicfm.library.matrices import ROWS_AT_ONCE, Matrix
 
 DIM = 128
-"""Of vectors that are compared, or as many as there are."""
+"""The dimension of vectors that are compared, at most."""
 RIDGE = 0.3
 """The part of the mean variance that is added to all, so that directions in which nothing but noise
 varies stay small; more is added where there are few vectors, whose variances are guesses."""
 SAMPLE = 50_000
-"""Segments at most that a transform is fitted to."""
+"""The largest number of segments that a transform is fitted to."""
 GROWTH = 1.5
-"""By which a library has to have grown for another transform to be fitted."""
+"""The growth of a library after which another transform is fitted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +33,15 @@ class Transform:
 
     version: int
     num_tracks: int
-    """In the library when it was fitted."""
+    """The number of tracks when it was fitted."""
     mean: Matrix
-    """(2 * dim,) of segments."""
+    """(2 * dim,) mean of segments."""
     projection: Matrix
-    """(2 * dim, compared), which whitens."""
+    """(2 * dim, compared) matrix that whitens."""
 
     @property
     def dim(self) -> int:
-        """Of vectors that are compared."""
+        """The dimension of vectors that are compared."""
         return self.projection.shape[1]
 
     def __call__(self, vectors: Matrix) -> Matrix:

@@ -33,7 +33,7 @@ from musicfm.remote import Location, is_url
 _AT = "path = CAST(? AS TEXT)"
 """A condition on paths, which are given as bytes: names of files may be no UTF-8."""
 _SHARED = "duration, tempo, key, tags, warnings, analysis, vector, first_segment, num_segments"
-"""What copies of a recording have in common."""
+"""The columns that copies of a recording have in common."""
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,9 @@ class Progress:
 
     stage: Literal["waiting", "encoding", "finishing"] = "waiting"
     seconds: float = 0.0
-    """Seconds of sound that are done."""
+    """The seconds of sound that are done."""
     duration: float | None = None
-    """Duration of the recording in seconds, if it says so."""
+    """The duration of the recording in seconds, if it says so."""
 
 
 class Job(ABC):

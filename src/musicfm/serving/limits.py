@@ -14,15 +14,15 @@ class Limits:
     max_seconds: float = 1_800.0
     """Longest recording, in seconds."""
     upload_seconds: float = 300.0
-    """Seconds for an upload to arrive."""
+    """The longest time for an upload to arrive, in seconds."""
     work_seconds: float = 600.0
-    """From an upload's arrival to its result, waiting included."""
+    """The longest time from an upload's arrival to its result, in seconds, including waiting."""
     max_requests: int = 32
-    """Under way at once: arriving, waiting or in hand."""
+    """The largest number of requests at once, from arrival to answer."""
     keep_seconds: float = 3_600.0
-    """Seconds for which the result of a job that is not waited for is kept."""
+    """The time for which the result of a job is kept, in seconds."""
     max_kept: int = 200
-    """Such results at once; beyond them, the oldest go."""
+    """The largest number of such results; if there are more, the oldest are deleted."""
 
 
 class RequestError(MusicFMError):

@@ -21,7 +21,7 @@ _HEADERS = {
 }
 _log = logging.getLogger("musicfm.requests")
 _JOB = re.compile(r"^(/v1/jobs/)[^/]+")
-"""Whoever knows the id of a job can fetch its result: it is not logged."""
+"""The id of a job is not logged: whoever knows it can fetch the result."""
 _DRAIN_SECONDS, _DRAIN_BYTES = 5.0, 32 * 2**20
 
 

@@ -89,10 +89,10 @@ class Kept:
     running: Running
     folder: Path
     begun: float
-    """Start on the monotonic clock; likewise the end, None before."""
+    """The start by the monotonic clock; likewise the end, None before it."""
     ended: float | None = None
     is_late: bool = False
-    """Whether it took too long, and was given up."""
+    """Whether it took too long, and was cancelled."""
 
 
 class Service:
@@ -105,7 +105,7 @@ class Service:
         limits: for clients.
         library: to look for similar tracks in, made with the same model; see
             :func:`check_library`.
-        num_workers: jobs in hand at once, each with a process that decodes.
+        num_workers: the number of jobs that run at once, each with a process that decodes.
         timeout_seconds: after which a decoder without progress is given up.
     """
 

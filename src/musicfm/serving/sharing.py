@@ -24,7 +24,7 @@ class _Client:
 
     name: str
     answers: "SimpleQueue[TrackEvent[_Client] | None]" = field(default_factory=SimpleQueue)
-    """None: the encoder has failed."""
+    """The answers of the encoder; None if it has failed."""
     is_over: bool = False
     """Whether the last answer has been given."""
 

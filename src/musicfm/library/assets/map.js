@@ -504,7 +504,7 @@
   const hours = library.durations.reduce((sum, seconds) => sum + seconds, 0) / 3600;
   fact("Tracks", count.toLocaleString("en"));
   fact("Length", `${hours.toFixed(1)} h`);
-  $("provenance").textContent = `Made by musicfm ${library.version} with the model ${library.model}. Near each other is what sounds alike to it; directions and large distances mean nothing.`;
+  $("provenance").textContent = `Made by musicfm ${library.version} with the model ${library.model}. Tracks that sound alike to it are near each other; directions and large distances mean nothing.`;
   begin();
   onTheme(draw);
   if (plot === null) document.documentElement.dataset.ready = "";

@@ -123,7 +123,7 @@ function send(song) {
         remember();
         return resolve(0);
       }
-      let reason = "The server broke off; is it still running?";
+      let reason = "The connection was lost; is the server still running?";
       if (request.status >= 400) reason = JSON.parse(request.responseText).error;
       fail(song, reason);
       resolve(0);
@@ -151,7 +151,7 @@ async function follow(song) {
       const said = await answer.json();
       if (said.name) rename(song, said.name);
       if (answer.status === 404) {
-        fail(song, "The server does not keep it any more; drop the song again.");
+        fail(song, "The server no longer has it; drop the song again.");
         song.id = null;
         remember();
       } else if (answer.ok && !song.isOver) update(song, said);
@@ -193,7 +193,7 @@ function take(list) {
 async function open(song, again = false) {
   if (!song.url) {
     const answer = await fetch(`/v1/jobs/${song.id}/html`).catch(() => null);
-    if (!answer || !answer.ok) return fail(song, "The server does not keep it any more; drop the song again.");
+    if (!answer || !answer.ok) return fail(song, "The server no longer has it; drop the song again.");
     song.url = URL.createObjectURL(new Blob([await answer.text()], { type: "text/html" }));
   }
   const frame = element("iframe", { title: `Analysis of ${song.name}`, src: song.url });
