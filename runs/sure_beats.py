@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-CONFIDENCE, STEADY = 0.5, 0.7
+CONFIDENCE, STEADY = 0.9, 0.7  # nano's own labels: 0.5, before confidences of beats were fitted
 BEATS_PER_MINUTE = 50.0, 190.0
 
 

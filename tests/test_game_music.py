@@ -104,11 +104,11 @@ def beats(interval: float, confidence: float) -> list[dict[str, float]]:
 
 def test_labels_are_made_of_steady_beats_that_a_model_is_sure_of(tmp_path: Path) -> None:
     script = runpy.run_path(str(RUNS / "sure_beats.py"))
-    assert script["is_sure"](beats(0.5, 0.6))
-    assert not script["is_sure"](beats(0.5, 0.4))
-    assert not script["is_sure"](beats(0.25, 0.6))  # 240 bpm
-    assert not script["is_sure"](beats(0.5, 0.6)[:7])
-    ragged = beats(0.5, 0.6)
+    assert script["is_sure"](beats(0.5, 0.95))
+    assert not script["is_sure"](beats(0.5, 0.8))
+    assert not script["is_sure"](beats(0.25, 0.95))  # 240 bpm
+    assert not script["is_sure"](beats(0.5, 0.95)[:7])
+    ragged = beats(0.5, 0.95)
     for i in range(0, 40, 3):
         ragged[i]["time"] += 0.1
     assert not script["is_sure"](ragged)
@@ -116,7 +116,7 @@ def test_labels_are_made_of_steady_beats_that_a_model_is_sure_of(tmp_path: Path)
     (music / "game").mkdir(parents=True)
     (music / "game" / "sure.flac").write_bytes(b"sound")
     (analysed / "game").mkdir(parents=True)
-    for name, confidence in (("sure", 0.6), ("unsure", 0.1)):
+    for name, confidence in (("sure", 0.95), ("unsure", 0.1)):
         found = [
             {"namespace": "beat", "data": beats(0.5, confidence)},
             {"namespace": "key_mode", "data": []},
