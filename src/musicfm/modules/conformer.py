@@ -89,7 +89,11 @@ _pytree.register_pytree_node(  # what is in it is moved, exported and gathered
 
 
 class Conformer(nn.Module):
-    """Layers, and a final LayerNorm: see :class:`musicfm.model.encoder.Encoder`."""
+    """Layers, and a final LayerNorm: see :class:`musicfm.model.encoder.Encoder`.
+
+    Args:
+        config: :class:`Settings`, or what has such attributes.
+    """
 
     def __init__(self, config: Any) -> None:
         super().__init__()
