@@ -765,6 +765,21 @@ def test_it_is_made_on_the_default_device(build: Build, monkeypatch: pytest.Monk
     assert devices[-1] == torch.device("cuda")
 
 
+def test_it_is_made_without_memory_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate does it, and transformers for models within theirs."""
+    register = nn.Module.register_parameter
+
+    def register_empty(module: nn.Module, name: str, weight: Any) -> None:
+        register(module, name, None if weight is None else nn.Parameter(weight.to("meta")))
+
+    monkeypatch.setattr(nn.Module, "register_parameter", register_empty)
+    musicfm = MusicFM25Hz(
+        model_path=None, stat_path=None, conv_dim=8, encoder_dim=32, encoder_depth=1
+    )
+    assert {weight.device.type for weight in musicfm.parameters()} == {"meta"}
+    assert {buffer.device.type for buffer in musicfm.buffers()} == {"cpu"}
+
+
 def test_replicas_of_data_parallel_work(build: Build, music: Tensor) -> None:
     """Their weights are no parameters."""
     musicfm = build(is_flash=True).half()

@@ -135,8 +135,8 @@ class MusicFM25Hz(nn.Module):
         }
         # Refuses what does not align.
         MaskingConfig(block_seconds=mask_hop, probability=mask_prob).tokens_per_block(config)
-        if (device := torch.get_default_device()).type != "meta":
-            self.to(device)
+        if (device := torch.get_default_device()).type not in ("cpu", "meta"):
+            self.to(device)  # what is drawn or computed, too
 
     def _build(self, config: ModelConfig) -> None:
         mel, quantizer, encoder = config.mel, config.quantizer, config.encoder
