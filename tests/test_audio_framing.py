@@ -2,8 +2,10 @@
 
 import io
 import struct
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -59,6 +61,34 @@ def test_tags_before_files_of_any_kind(tmp_path: Path, name: str, head: bytes) -
     np.testing.assert_array_equal(reading.load(path, 24000), expected)
 
 
+ITEM = struct.pack("<II", 4, 0) + b"Title\0song"
+APE_AT_END = ITEM + b"APETAGEX" + struct.pack("<IIII", 2000, len(ITEM) + 32, 1, 0) + bytes(8)
+LYRICS = b"LYRICSBEGIN" + b"IND0000200" + b"000021LYRICS200" + b"TAG" + bytes(125)
+ID3_FOOTER = b"\4\0\x10\0\0\0\x0a"
+ID3_AT_END = b"ID3" + ID3_FOOTER + bytes(10) + b"3DI" + ID3_FOOTER
+
+
+@pytest.mark.parametrize("name", ["x.w64", "x.caf", "x.ac3", "tone.wv", "tone.flac", "tone.m4a"])
+def test_tags_after_files_of_any_kind(tmp_path: Path, name: str) -> None:
+    """Which are not sound, even where no header says how long that is."""
+    path = tmp_path / name
+    if name == "x.ac3":
+        encode(path, tone(44100, 1.0), 44100, "ac3", "ac3", {})
+    elif name in ("x.w64", "x.caf"):
+        soundfile.write(path, tone(44100, 1.0), 44100, format=name[2:].upper())
+    else:
+        write(tmp_path, name, 1.0)
+    content = bytearray(path.read_bytes())
+    if name == "x.caf":
+        at = content.index(b"data") + 4
+        content[at : at + 8] = b"\xff" * 8
+        path.write_bytes(content)
+    expected = reading.load(path, 44100)
+    for tags in (b"TAG" + bytes(125), APE_AT_END, APE_AT_END + LYRICS, ID3_AT_END + APE_AT_END):
+        path.write_bytes(content + tags)
+        np.testing.assert_array_equal(reading.load(path, 44100), expected)
+
+
 # --- MPEG ---------------------------------------------------------------------------------------
 
 
@@ -91,6 +121,21 @@ def test_joined_mp3s_are_as_long_as_both(
         assert abs(len(joined) - len(expected)) < 3000
         assert reading.probe(path).num_samples is None
     assert_crops_match(path, joined, 44100)
+
+
+def test_half_a_frame_between_joined_mp3s(tmp_path: Path) -> None:
+    first, second = (
+        mp3(tmp_path / "a.mp3", 48000, 2, True),
+        mp3(tmp_path / "b.mp3", 44100, 2, False),
+    )
+    expected = reading.load(first, 48000)
+    path = tmp_path / "x.mp3"
+    for long in (second.read_bytes() * 4, second.read_bytes() * 8):
+        path.write_bytes(first.read_bytes() + long[700:])
+        both = reading.load(path, 48000)
+        np.testing.assert_allclose(both[: len(expected)], expected, atol=1e-6)
+        frames = len(long) // 417.96 * 1152 / 44100
+        assert len(both) / 48000 == pytest.approx(2.0 + frames, abs=0.1)
 
 
 def test_joined_aac_of_two_rates(tmp_path: Path) -> None:
@@ -160,6 +205,7 @@ def test_ogg_from_the_middle_of_a_broadcast(tmp_path: Path) -> None:
     assert 2.0 < len(part) / 44100 < 6.0
     np.testing.assert_allclose(part[3000:], whole[len(whole) - len(part) :][3000:], atol=1e-5)
     assert_crops_match(path, part, 44100)
+    assert reading.probe(path).num_samples is None  # its last page counts from the beginning
     path.write_bytes(b"".join(pages[:2] + pages[4:6] + pages[8:]))
     with pytest.raises(AudioError, match="an Ogg page is missing"):
         reading.load(path, 44100)
@@ -175,6 +221,31 @@ def test_ogg_whose_first_timestamps_are_wrong(tmp_path: Path) -> None:
     part = reading.load(path, 44100)
     np.testing.assert_allclose(part[3000:], whole[len(whole) - len(part) :][3000:], atol=1e-5)
     assert_crops_match(path, part, 44100)
+    assert reading.probe(path).num_samples is None
+
+
+@pytest.mark.parametrize(("codec", "rate"), [("flac", 44100), ("libopus", 48000)])
+def test_other_ogg_that_counts_from_elsewhere(tmp_path: Path, codec: str, rate: int) -> None:
+    path = tmp_path / "x.ogg"
+    encode(path, tone(rate, 6.0), rate, codec, "ogg", {})
+    assert reading.probe(path).num_samples == 6 * rate
+    pages = list(ogg_pages(path.read_bytes()))
+    moved = [page if ogg_granule(page) <= 0 else later(page, -rate) for page in pages]
+    path.write_bytes(b"".join(moved))
+    assert reading.probe(path).num_samples in (None, 6 * rate)
+    assert len(reading.load(path, rate)) == 6 * rate
+
+
+def later(page: bytes, num_samples: int) -> bytes:
+    return ogg_page(page, granule=ogg_granule(page) + num_samples)
+
+
+def test_ogg_files_with_something_between_them(tmp_path: Path) -> None:
+    path = write(tmp_path, "tone.ogg", 2.0)
+    one, content = reading.load(path, 44100), path.read_bytes()
+    path.write_bytes(content + b"TAG" + bytes(125) + b"OggS" + bytes(100_000) + content)
+    np.testing.assert_array_equal(reading.load(path, 44100), np.concatenate([one, one]))
+    assert reading.probe(path).num_samples == 2 * len(one)
 
 
 def ogg_granule(page: bytes) -> int:
@@ -262,12 +333,12 @@ def test_wav_with_more_behind_its_sound_than_it_says(tmp_path: Path) -> None:
         reading.load(path, 44100)
 
 
-@pytest.mark.parametrize("name", ["tone.aiff", "x.au", "tone.m4a"])
+@pytest.mark.parametrize("name", ["tone.aiff", "x.au", "tone.m4a", "x.caf", "x.w64"])
 def test_what_its_header_does_not_account_for_is_reported(tmp_path: Path, name: str) -> None:
     """Of these, decoders read the first file alone."""
     path = tmp_path / name
-    if name == "x.au":
-        soundfile.write(path, FLOATS, 44100)
+    if name.startswith("x."):
+        soundfile.write(path, FLOATS, 44100, format=name[2:].upper())
     else:
         write(tmp_path, name, 5.0)
     expected = reading.load(path, 44100)
@@ -318,6 +389,75 @@ def test_wav_of_any_width(tmp_path: Path, codec: str) -> None:
     encode(path, FLOATS, 44100, codec, "wav", {})
     atol = 2**-7 if codec == "pcm_u8" else 1e-6
     np.testing.assert_allclose(reading.load(path, 44100), MONO, atol=atol)
+
+
+@pytest.mark.parametrize("name", [b"RF64", b"BW64"])
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_wav_with_sizes_of_64_bits(tmp_path: Path, name: bytes, is_finished: bool) -> None:
+    """Recorders write 0 at first, and the size at the end."""
+    path = tmp_path / "x.wav"
+    sizes = [len(RAW) + 72, len(RAW), len(PCM), 0] if is_finished else [0, 0, 0, 0]
+    chunks = b"WAVE" + chunk(b"ds64", struct.pack("<QQQI", *sizes)) + FORM
+    path.write_bytes(chunk(name, chunks, 2**32 - 1) + chunk(b"data", RAW, 2**32 - 1))
+    np.testing.assert_allclose(reading.load(path, 44100), MONO, atol=1e-7)
+    assert_crops_match(path, MONO, 44100)
+
+
+def test_mp3_that_a_wav_file_calls_pcm(tmp_path: Path) -> None:
+    content = mp3(tmp_path / "x.mp3", 44100, 2, False).read_bytes()
+    expected = reading.load(tmp_path / "x.mp3", 44100)
+    path = tmp_path / "x.wav"
+    path.write_bytes(wav(content))
+    np.testing.assert_allclose(reading.load(path, 44100)[: len(expected)], expected, atol=1e-6)
+
+
+def block(kind: int, data: bytes) -> bytes:
+    return bytes([kind]) + len(data).to_bytes(3, "little") + data
+
+
+def test_voc_with_silence_and_two_rates(tmp_path: Path) -> None:
+    """FFmpeg leaves the silence out, and takes the second rate for the first."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.integers(0, 256, 40_000, np.uint8) for _ in range(2))
+    slow = block(1, bytes([256 - 100, 0]) + second.tobytes())  # 10 kHz
+    blocks = [
+        block(3, struct.pack("<HB", 9_999, 256 - 100)),  # a second
+        block(1, bytes([256 - 50, 0]) + first[:15_000].tobytes()),  # 20 kHz
+        block(2, first[15_000:].tobytes()),
+        block(3, struct.pack("<HB", 4_999, 256 - 100)),
+        slow,
+        block(5, b"a comment\0"),
+        slow,
+        block(3, struct.pack("<HB", 9_999, 256 - 100)),
+    ]
+    path = tmp_path / "x.voc"
+    head = b"Creative Voice File\x1a" + struct.pack("<HHH", 26, 0x10A, 0x1129)
+    path.write_bytes(head + b"".join(blocks) + b"\0")
+    found = reading.load(path, 20_000)
+    assert len(found) == 20_000 * (1 + 2 + 0.5 + 4 + 4 + 1)
+    np.testing.assert_allclose(found[20_000:60_000], (first - 128.0) / 128, atol=1e-6)
+    expected = reading.resample((second - 128.0) / 128, 10_000, 20_000)
+    for begin in (70_000, 150_000):
+        np.testing.assert_allclose(
+            found[begin : begin + 80_000][500:-500], expected[500:-500], atol=1e-4
+        )
+    assert not found[:20_000].any()
+    assert np.abs(found[60_100:69_500]).max() < 1e-3
+    assert_crops_match(path, found, 20_000)
+
+
+def test_sound_that_begins_late_in_matroska(tmp_path: Path) -> None:
+    """Whose length counts from the beginning of the file, as of what was cut out of a video."""
+    path = tmp_path / "x.mkv"
+    with av.open(path, "w", format="matroska") as container:
+        stream = container.add_stream("pcm_s16le", 44100)
+        frame = av.AudioFrame.from_ndarray(PCM.reshape(1, -1), "s16", "stereo")
+        frame.sample_rate, frame.pts = 44100, 2 * 44100
+        stream.codec_context.time_base = Fraction(1, 44100)
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    assert reading.probe(path).num_samples == pytest.approx(44100, abs=100)
+    np.testing.assert_allclose(reading.load(path, 44100), MONO, atol=1e-6)
 
 
 def test_voc_of_several_blocks(tmp_path: Path) -> None:

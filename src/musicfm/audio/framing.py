@@ -6,7 +6,7 @@ mp3, and AAC in ADTS), or of Ogg pages, is followed here first, and decoding end
 
 Files that were joined end to end have parts, of which decoders know the first, or count the length
 of the first for all: each part is found here, and decoded as if it were a file. So are the several
-``data`` chunks of a wav file.
+``data`` chunks of a wav file, and the blocks of a voc file.
 
 Not detected: bytes changed inside an MPEG frame whose header stays intact (a click; nothing moves
 in time), MPEG frames or Ogg pages missing at the very end when nothing in the file counts them, and
@@ -20,6 +20,7 @@ Programming Interface 1.0 (RIFF).
 import struct
 import zlib
 from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
 # Junk of up to this many bytes after the last frame is no damage.
@@ -129,6 +130,10 @@ def _mpeg_part(file: BinaryIO, start: int, size: int) -> tuple[Part, int | None]
         damage, stop = f"its MPEG frames break off at byte {offset}", last
     if damage is None and declared is not None and not is_complete:
         damage = f"it has {num_frames} of the {declared} frames it declares"
+    if is_complete and following is None and size - offset > _JUNK_BYTES:
+        # Another one, with something between them, such as half a frame; not as near the end as
+        # bytes look like frames by chance.
+        following = _first_frame(file, offset, size - _JUNK_BYTES)
     # With more frames than were declared, something was joined to it.
     is_declared = declared is not None and (damage is not None or num_frames <= declared + 1)
     count = None
@@ -153,8 +158,9 @@ def _after_gap(file: BinaryIO, offset: int, size: int) -> int:
 def scan_ogg(file: BinaryIO, start: int) -> list[Part]:
     """Follow the pages of an Ogg file from about ``start`` on: checksums, and the pages' numbers.
 
-    Recordings that follow each other (a chain) are parts. A gap right after the headers of a stream
-    is no damage: whoever records a broadcast from its middle on is sent the headers first.
+    Recordings that follow each other (a chain) are parts, also with something else between them. A
+    gap right after the headers of a stream is no damage: whoever records a broadcast from its
+    middle on is sent the headers first. Its length is then unknown: times count from elsewhere.
     """
     size = file.seek(0, 2)
     start += max(0, _read_at(file, start, _JUNK_BYTES).find(b"OggS"))
@@ -163,36 +169,61 @@ def scan_ogg(file: BinaryIO, start: int) -> list[Part]:
     numbers: dict[bytes, int] = {}
     unfinished: set[bytes] = set()
     has_sound: set[bytes] = set()
-    damage = None
+    is_declared, damage = True, None
     while offset < size:
         page = _page_at(file, offset)
+        if page is None and has_sound and not unfinished:
+            # All streams have said that they end: what follows is not theirs.
+            following = _next_ogg(file, offset)
+            if following is None:
+                break
+            parts.append(Part(((start, offset),), is_declared=is_declared))
+            start = offset = following
+            numbers, has_sound, is_declared = {}, set(), True
+            continue
         if page is None:
-            # Once all streams have said that they end, what follows is not theirs.
             damage = f"its Ogg pages break off at byte {offset}" if unfinished else None
             break
         flags, granule, serial = page[5], page[6:14], page[14:18]
         number = int.from_bytes(page[18:22], "little")
         is_first, is_last = bool(flags & 2), bool(flags & 4)
         if is_first and has_sound:
-            parts.append(Part(((start, offset),), is_declared=True))
+            parts.append(Part(((start, offset),), is_declared=is_declared))
             start = offset
-            numbers, unfinished, has_sound = {}, set(), set()
+            numbers, unfinished, has_sound, is_declared = {}, set(), set(), True
         if not is_first and serial not in numbers:
             damage = f"an Ogg page of another stream stands at byte {offset}"
             break
-        if serial in has_sound and number != numbers[serial] + 1:
-            damage = f"an Ogg page is missing at byte {offset}"
-            break
+        if not is_first and number != numbers[serial] + 1:
+            if serial in has_sound:
+                damage = f"an Ogg page is missing at byte {offset}"
+                break
+            is_declared = False
         numbers[serial] = number
         if granule not in (bytes(8), b"\xff" * 8):
             has_sound.add(serial)
         (unfinished.discard if is_last else unfinished.add)(serial)
         offset += len(page)
-    last = Part(((start, offset),), damage=damage, is_declared=damage is None)
+    last = Part(((start, offset),), damage=damage, is_declared=damage is None and is_declared)
     return [*parts, last]
 
 
-WAV = {b"RIFF": "<", b"RIFX": ">"}
+def _next_ogg(file: BinaryIO, offset: int) -> int | None:
+    """Where the next Ogg stream begins with an intact page, if one does."""
+    while len(window := _read_at(file, offset, _JUNK_BYTES + 3)) > 3:
+        at = window.find(b"OggS")
+        while at >= 0:
+            page = _page_at(file, offset + at)
+            if page is not None and page[5] & 2:
+                return offset + at
+            at = window.find(b"OggS", at + 1)
+        offset += _JUNK_BYTES
+    return None
+
+
+_W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
+
+WAV = {b"RIFF": "<", b"RIFX": ">", b"RF64": "<", b"BW64": "<"}
 """First bytes of wav files, and the byte order that goes with them."""
 
 
@@ -219,25 +250,66 @@ def _unaccounted(num_bytes: int) -> str:
 
 
 def scan_container(file: BinaryIO, start: int) -> Part:
-    """A file of another kind, which is damaged if its header accounts for a part of it alone.
+    """A file of another kind, without the tags at its end.
 
-    That is so of AIFF, AU and MP4 files with another one joined to them, of which decoders read the
-    first, and where the header was never updated.
+    It is damaged if its header accounts for a part of it alone. That is so of AIFF, AU, CAF, W64
+    and MP4 files with another one joined to them, of which decoders read the first, and where the
+    header was never updated.
     """
     size = file.seek(0, 2)
-    head = _read_at(file, start, 12)
+    head = _read_at(file, start, 24)
     end = size
     # Writers that cannot go back leave 0 or the largest number.
     if head[:4] == b"FORM" and head[4:8] > bytes(4):
         end = start + 8 + int.from_bytes(head[4:8])
     elif head[:4] == b".snd" and head[8:12] > bytes(4):
         end = start + int.from_bytes(head[4:8]) + int.from_bytes(head[8:12])
+    elif head[:4] == b"caff":
+        end = _end_of_caf(file, start, size)
+    elif head[:16] == _W64 and head[16:24] > bytes(8):
+        end = start + int.from_bytes(head[16:24], "little")
     elif head[4:8] == b"ftyp":
         end = _end_of_mp4(file, start, size)
     rest = size - _after_zeros(file, end, size)
     is_tag = _tag_bytes(_read_at(file, end, 16))
     damage = _unaccounted(rest) if rest > _JUNK_BYTES and not is_tag else None
-    return Part(((start, size),), damage=damage)
+    stop = min(size, end) if head[:16] == _W64 else _before_tags(file, start, size)
+    return Part(((start, stop),), damage=damage)
+
+
+def _end_of_caf(file: BinaryIO, start: int, size: int) -> int:
+    """Where its last chunk ends: the next file begins with "caff", as no chunk does."""
+    offset = start + 8
+    while offset + 12 <= size:
+        head = _read_at(file, offset, 12)
+        length = int.from_bytes(head[4:], signed=True)
+        if head[:4] == b"caff":
+            return offset
+        if length < 0 or not _is_chunk(head):
+            break
+        offset += 12 + length
+    return size
+
+
+def _before_tags(file: BinaryIO, start: int, size: int) -> int:
+    """Where the tags at the end of a file begin: ID3v1, Lyrics3, APE, ID3v2 with a footer."""
+    while size - start > 128:
+        tail = _read_at(file, size - 128, 128)
+        if tail[:3] == b"TAG":
+            length = 128
+        elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
+            length = 15 + int(tail[-15:-9])
+        elif tail[-32:-24] == b"APETAGEX":
+            has_header = tail[-9] & 0x80
+            length = int.from_bytes(tail[-20:-16], "little") + (32 if has_header else 0)
+        elif tail[-10:-7] == b"3DI":
+            length = _tag_bytes(b"ID3" + tail[-7:])
+        else:
+            break
+        if not 0 < length < size - start:
+            break
+        size -= length
+    return size
 
 
 def _end_of_mp4(file: BinaryIO, start: int, size: int) -> int:
@@ -256,6 +328,64 @@ def _end_of_mp4(file: BinaryIO, start: int, size: int) -> int:
     return size
 
 
+VOC = b"Creative Voice File\x1a"
+"""First bytes of voc files."""
+_VOC_FORMATS = {0: (1, 8, b"\x80"), 4: (1, 16, b"\0"), 6: (6, 8, b"\xd5"), 7: (7, 8, b"\xff")}
+"""Format and bits of wav files that have the same samples, and what silence is, by codec."""
+_MOST_SILENCE = 1 << 26  # bytes
+
+
+def scan_voc(file: BinaryIO, start: int) -> list[Part]:
+    """The blocks of a voc file that has silence, which decoders leave out, or several rates.
+
+    Each part is a wav file. There is none where decoders get it right, or where a block is coded.
+    """
+    size = file.seek(0, 2)
+    offset = start + int.from_bytes(_read_at(file, start + 20, 2), "little")
+    form: tuple[int, int, int] | None = None  # rate, channels, codec
+    is_extended, seconds = False, 0.0  # of silence since the last sound
+    runs: list[tuple[tuple[int, int, int], float, list[tuple[int, int]]]] = []
+    while offset + 4 <= size and (head := _read_at(file, offset, 16).ljust(16, b"\0"))[0]:
+        kind, body = head[0], offset + 4
+        offset = min(size, body + int.from_bytes(head[1:4], "little"))
+        if kind == 3:
+            seconds += (int.from_bytes(head[4:6], "little") + 1) * (256 - head[6]) / 1_000_000
+        elif kind == 8:  # instead of what the next block says
+            divisor, channels = 65536 - int.from_bytes(head[4:6], "little"), head[7] + 1
+            form, is_extended = (256_000_000 // divisor // channels, channels, head[6]), True
+        elif kind in (1, 2, 9):
+            if kind == 9:
+                rate, channels, codec = struct.unpack("<IxBH", head[4:12])
+                form = rate, channels, codec
+            elif kind == 1 and not is_extended:
+                form = 1_000_000 // (256 - head[4]), 1, head[5]
+            is_extended = False
+            if form is None or form[2] not in _VOC_FORMATS or not all(form[:2]):
+                return []
+            if not runs or seconds or runs[-1][0] != form:
+                runs.append((form, seconds, []))
+                seconds = 0.0
+            runs[-1][2].append((min(offset, body + {1: 2, 2: 0, 9: 12}[kind]), offset))
+    if seconds and form is not None:
+        runs.append((form, seconds, [(offset, offset)]))
+    if len(runs) > _MAX_PIECES or (len(runs) < 2 and not (runs and runs[0][1])):
+        return []
+    parts, num_silent = [], 0
+    for (rate, channels, codec), seconds, pieces in runs:
+        tag, bits, zero = _VOC_FORMATS[codec]
+        frame = channels * bits // 8
+        num_bytes = round(seconds * rate) * frame
+        num_silent += num_bytes
+        if num_silent > _MOST_SILENCE:
+            return []
+        length = num_bytes + sum(stop - begin for begin, stop in pieces)
+        fields = struct.pack("<IHHIIHH", 16, tag, channels, rate, rate * frame % 2**32, frame, bits)
+        chunks = b"WAVEfmt " + fields + b"data" + struct.pack("<I", length)
+        riff = b"RIFF" + struct.pack("<I", len(chunks) + length) + chunks
+        parts.append(Part(tuple(pieces), riff + zero * num_bytes))
+    return parts
+
+
 def is_wav(head: bytes) -> bool:
     return head[:4] in WAV and head[8:12] == b"WAVE"
 
@@ -268,14 +398,20 @@ def _wav_part(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
     """
     order, form = WAV[_read_at(file, start, 4)], b""
     data: list[tuple[int, int]] = []
+    long = None  # the length of the data where four bytes do not hold it
     is_simple, offset = True, start + 12
     while offset + 8 <= size and len(data) < _MAX_PIECES:
         head = _read_at(file, offset, 16)
         if not _is_chunk(head) or is_wav(head) or _tag_bytes(head):
             break
         body, length = offset + 8, struct.unpack(f"{order}I", head[4:8])[0]
+        if head[:4] == b"data" and length == 0xFFFFFFFF and long is not None:
+            is_simple &= long > 0  # 0 in a file that was never finished
+            length = long or size - body
         offset = min(size, body + length)
-        if head[:4] == b"fmt ":
+        if head[:4] == b"ds64":
+            long = int.from_bytes(_read_at(file, body + 8, 8), "little")
+        elif head[:4] == b"fmt ":
             form = _read_at(file, body, min(length, _FORMAT_BYTES))
         elif head[:4] == b"data":
             if length == 0 and not _is_chunk(_read_at(file, body, 4)):
@@ -292,13 +428,19 @@ def _wav_part(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
     chunks = b"fmt " + struct.pack(f"{order}I", len(form)) + form + bytes(len(form) % 2)
     length = sum(stop - begin for begin, stop in data)
     chunks = b"WAVE" + chunks + b"data" + struct.pack(f"{order}I", min(length, 0xFFFFFFFF))
-    head = _read_at(file, start, 4) + struct.pack(f"{order}I", min(length, 0xFFFF0000)) + chunks
+    name = b"RIFX" if order == ">" else b"RIFF"
+    head = name + struct.pack(f"{order}I", min(length, 0xFFFF0000)) + chunks
     return Part(tuple(data), head), offset
 
 
 def _is_chunk(head: bytes) -> bool:
     """Whether this begins with what may be the name of a chunk."""
     return len(head) >= 4 and all(32 <= byte < 127 for byte in head[:4])
+
+
+def begins_with_frames(data: bytes) -> bool:
+    """Whether bytes are MPEG or ADTS frames from the first one on."""
+    return _is_chain(BytesIO(data), 0, 1 << 62)
 
 
 def _read_at(file: BinaryIO, offset: int, num_bytes: int) -> bytes:

@@ -2,10 +2,10 @@
 
 The way of a file:
 
-1. ID3 and APE tags before its content are passed over, whatever the content is.
+1. Tags before and after its content are passed over, whatever the content is.
 2. Its framing is followed where it has one that decoders get wrong (`musicfm.audio.framing`): the
-   chunks of wav, the pages of Ogg, the frames of MPEG. That gives one part, or several that follow
-   each other in time, each of which is opened by itself.
+   chunks of wav, the blocks of voc, the pages of Ogg, the frames of MPEG. That gives one part, or
+   several that follow each other in time, each of which is opened by itself.
 3. libsndfile reads the PCM containers (wav, aiff, au, caf, w64 and their kin), FFmpeg everything
    else, and what libsndfile refuses. What FFmpeg refuses is tried with libsndfile.
 
@@ -28,6 +28,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
+from copy import copy
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BytesIO
@@ -41,12 +42,15 @@ import soundfile
 import soxr
 
 from musicfm.audio.framing import (
+    VOC,
     Part,
     after_tags,
+    begins_with_frames,
     is_wav,
     scan_container,
     scan_mpeg,
     scan_ogg,
+    scan_voc,
     scan_wav,
 )
 from musicfm.errors import AudioError, printable
@@ -192,7 +196,7 @@ class _SndFile:
         self._sound.close()
 
     def is_coded(self) -> bool:
-        """Whether the samples are a stream of DTS, or one for S/PDIF (IEC 61937), by its sync."""
+        """Whether the samples are DTS, a stream for S/PDIF (IEC 61937), or mp3, by their syncs."""
         if self._sound.subtype != "PCM_16":
             return False
         words = np.zeros(0, np.int16)
@@ -201,7 +205,8 @@ class _SndFile:
             if words.any() or not len(words):
                 break
         self._sound.seek(0)
-        return np.trim_zeros(words, "f")[:2].tobytes() in _SYNCS
+        words = np.trim_zeros(words, "f")
+        return words[:2].tobytes() in _SYNCS or begins_with_frames(words.tobytes())
 
     def chunks(self, start: int, size: int) -> Iterator[Array]:
         """Yield (channels, up to ``size``) from sample ``start`` on, as far as they are intact."""
@@ -238,7 +243,7 @@ class _AvFile:
         if self.codec in _CHECKED_CODECS:
             self._codec.options = {"err_detect": "crccheck+explode"}
         rate = self._codec.sample_rate
-        num_samples = self._declared_samples(part)
+        num_samples = self._declared_samples(path, part)
         self.info = AudioInfo(path, rate, self._codec.layout.nb_channels, num_samples)
         self.num_decoded = 0
         self.damage: str | None = None
@@ -248,22 +253,42 @@ class _AvFile:
         can_skip = ticks.denominator == 1 and self.codec in _FORGETFUL_CODECS
         self._ticks_per_sample = ticks.numerator if can_skip else None
 
-    def _declared_samples(self, part: Part) -> int | None:
+    def _declared_samples(self, path: str, part: Part) -> int | None:
         seconds: Fraction | None = None
         if self._stream.duration is not None:
             seconds = self._stream.duration * self._stream.time_base
         if self.format in _SCANS:
             if not part.is_declared:
                 return part.num_samples
-            if self.codec == "opus" and seconds is not None:  # FFmpeg counts its pre-skip
-                seconds -= Fraction(int.from_bytes(self._codec.extradata[10:12], "little"), 48000)
+            if self.format == "ogg" and seconds is not None:
+                seconds = self._ogg_seconds(path, seconds)
         elif self.format == "matroska,webm":
             # One length for all tracks, of which the sound may be the shorter one.
             is_alone = self._container.duration is not None and len(self._container.streams) == 1
-            seconds = Fraction(self._container.duration, av.time_base) if is_alone else None
+            if is_alone:
+                seconds = Fraction(self._container.duration, av.time_base)
+                seconds -= (self._stream.start_time or 0) * self._stream.time_base
         elif self.format not in _SHORTFALL_SECONDS:
             return None
         return round(seconds * self._codec.sample_rate) if seconds else None
+
+    def _ogg_seconds(self, path: str, last: Fraction) -> Fraction | None:
+        """How long a stream is that ends at ``last``; None if it does not begin at 0.
+
+        Streams that were cut out of others begin before 0, or later.
+        """
+        with closing(_open_av(path, copy(self._span))) as container, suppress(av.FFmpegError):
+            packets = container.demux(container.streams.best("audio"))
+            if self.codec == "flac":  # whose first timestamps FFmpeg makes up
+                return sum(packet.duration or 0 for packet in packets) * self._stream.time_base
+            first = next(packets, None)
+            skipped = first.duration or 0 if first else 0
+            if self.codec == "opus":
+                skipped = int.from_bytes(self._codec.extradata[10:12], "little")
+                last -= Fraction(skipped, 48_000)  # FFmpeg counts it
+            if self.codec not in ("opus", "vorbis") or (first and first.pts == -skipped):
+                return last
+        return None
 
     def close(self) -> None:
         self._container.close()
@@ -277,7 +302,9 @@ class _AvFile:
                 if self.num_decoded > start:
                     yield samples[:, max(0, start - position) :]
         except av.FFmpegError as error:
-            self.damage = f"FFmpeg reports: {error.strerror}"
+            reason = str(error.strerror)
+            reason = "bytes that it does not know" if reason.startswith("Error number") else reason
+            self.damage = f"FFmpeg reports: {reason}"
         except IndexError:  # PyAV's, where a damaged flv seems to grow a track on the way
             self.damage = "FFmpeg reports a track that its header lacks"
         except ValueError as error:  # PyAV's, of samples that it does not know
@@ -526,12 +553,12 @@ def _source(name: str, file: BinaryIO) -> Source:
         raise AudioError(f"{shown(name)} is empty (0 bytes); replace the file.")
     start = after_tags(file, size)
     file.seek(start)
-    head = file.read(12)
+    head = file.read(20)
     if is_wav(head):
         parts = scan_wav(file, start)
     elif head[:4] == b"OggS":
         parts = scan_ogg(file, start)
-    else:
+    elif not (parts := scan_voc(file, start) if head == VOC else []):
         source = _open_part(name, file, scan_container(file, start))
         if source.format not in _SCANS:
             return source
