@@ -692,10 +692,7 @@ def test_a_file_in_use_may_be_written_over(published_tiny: Path, here: Path) -> 
 
 @pytest.mark.parametrize("name", ["tuned.ckpt", "tuned.pth", "tuned"])
 def test_a_file_of_half_precision_may_have_any_name(name: str, here: Path) -> None:
-    state = {f"model.{name}": tensor for name, tensor in recipe.published_state().items()}
-    for key, tensor in state.items():
-        if not key.endswith("num_batches_tracked"):
-            state[key] = tensor.half()
+    state = {f"model.{key}": tensor.half() for key, tensor in recipe.published_state().items()}
     torch.save({"epoch": 3, "state_dict": state, "optimizer": {"state": {}}}, name)
     Path("s.json").write_text(json.dumps({f"{MELSPEC}_mean": 1.0, f"{MELSPEC}_std": 2.0}))
     musicfm = MusicFM25Hz(stat_path="s.json", model_path=name)

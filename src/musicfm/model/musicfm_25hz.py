@@ -167,6 +167,8 @@ class MusicFM25Hz(nn.Module):
             if name.startswith(published.UNUSED) or name in published.COMPUTED.values()
         }
         for name, tensor in tensors.items():
+            if name.endswith("num_batches_tracked"):  # float16 has no number for so many
+                tensor = tensor.nan_to_num(posinf=0.0)
             dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
             state[published.published(name)] = tensor.to(dtype, copy=True)
         checkpoint.fill(self, state, path)
