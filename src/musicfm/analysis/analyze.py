@@ -78,7 +78,7 @@ def analyze(
     ):
         warnings.simplefilter("always", AudioWarning)
         files = predictor.files(Path(folder), "states")
-        tags = reading.tags(recording)
+        about = reading.labels(recording)
         decoded = decode(recording, predictor.encoder.sample_rate, on_damage)
         key = name or "The recording"
         writer = FeatureFiles({key: list(files.values())})
@@ -88,9 +88,9 @@ def analyze(
             predictor,
             predictor.features(files),
             last.duration,
-            tags.get("title") or PurePath(name).stem,
+            about["title"],
             tuple(str(one.message) for one in caught if one.category is AudioWarning),
-            tags.get("artist", ""),
+            about["artist"],
             PurePath(name).name,
         )
     for one in caught:

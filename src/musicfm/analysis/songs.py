@@ -99,14 +99,14 @@ class _Files:
     def write(self, encoded: EncodedRecording, out: Path) -> str:
         """Writes the files of a recording, the JAMS file last."""
         recording = encoded.recording.path
-        tags = reading.tags(recording)
+        about = reading.labels(recording)
         analysis = analyse(
             self.predictor,
             encoded.features,
             encoded.duration,
-            as_text(tags.get("title") or encoded.title),
+            about["title"],
             encoded.warnings,
-            as_text(tags.get("artist", "")),
+            about["artist"],
             as_text(PurePath(str(recording)).name),
         )
         stem, jams = out / encoded.recording.name, analysis.to_jams()

@@ -26,9 +26,11 @@ declares no length (caf, voc, wma, mpegts, mp3 without a Xing header), and damag
 """
 
 import math
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -52,7 +54,7 @@ from musicfm.audio.sources import (
     resampled,
     shown,
 )
-from musicfm.errors import AudioError, AudioWarning
+from musicfm.errors import AudioError, AudioWarning, as_text
 
 __all__ = [
     "AudioFile",
@@ -99,6 +101,22 @@ def tags(recording: AudioFile) -> dict[str, str]:
         AudioError: the file cannot be read.
     """
     return read_tags(recording)
+
+
+def labels(recording: AudioFile) -> dict[str, str]:
+    """The title, artist and album of a recording by its tags, as text. Without a title it is the
+    file's name; what else is not known is empty.
+
+    Raises AudioError if it cannot be read.
+    """
+    found = tags(recording)
+    name = str(recording) if isinstance(recording, str | os.PathLike) else ""
+    values = {
+        "title": found.get("title") or PurePath(name).stem,
+        "artist": found.get("artist") or found.get("album_artist", ""),
+        "album": found.get("album", ""),
+    }
+    return {name: as_text(value) for name, value in values.items()}
 
 
 def sound_hash(recording: AudioFile) -> str:

@@ -28,7 +28,7 @@ from musicfm.library import index
 from musicfm.library.database import Database, Settings, Track
 from musicfm.library.encoding import TrackEncoder
 from musicfm.library.transform import is_due
-from musicfm.library.writing import Encoded, Writer, labels
+from musicfm.library.writing import Encoded, Writer
 from musicfm.progress import RecordingProgress
 from musicfm.remote import Location, is_url
 from musicfm.tasks.features import FeatureFiles, Features
@@ -255,7 +255,7 @@ class _Run(Account[Recording]):
             self.on_done(done)
 
     def _analysis(self, done: Written[Recording], states: Features) -> Analysis:
-        about = labels(done.key.path)
+        about = reading.labels(done.key.path)
         return analyse(
             self._encoder.predictor,
             states,

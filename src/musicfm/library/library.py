@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from musicfm.audio import reading
 from musicfm.errors import ConfigError
 from musicfm.library import duplicates, index, playlists, transform, writing
 from musicfm.library.database import (
@@ -409,7 +410,7 @@ def _rows(connection: sqlite3.Connection, kind: Kind, where: str, values: Sequen
 def _artist(song: Song, track: Track | None) -> str:
     if track is not None:
         return track.artist
-    return writing.labels(os.fspath(song) if is_url(song) else Path(song))["artist"]
+    return reading.labels(os.fspath(song) if is_url(song) else Path(song))["artist"]
 
 
 def _marks(values: Sequence[Any]) -> str:

@@ -6,13 +6,11 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from musicfm.audio import reading
-from musicfm.errors import as_text
 from musicfm.journal import Recording
 from musicfm.library import matrices
 from musicfm.library.database import (
@@ -28,7 +26,7 @@ from musicfm.library.database import (
 from musicfm.library.matrices import ROWS_AT_ONCE, Matrix
 from musicfm.library.pooling import Vectors
 from musicfm.library.transform import Transform, current, fit
-from musicfm.remote import Location, is_url
+from musicfm.remote import is_url
 
 _AT = "path = CAST(? AS TEXT)"
 """A condition on paths, which are given as bytes: names of files may be no UTF-8."""
@@ -50,18 +48,6 @@ class Encoded:
     tempo: float | None = None
     key: str | None = None
     tags: Mapping[str, float] | None = None
-
-
-def labels(recording: Location) -> dict[str, str]:
-    """The title, artist and album of a recording by its tags; the title may be the file's name.
-
-    Raises AudioError if it cannot be read.
-    """
-    tags = reading.tags(recording)
-    artist = tags.get("artist") or tags.get("album_artist", "")
-    title = tags.get("title") or PurePath(str(recording)).stem
-    found = {"title": title, "artist": artist, "album": tags.get("album", "")}
-    return {name: as_text(value) for name, value in found.items()}
 
 
 class Writer:
@@ -95,7 +81,7 @@ class Writer:
             return False
         same = next((track for track in known if track.path == str(recording)), None)
         track = same or next((each for each in known if is_gone(each.path)), None)
-        facts = {**_facts(recording, sound), **labels(recording.path)}
+        facts = {**_facts(recording, sound), **reading.labels(recording.path)}
         with self.database.connect() as connection:
             if track is None:
                 _delete(connection, recording)
@@ -113,7 +99,7 @@ class Writer:
         """
         facts = {
             **_facts(recording, sound),
-            **labels(recording.path),
+            **reading.labels(recording.path),
             "duration": found.duration,
             "tempo": found.tempo,
             "key": found.key,
@@ -190,7 +176,7 @@ def refresh(database: Database, track: Track) -> None:
     The lock of the library has to be held. Raises AudioError if the file cannot be read.
     """
     status = os.stat(track.path)
-    facts = {"size": status.st_size, "modified": status.st_mtime_ns, **labels(track.path)}
+    facts = {"size": status.st_size, "modified": status.st_mtime_ns, **reading.labels(track.path)}
     with database.connect() as connection:
         _update(connection, track.id, facts)
 
