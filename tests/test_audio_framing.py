@@ -89,6 +89,14 @@ def test_tags_after_files_of_any_kind(tmp_path: Path, name: str) -> None:
         np.testing.assert_array_equal(reading.load(path, 44100), expected)
 
 
+@pytest.mark.parametrize("name", ["tone.wv", "tone.flac", "tone.m4a"])
+def test_junk_behind_all_that_was_declared(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, name, 1.0)
+    expected = reading.load(path, 44100)
+    path.write_bytes(path.read_bytes() + b"\r\n" + bytes(1000))
+    np.testing.assert_array_equal(reading.load(path, 44100), expected)
+
+
 # --- MPEG ---------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Decoding: every format, the same samples by every path, and no silent damage."""
 
 import contextlib
+import mmap
 import os
 import shutil
 import struct
@@ -281,6 +282,24 @@ def test_other_things_than_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         reading.load(path, RATE)
 
 
+def test_files_that_are_open_in_another_way(tmp_path: Path) -> None:
+    path = write(tmp_path, "tone.wav")
+    closed = path.open("rb")
+    closed.close()
+    reader, writer = os.pipe()
+    os.close(writer)
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        os.fdopen(reader, "rb") as pipe,
+    ):
+        for other in (closed, pipe, mapped, path.read_bytes(), None, 3):
+            with pytest.raises(AudioError, match="cannot be read as a recording; pass a path"):
+                reading.load(other, RATE)  # type: ignore[arg-type]
+    with path.open() as text, pytest.raises(AudioError, match="is open as text"):
+        reading.load(text, RATE)  # type: ignore[arg-type]
+
+
 def test_video_without_sound(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="has no audio"):
         reading.load(write_video(tmp_path / "x.mp4"), RATE)
@@ -532,6 +551,15 @@ def test_resample_makes_mono() -> None:
     assert mono.dtype == np.float32
     np.testing.assert_allclose(mono, samples.mean(axis=0), atol=1e-6)
     np.testing.assert_array_equal(reading.resample(samples[0], 44100, 44100), samples[0])
+
+
+def test_resample_leaves_channels_out_as_files_do() -> None:
+    one = tone(24000, 2.0)[:, 0]
+    empty = np.zeros_like(one)
+    six = np.stack([empty, one, empty, empty, empty, empty])
+    np.testing.assert_array_equal(reading.resample(six, 24000, 24000), one)
+    with pytest.warns(AudioWarning, match=r"cancel each other for 2\.0 s"):
+        np.testing.assert_array_equal(reading.resample(np.stack([one, -one]), 24000, 24000), one)
 
 
 @pytest.mark.parametrize(

@@ -300,8 +300,9 @@ def _before_tags(file: BinaryIO, start: int, size: int) -> int:
         elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
             length = 15 + int(tail[-15:-9])
         elif tail[-32:-24] == b"APETAGEX":
-            has_header = tail[-9] & 0x80
-            length = int.from_bytes(tail[-20:-16], "little") + (32 if has_header else 0)
+            length = int.from_bytes(tail[-20:-16], "little")
+            if _read_at(file, max(start, size - length - 32), 8) == b"APETAGEX":
+                length += 32
         elif tail[-10:-7] == b"3DI":
             length = _tag_bytes(b"ID3" + tail[-7:])
         else:

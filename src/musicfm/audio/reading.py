@@ -48,7 +48,6 @@ from musicfm.audio.sources import (
     AudioInfo,
     Source,
     local_copy,
-    mono,
     open_source,
     read_tags,
     resampled,
@@ -185,7 +184,7 @@ def stream(
         )
     if not (math.isfinite(start_seconds) and start_seconds >= 0):
         raise AudioError(f"start_seconds must be 0 or more, not {start_seconds}.")
-    if duration_seconds is not None and not round(duration_seconds * sample_rate) > 0:
+    if duration_seconds is not None and not 0.5 < duration_seconds * sample_rate < math.inf:
         raise AudioError(f"duration_seconds must be at least a sample, not {duration_seconds}.")
     if not block_seconds > 0:
         raise AudioError(f"block_seconds must be more than 0, not {block_seconds}.")
@@ -224,8 +223,11 @@ def resample(samples: npt.ArrayLike, from_rate: int, to_rate: int) -> _Samples:
         raise AudioError(
             f"The waveform has shape {waveform.shape}; pass (samples,) or (channels, samples)."
         )
-    info = AudioInfo("The waveform", from_rate, 1, waveform.shape[-1])
-    samples = _checked(mono(np.atleast_2d(waveform)), 0, info)
+    channels = np.atleast_2d(waveform)
+    info = AudioInfo("The waveform", from_rate, *channels.shape)
+    downmix = Downmix(info, sounding(iter([channels]), len(channels)))
+    samples = _checked(np.concatenate(list(downmix(iter([channels]), 0))), 0, info)
+    _warn_of_cancelled(downmix, "The waveform")
     if from_rate == to_rate:
         return samples
     return soxr.resample(samples, from_rate, to_rate, quality="HQ")
@@ -267,13 +269,17 @@ def _decode(
                 break
         else:
             _check_end(source, begin / sample_rate, on_damage, is_empty)
-        if cancelled := downmix.cancelled_seconds:
-            warnings.warn(
-                f"{name} has channels that cancel each other for {cancelled:.1f} s: there, its "
-                "first channel was taken instead of their mean.",
-                AudioWarning,
-                stacklevel=3,
-            )
+        _warn_of_cancelled(downmix, name)
+
+
+def _warn_of_cancelled(downmix: Downmix, name: str) -> None:
+    if seconds := downmix.cancelled_seconds:
+        warnings.warn(
+            f"{name} has channels that cancel each other for {seconds:.1f} s: there, its first "
+            "channel was taken instead of their mean.",
+            AudioWarning,
+            stacklevel=4,
+        )
 
 
 def _check_end(source: Source, begin_seconds: float, on_damage: str, is_empty: bool) -> None:

@@ -31,7 +31,7 @@ from contextlib import (
 from copy import copy
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from io import BytesIO
+from io import BytesIO, TextIOBase
 from itertools import accumulate
 from typing import Any, BinaryIO, cast
 
@@ -320,25 +320,29 @@ class _AvFile:
     def _intact(self, start: int) -> Iterator[Array]:
         """Yield samples of frames, but for the last before damage, which may have begun there."""
         expected = held = None
-        for frame in self._frames_near(start):
-            channels = frame.layout.nb_channels
-            if frame.sample_rate != self.info.sample_rate:
-                self.damage = f"its sample rate changes to {frame.sample_rate} Hz"
-            elif channels > max(self.info.channels, _MOST_CHANNELS):
-                self.damage = f"it changes to {channels} channels"
-            elif self.format == "flac" and frame.pts is None:
-                self.damage = "a FLAC frame is broken"
-            elif frame.pts is not None and self.format != "ogg":  # whose pages were followed
-                now = float(frame.pts * frame.time_base)
-                if expected is not None and abs(now - expected) > _MAX_GAP_SECONDS:
-                    self.damage = f"its timestamps jump by {now - expected:.2f} s"
-                expected = now + frame.samples / frame.sample_rate
-            if self.damage is not None:
-                return
-            if held is not None:
-                yield held
-            # Not later: of more than eight channels, PyAV's frames do not outlive the next packet.
-            held = _to_float(frame)
+        try:
+            for frame in self._frames_near(start):
+                channels = frame.layout.nb_channels
+                if frame.sample_rate != self.info.sample_rate:
+                    self.damage = f"its sample rate changes to {frame.sample_rate} Hz"
+                elif channels > max(self.info.channels, _MOST_CHANNELS):
+                    self.damage = f"it changes to {channels} channels"
+                elif self.format == "flac" and frame.pts is None:
+                    self.damage = "a FLAC frame is broken"
+                elif frame.pts is not None and self.format != "ogg":  # whose pages were followed
+                    now = float(frame.pts * frame.time_base)
+                    if expected is not None and abs(now - expected) > _MAX_GAP_SECONDS:
+                        self.damage = f"its timestamps jump by {now - expected:.2f} s"
+                    expected = now + frame.samples / frame.sample_rate
+                if self.damage is not None:
+                    return
+                if held is not None:
+                    yield held
+                # Not later: of over eight channels, PyAV's frames do not outlive the next packet.
+                held = _to_float(frame)
+        except av.FFmpegError:
+            if held is None or self.num_decoded + held.shape[1] != self.info.num_samples:
+                raise  # behind all that was declared there may be anything
         if held is not None:
             yield held
 
@@ -504,8 +508,19 @@ def _opened(recording: AudioFile) -> tuple[str, AbstractContextManager[BinaryIO]
         return recording, cast(AbstractContextManager[BinaryIO], local_copy(recording))
     if isinstance(recording, str | os.PathLike):
         return os.fsdecode(recording), _open_file(recording)
-    recording.seek(0)
-    return str(getattr(recording, "name", "The recording")), nullcontext(recording)
+    name = str(getattr(recording, "name", "The recording"))
+    if isinstance(recording, TextIOBase):
+        raise AudioError(f'{shown(name)} is open as text; open it with mode "rb".')
+    try:
+        is_usable = isinstance(recording.seek(0), int)  # that of mmap tells nothing
+    except (AttributeError, OSError, ValueError):
+        is_usable = False
+    if not is_usable:
+        raise AudioError(
+            f"{type(recording).__name__} cannot be read as a recording; pass a path, or a file that "
+            "is open for reading bytes and can be sought in (io.BytesIO for what is in memory)."
+        )
+    return name, nullcontext(recording)
 
 
 def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
