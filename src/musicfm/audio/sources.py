@@ -517,8 +517,8 @@ def _opened(recording: AudioFile) -> tuple[str, AbstractContextManager[BinaryIO]
         is_usable = False
     if not is_usable:
         raise AudioError(
-            f"{type(recording).__name__} cannot be read as a recording; pass a path, or a file that "
-            "is open for reading bytes and can be sought in (io.BytesIO for what is in memory)."
+            f"{type(recording).__name__} cannot be read as a recording; pass a path, or a file "
+            "that is open for reading bytes and can be sought in (io.BytesIO for bytes)."
         )
     return name, nullcontext(recording)
 
