@@ -93,7 +93,7 @@ def add(
         if count:
             say(f"{count} {what}")
     if summary.fitted > 1:
-        say(f"similarities have changed: they are of version {summary.fitted} of the transform")
+        say(f"similarities are of version {summary.fitted} of the transform from now on")
     conclude(summary, "added", lib)
 
 
@@ -106,7 +106,7 @@ def fit(lib: Lib) -> None:
     from musicfm.library.library import Library
 
     fitted = Library(lib).fit()
-    say(f"similarities have changed: they are of version {fitted.version} of the transform")
+    say(f"similarities are of version {fitted.version} of the transform from now on")
 
 
 @library.command()
