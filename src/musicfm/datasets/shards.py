@@ -58,7 +58,7 @@ VERSION = 1
 
 @dataclass
 class Prepared:
-    """What became of a collection."""
+    """The result of packing a collection."""
 
     index: Manifest
     num_shards: int

@@ -42,7 +42,7 @@ _NAMED = 3
 
 @dataclass
 class Summary:
-    """What became of a collection."""
+    """The result of a run over a collection."""
 
     done: int = 0
     skipped: int = 0
@@ -152,7 +152,7 @@ def settings_of(
 
 
 class Writer(Protocol[KeyT_contra]):
-    """What becomes of the frames of a recording."""
+    """What is done with the frames of a recording."""
 
     def accumulator(self, recording: KeyT_contra) -> Any:
         """Takes the frames of one recording: has ``add``, which may raise DataError, and

@@ -39,7 +39,7 @@ FIRST_FIT = 20
 
 @dataclass
 class Added(Summary):
-    """What became of the recordings that a library was to take in."""
+    """The result of adding recordings to a library."""
 
     recognised: int = 0
     """The number of recordings that were known by their sound: they have moved, have other tags, or

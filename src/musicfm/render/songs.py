@@ -41,7 +41,7 @@ _PATIENCE_SECONDS = 600.0  # for one song, which takes seconds
 
 @dataclass
 class RenderSummary:
-    """What became of some songs."""
+    """The result of rendering songs."""
 
     done: int = 0
     skipped: int = 0

@@ -260,7 +260,7 @@ def _embed(run: Run, job: EmbedTask, cluster: Cluster) -> None:
 def _pass(
     recordings: list[Recording], size: int, job: Any, cluster: Cluster
 ) -> Iterator[list[Outcome]]:
-    """Deals out recordings in chunks; yields what became of each chunk whose worker survived it.
+    """Distributes recordings in chunks; yields the result of each chunk whose worker survived it.
 
     Raises MusicFMError: the workers cannot go on.
     """
@@ -306,7 +306,7 @@ def _pass(
 
 
 def _note(run: Run, job: EmbedTask, outcomes: Sequence[Outcome]) -> None:
-    """Writes down what became of a chunk: means into a partition first, then the journal."""
+    """Writes the result of a chunk: means into a partition first, then the journal."""
     done = [outcome for outcome in outcomes if isinstance(outcome, Written)]
     if job.pooling is None and done:
         output = write_partition(
@@ -388,7 +388,7 @@ class _Actor:
         vars(__main__)["__file__"] = None
 
     def __call__(self, batch: "pa.Table") -> "pa.Table":
-        """Takes chunks; gives what became of the recordings of each."""
+        """Takes chunks; gives the results of the recordings of each."""
         import pyarrow as pa
 
         outcomes = [pickle.dumps(self._embed(chunk)) for chunk in batch["chunk"].to_pylist()]

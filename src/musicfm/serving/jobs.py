@@ -63,7 +63,7 @@ class Progress:
 
 
 class Job(ABC):
-    """An upload, and what becomes of it. One thread runs it; others may look on, and cancel.
+    """An upload, and what is done with it. One thread runs it; others may look on, and cancel.
 
     Args:
         name: of the recording, by its client.

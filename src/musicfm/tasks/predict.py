@@ -212,7 +212,7 @@ class EncodedRecording:
 
 @dataclass(frozen=True)
 class Output:
-    """What becomes of encoded recordings."""
+    """The files that are written of encoded recordings."""
 
     write: Callable[[EncodedRecording, Path], str]
     """Takes it to files in a folder. Gives the name of the last one, without which the recording
@@ -256,7 +256,7 @@ def predict_collection(
         options: noted in the folder, for :func:`musicfm.journal.read_options`.
 
     Returns:
-        What became of all; a recording that cannot be used is among the failures.
+        A summary; recordings that cannot be used are among its failures.
 
     Raises:
         ConfigError: no recordings.

@@ -80,7 +80,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a row in a task."""
+    """The result of a row in a task."""
 
     row: Row
     task: TaskName
