@@ -27,10 +27,10 @@ from musicfm.errors import AudioError, MusicFMError
 from musicfm.library.library import Library
 from musicfm.serving import uploads
 from musicfm.serving.drop import drop_page
-from musicfm.serving.jobs import RESULTS, Cancelled, Format, Progress, write_result
+from musicfm.serving.jobs import RESULTS, Cancelled, Format, Job, Progress, write_result
 from musicfm.serving.limits import RequestError
 from musicfm.serving.protection import Protection
-from musicfm.serving.service import Kept, Running, Service, Slot, shutting_down
+from musicfm.serving.service import Kept, Service, Slot, shutting_down
 from musicfm.serving.swagger import add_docs
 from musicfm.serving.tracks import MapPage, described
 
@@ -206,11 +206,11 @@ def _add_analyze(routes: APIRouter, service: Service) -> None:
         if progress and format not in _LINES:
             raise RequestError(422, f"progress goes with {' and '.join(_LINES)}, not with {format}")
         slot = await _slot(request, service)
-        running = service.analyze(slot, name, format)
+        job = service.analyze(slot, name, format)
         if progress:
-            lines = _lines(request, service, running)
+            lines = _lines(request, service, job)
             return StreamingResponse(lines, media_type="application/x-ndjson")
-        return await _file(request, service, running)
+        return await _file(request, service, job)
 
 
 def _add_jobs(routes: APIRouter, service: Service) -> None:
@@ -230,9 +230,8 @@ def _add_jobs(routes: APIRouter, service: Service) -> None:
     async def look(id: str) -> dict[str, Any]:
         """How far an analysis is: waiting, encoding, finishing, done or failed."""
         kept = service.kept(id)
-        running = kept.running
-        about = {"name": running.job.name, **asdict(running.job.progress)}
-        if not running.future.done():
+        about = {"name": kept.job.name, **asdict(kept.job.progress)}
+        if not kept.job.future.done():
             return about
         try:
             _kept_result(service, kept)
@@ -249,13 +248,13 @@ def _add_jobs(routes: APIRouter, service: Service) -> None:
     async def fetch(id: str, format: Format) -> Response:
         """The result of an analysis, in any format, and again while it is kept."""
         kept = service.kept(id)
-        if not kept.running.future.done():
+        if not kept.job.future.done():
             raise RequestError(409, "the result is not there yet; ask again in a moment", 1)
         _kept_result(service, kept)
-        file, title = kept.folder / RESULTS[format], kept.running.job.title
+        file, title = kept.job.folder / RESULTS[format], kept.job.title
         if format != "jams" and format != "html":  # these are there
-            analysis = await run_in_threadpool(Analysis.load, kept.folder / RESULTS["jams"])
-            await run_in_threadpool(write_result, analysis, format, title, kept.folder)
+            analysis = await run_in_threadpool(Analysis.load, kept.job.folder / RESULTS["jams"])
+            await run_in_threadpool(write_result, analysis, format, title, kept.job.folder)
         return _answer(file, title)
 
     @routes.delete("/jobs/{id}", status_code=204, responses=_GONE)
@@ -347,9 +346,7 @@ async def _slot(request: Request, service: Service) -> Slot:
     return slot
 
 
-async def _progress(
-    request: Request, service: Service, running: Running
-) -> AsyncIterator[Progress]:
+async def _progress(request: Request, service: Service, job: Job) -> AsyncIterator[Progress]:
     """How far a job is, until it has ended.
 
     Raises:
@@ -358,13 +355,13 @@ async def _progress(
     """
     clock = asyncio.get_running_loop()
     deadline, pause = clock.time() + service.limits.work_seconds, 0.01
-    while not running.future.done():
-        yield running.job.progress
+    while not job.future.done():
+        yield job.progress
         await asyncio.sleep(pause)
         pause = min(1.5 * pause, _TICK_SECONDS)
         if await request.is_disconnected():
             raise ClientDisconnect
-        if running.job.is_cancelled:
+        if job.is_cancelled:
             raise shutting_down()
         if clock.time() > deadline:
             raise _late(service)
@@ -382,17 +379,17 @@ def _kept_result(service: Service, kept: Kept) -> Path:
     """As :func:`_result`, of a job that nobody waits for."""
     if kept.is_late:
         raise _late(service)
-    return _result(kept.running)
+    return _result(kept.job)
 
 
-def _result(running: Running) -> Path:
+def _result(job: Job) -> Path:
     """Where the result is. Raises RequestError if there is none."""
     try:
-        return running.future.result(timeout=0.0)
+        return job.future.result(timeout=0.0)
     except (Cancelled, CancelledError):
         raise shutting_down() from None
     except AudioError as error:
-        raise uploads.request_error(error, running.job.upload, running.job.name) from error
+        raise uploads.request_error(error, job.upload, job.name) from error
     except RequestError:
         raise
     except OSError as error:
@@ -402,11 +399,11 @@ def _result(running: Running) -> Path:
         raise RequestError(500, _BROKEN) from error
 
 
-async def _file(request: Request, service: Service, running: Running) -> Response:
+async def _file(request: Request, service: Service, job: Job) -> Response:
     """The result, once it is there."""
-    async for _ in _progress(request, service, running):
+    async for _ in _progress(request, service, job):
         pass
-    return _answer(_result(running), running.job.title)
+    return _answer(_result(job), job.title)
 
 
 def _answer(result: Path, title: str) -> Response:
@@ -423,15 +420,15 @@ def _answer(result: Path, title: str) -> Response:
     )
 
 
-async def _lines(request: Request, service: Service, running: Running) -> AsyncIterator[str]:
+async def _lines(request: Request, service: Service, job: Job) -> AsyncIterator[str]:
     """Progress, then the result or an error, as lines of JSON."""
     before = None
     try:
-        async for progress in _progress(request, service, running):
+        async for progress in _progress(request, service, job):
             if progress != before:
                 yield json.dumps(asdict(progress)) + "\n"
             before = progress
-        async for part in _last_line(_result(running)):
+        async for part in _last_line(_result(job)):
             yield part
     except ClientDisconnect:
         return

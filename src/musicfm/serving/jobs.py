@@ -7,6 +7,7 @@ import threading
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -73,6 +74,9 @@ class Job(ABC):
         frames: keeps them.
     """
 
+    future: Future[Path]
+    """The file of the result; set when the job is submitted."""
+
     def __init__(
         self,
         name: str,
@@ -93,6 +97,7 @@ class Job(ABC):
     def cancel(self) -> None:
         """Makes the job end soon."""
         self._is_cancelled.set()
+        self.future.cancel()
 
     @property
     def title(self) -> str:

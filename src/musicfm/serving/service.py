@@ -44,19 +44,6 @@ def shutting_down() -> RequestError:
     return RequestError(503, "the server is shutting down", _RETRY_SECONDS)
 
 
-@dataclass(frozen=True)
-class Running:
-    """A job, and what will come of it."""
-
-    job: Job
-    future: Future[Path]
-
-    def cancel(self) -> None:
-        """Makes the job end soon."""
-        self.job.cancel()
-        self.future.cancel()
-
-
 class Slot:
     """What a client holds while it is served: a folder for its upload, and its job.
 
@@ -66,7 +53,7 @@ class Slot:
 
     def __init__(self, service: "Service", folder: Path) -> None:
         self.folder, self.upload = folder, folder / "upload"
-        self.running: Running | None = None
+        self.job: Job | None = None
         self.is_kept = False
         """Whether the job goes on, and its result stays, when the client leaves."""
         self._service = service
@@ -75,19 +62,18 @@ class Slot:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.running is None:
+        if self.job is None:
             self._service.free(self)
         elif not self.is_kept:
-            self.running.cancel()
-            self.running.future.add_done_callback(lambda _: self._service.free(self))
+            self.job.cancel()
+            self.job.future.add_done_callback(lambda _: self._service.free(self))
 
 
 @dataclass
 class Kept:
     """An analysis that nobody has to wait for, and its result."""
 
-    running: Running
-    folder: Path
+    job: Job
     begun: float
     """The start by the monotonic clock; likewise the end, None before it."""
     ended: float | None = None
@@ -144,7 +130,7 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.stop()
         with self._lock:
-            futures = [slot.running.future for slot in self._slots if slot.running]
+            futures = [slot.job.future for slot in self._slots if slot.job]
         self._pool.shutdown(wait=False, cancel_futures=True)
         wait(futures, _STOP_SECONDS)  # not for ever: one may wait for a decoder that hangs
         while not self._pools.empty():
@@ -172,17 +158,17 @@ class Service:
         with self._lock:
             self._slots.discard(slot)
 
-    def embed(self, slot: Slot, name: str, layers: Sequence[int], pooling: Pooling) -> Running:
+    def embed(self, slot: Slot, name: str, layers: Sequence[int], pooling: Pooling) -> Job:
         """Embeds the upload in a slot; see :class:`musicfm.serving.jobs.EmbedJob`."""
         return self._submit(slot, EmbedJob(name, slot.upload, self._encoder, layers, pooling))
 
-    def similar(self, slot: Slot, name: str, limit: int) -> Running:
+    def similar(self, slot: Slot, name: str, limit: int) -> Job:
         """Looks for tracks like the upload; see :class:`musicfm.serving.jobs.SimilarJob`."""
         assert self.library is not None
         job = SimilarJob(name, slot.upload, self._encoder, self.library, limit)
         return self._submit(slot, job)
 
-    def analyze(self, slot: Slot, name: str, format: Format) -> Running:
+    def analyze(self, slot: Slot, name: str, format: Format) -> Job:
         """Analyses the upload in a slot; see :class:`musicfm.serving.jobs.AnalyzeJob`."""
         assert self.predictor is not None
         job = AnalyzeJob(name, slot.upload, self._encoder, self.predictor, [format])
@@ -197,9 +183,9 @@ class Service:
         assert self.predictor is not None
         formats: list[Format] = ["jams", "html"]
         job = AnalyzeJob(name, slot.upload, self._encoder, self.predictor, formats)
-        running = self._submit(slot, job)
+        self._submit(slot, job)
         slot.is_kept = True
-        identity, kept = secrets.token_urlsafe(12), Kept(running, slot.folder, time.monotonic())
+        identity, kept = secrets.token_urlsafe(12), Kept(job, time.monotonic())
         with self._lock:
             self._kept[identity] = kept
 
@@ -212,7 +198,7 @@ class Service:
             with self._lock:
                 self._slots.discard(slot)
 
-        running.future.add_done_callback(end)
+        job.future.add_done_callback(end)
         return identity
 
     def kept(self, identity: str) -> Kept:
@@ -226,11 +212,11 @@ class Service:
     def forget(self, identity: str) -> None:
         """Ends a job and deletes its result. Raises RequestError if there is none."""
         kept = self.kept(identity)
-        kept.running.cancel()
+        kept.job.cancel()
         with self._lock:
             self._kept.pop(identity, None)
-        kept.running.future.add_done_callback(
-            lambda _: shutil.rmtree(kept.folder, ignore_errors=True)
+        kept.job.future.add_done_callback(
+            lambda _: shutil.rmtree(kept.job.folder, ignore_errors=True)
         )
 
     def tidy(self) -> None:
@@ -242,7 +228,7 @@ class Service:
             late = [k for k in self._kept.values() if k.ended is None and k.begun < latest]
         for kept in late:
             kept.is_late = True
-            kept.running.cancel()
+            kept.job.cancel()
         extra = max(0, len(ended) - limits.max_kept)
         for slot, (identity, end) in enumerate(sorted(ended, key=lambda item: item[1])):
             if slot < extra or now > end + limits.keep_seconds:
@@ -252,15 +238,16 @@ class Service:
         """Admits nobody any more, and ends all jobs."""
         with self._lock:
             self._is_closing = True
-            running = [slot.running for slot in self._slots if slot.running]
-        for one in running:
-            one.cancel()
+            jobs = [slot.job for slot in self._slots if slot.job]
+        for job in jobs:
+            job.cancel()
 
-    def _submit(self, slot: Slot, job: Job) -> Running:
+    def _submit(self, slot: Slot, job: Job) -> Job:
         with self._lock:
             self._check_open()
-            slot.running = Running(job, self._pool.submit(self._run, job))
-            return slot.running
+            job.future = self._pool.submit(self._run, job)
+            slot.job = job
+            return job
 
     def _check_open(self) -> None:
         if self._is_closing:
