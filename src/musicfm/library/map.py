@@ -154,8 +154,12 @@ def _data(
     tracks: Sequence[Track], addresses: Sequence[str], numbers: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
     keys = sorted({track.key for track in tracks if track.key}, key=_fifths)
-    artists, artist_names = _numbered([printable(track.artist) for track in tracks])
-    albums, album_names = _numbered([printable(track.album) for track in tracks])
+    artist_names, artists = np.unique(
+        [printable(track.artist) for track in tracks], return_inverse=True
+    )
+    album_names, albums = np.unique(
+        [printable(track.album) for track in tracks], return_inverse=True
+    )
     found = [
         [(tag, sure) for tag, sure in list(track.tags.items())[:_TAGS] if sure >= _LEAST_TAG]
         for track in tracks
@@ -164,10 +168,10 @@ def _data(
     number = {tag: index for index, tag in enumerate(vocabulary)}
     return {
         "titles": [printable(track.title) for track in tracks],
-        "artists": artists,
-        "artistNames": artist_names,
-        "albums": albums,
-        "albumNames": album_names,
+        "artists": artists.tolist(),
+        "artistNames": artist_names.tolist(),
+        "albums": albums.tolist(),
+        "albumNames": album_names.tolist(),
         "files": addresses,
         "durations": [round(track.duration, 1) for track in tracks],
         "tempi": [None if track.tempo is None else round(track.tempo, 1) for track in tracks],
@@ -185,13 +189,6 @@ def _fifths(key: str) -> tuple[int, str]:
     """A key's number on the wheel, then its mode."""
     place = write_key(key, "openkey")
     return int(place[:-1]), place[-1]
-
-
-def _numbered(values: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Values as numbers, and what these stand for."""
-    names = sorted(set(values))
-    number = {name: index for index, name in enumerate(names)}
-    return [number[value] for value in values], names
 
 
 def _address(track: Track, folder: Path | None) -> str:
