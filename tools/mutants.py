@@ -162,8 +162,8 @@ FAULTS = (
     ),
     Fault(
         "render/harmony.py",
-        "Slot(previous, degree, quality, bass)",
-        "Slot(start, degree, quality, bass)",
+        "PhraseChord(previous, degree, quality, bass)",
+        "PhraseChord(start, degree, quality, bass)",
     ),
     Fault(
         "render/production.py",
