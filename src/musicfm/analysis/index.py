@@ -16,17 +16,8 @@ from musicfm.files import atomic_write
 INDEX = "index.html"
 _GENERATOR = "musicfm index"
 
-_COLOURS = ("blue", "orange", "green", "purple", "sky", "red", "yellow", "grey")
-_FUNCTIONS = {
-    "intro": "sky",
-    "verse": "blue",
-    "chorus": "orange",
-    "bridge": "purple",
-    "inst": "green",
-    "outro": "yellow",
-    "silence": "grey",
-}
-"""The colours of functions, as on the page of a song."""
+_COLOURS = ("blue", "orange", "green", "purple", "sky", "red", "yellow")
+"""The colours of sections, in the order in which they first occur, as on the page of a song."""
 
 
 def write_index(folder: Path, entries: Iterable[Mapping[str, Any]]) -> Path | None:
@@ -94,10 +85,11 @@ def _strip(analysis: Analysis) -> str:
     sections = analysis.annotations.segments
     if sections is None or not sections.labels:
         return ""
-    others = [label for label in dict.fromkeys(sections.labels) if label not in _FUNCTIONS]
+    labels = [label for label in dict.fromkeys(sections.labels) if label != "silence"]
     parts = []
-    for (start, end), label in zip(sections.intervals, sections.labels, strict=True):
-        colour = _FUNCTIONS.get(label) or _COLOURS[others.index(label) % len(_COLOURS)]
+    for start, end, label, _ in sections:
+        place = None if label == "silence" else labels.index(label)
+        colour = "grey" if place is None else _COLOURS[place % len(_COLOURS)]
         width = 100.0 * (end - start) / analysis.duration
         parts.append(
             f'<span style="width:{width:.2f}%;background:var(--{colour})" '

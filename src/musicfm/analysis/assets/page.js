@@ -108,21 +108,10 @@
 
   // ---- colours ----
 
-  const PALETTE = ["blue", "orange", "green", "purple", "sky", "red", "yellow", "grey"];
-  const FUNCTIONS = {
-    __proto__: null, // a label may be "constructor"
-    intro: "sky", verse: "blue", chorus: "orange", bridge: "purple", inst: "green",
-    outro: "yellow", silence: "grey",
-  };
-  // Functions look the same in all songs; other labels take what these leave.
-  const labels = [...occurrences.keys()];
-  const taken = labels.map((label) => FUNCTIONS[label]);
-  const free = PALETTE.filter((colour) => !taken.includes(colour));
-  const others = labels.filter((label) => !(label in FUNCTIONS));
-  const sectionColour = (label) => {
-    const spare = free.length ? free : PALETTE;
-    return `var(--${FUNCTIONS[label] ?? spare[others.indexOf(label) % spare.length]})`;
-  };
+  const PALETTE = ["blue", "orange", "green", "purple", "sky", "red", "yellow"];
+  const labels = [...occurrences.keys()].filter((label) => label !== "silence");
+  const sectionColour = (label) =>
+    `var(--${label === "silence" ? "grey" : PALETTE[labels.indexOf(label) % PALETTE.length]})`;
 
   const FIFTHS = { C: 0, G: 1, D: 2, A: 3, E: 4, B: 5, F: 11 };
   /** Neighbours on the circle of fifths have neighbouring hues. */
