@@ -17,13 +17,12 @@ from musicfm.analysis.analyzer import (
     load_predictor,
     self_similarity,
     tags_of_beats,
-    without_music,
 )
 from musicfm.datasets.annotations import Annotations, Beats, Spans
 from musicfm.errors import CheckpointError
 from musicfm.model.musicfm import MusicFM
 from musicfm.tasks.names import TASKS
-from musicfm.tasks.predict import Predictor
+from musicfm.tasks.predict import Predictor, without_music
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def play(
     elif what == "warn":
         warnings.warn("a second is missing", AudioWarning, stacklevel=1)
         warnings.warn("nobody's business", DeprecationWarning, stacklevel=1)
-        yield ramp(1)
+        yield ramp(2)
     elif what == "refuse":
         raise AudioError(f"{path}: not audio")
     elif what == "raise":

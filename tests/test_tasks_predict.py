@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 import tones
 from musicfm.datasets.annotations import read_jams
@@ -100,6 +102,19 @@ def test_a_collection_goes_on_and_bad_files_are_passed_over(
     left = {path.name for path in out.iterdir()}
     left -= {"a.jams", "album", "journal.jsonl", "report.json"}
     assert all(name.endswith(".lock") for name in left)
+
+
+@pytest.mark.parametrize("peak", [0.0, 2**-15])
+def test_silence_has_no_key(tmp_path: Path, peak: float) -> None:
+    """Which the head, left alone, names all the same."""
+    dither = np.random.default_rng(0).integers(-1, 2, 3 * 24_000) * peak
+    soundfile.write(tmp_path / "x.wav", dither, 24_000)
+    predictor = Predictor.load([Path("nano/key")])
+    summary = predict_collection(predictor, [tmp_path / "x.wav"], tmp_path / "out", num_workers=1)
+    ((_, warning),) = summary.damaged
+    assert warning.endswith("x.wav is silent: no sample is above -80 dB")
+    keys = read_jams(tmp_path / "out" / "x.jams").annotations.keys
+    assert keys is None or not keys.labels
 
 
 def test_a_result_is_not_replaced_by_that_of_another_recording(

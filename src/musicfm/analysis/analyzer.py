@@ -28,7 +28,7 @@ from musicfm.model.musicfm import MusicFM
 from musicfm.tasks.base import Decoding, calibrated, softmax
 from musicfm.tasks.features import Features, mean_frame
 from musicfm.tasks.heads import shipped
-from musicfm.tasks.predict import Predictor
+from musicfm.tasks.predict import Predictor, without_music
 from musicfm.tasks.tagging import TaggingDecoding, said
 
 _SILENCE = "neither beats nor chords were found, as in silence: no key, sections or tags are given"
@@ -346,17 +346,6 @@ def is_silent(found: Annotations) -> bool:
         return False
     keys = () if found.keys is None else found.keys.labels
     return not len(found.beats.times) and not keys and set(found.chords.labels) <= {"N"}
-
-
-def without_music(found: Annotations) -> Annotations:
-    """Without key, sections and tags, which heads name in silence, too."""
-    none = Spans(np.empty((0, 2)), (), np.empty(0))
-    return replace(
-        found,
-        keys=None if found.keys is None else none,
-        segments=None if found.segments is None else none,
-        tags=None if found.tags is None else {},
-    )
 
 
 def tags_of_beats(beats: Beats, duration: float) -> dict[str, float]:

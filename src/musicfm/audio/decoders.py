@@ -9,6 +9,7 @@ neither side counts anything. For all else see `musicfm.audio.processes`.
 import ctypes
 import math
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ from musicfm.audio.processes import (
     run_workers,
     serve,
 )
+from musicfm.errors import AudioWarning, printable
+
+SILENT = "is silent: no sample is above -80 dB"
+"""Stands in the warning of a recording that is so from its beginning to its end."""
+_SILENT_PEAK = 1e-4
 
 _Path: TypeAlias = str | os.PathLike[str]
 _Samples: TypeAlias = npt.NDArray[np.float32]
@@ -149,7 +155,9 @@ def _work(
             pipe.send(("start", duration))
 
     def deliver(path: str) -> None:
+        peak = 0.0
         for block in decode(path, on_info=begin):
+            peak = max(peak, float(np.abs(block).max(initial=0.0)))
             for start in range(0, len(block), shape[1]):
                 part = block[start : start + shape[1]]
                 while not free:
@@ -157,5 +165,7 @@ def _work(
                 slot = free.popleft()
                 slots[slot, : len(part)] = part
                 pipe.send((slot, len(part)))
+        if peak <= _SILENT_PEAK:
+            warnings.warn(f"{printable(path)} {SILENT}", AudioWarning, stacklevel=1)
 
     serve(pipe, deliver, next_path)

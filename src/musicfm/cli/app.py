@@ -258,7 +258,7 @@ def conclude(summary: "Summary", what: str, where: Path) -> NoReturn:
     for count, how in (
         (summary.skipped if summary.done else 0, "done before"),
         (summary.completed, "given their missing files"),
-        (len(summary.damaged), "damaged and used in part"),
+        (len(summary.damaged), "with a warning"),
         (len(summary.left_out), "left out beside others of the same name"),
         (len(summary.failures), "failed"),
     ):

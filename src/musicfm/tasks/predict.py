@@ -14,10 +14,12 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Literal, Self
 
+import numpy as np
+
 import musicfm
-from musicfm.audio.decoders import decode_files
+from musicfm.audio.decoders import SILENT, decode_files
 from musicfm.audio.processes import num_cores
-from musicfm.datasets.annotations import Annotations
+from musicfm.datasets.annotations import Annotations, Spans
 from musicfm.datasets.jams import document, observations
 from musicfm.embedding.collection import (
     Run,
@@ -361,11 +363,25 @@ def _complete(run: Run, output: Output, out: Path) -> None:
             run.summary.failures.append((str(recording), str(error)))
 
 
+def without_music(found: Annotations) -> Annotations:
+    """Without key, sections and tags, which heads name in silence, too."""
+    none = Spans(np.empty((0, 2)), (), np.empty(0))
+    return replace(
+        found,
+        keys=None if found.keys is None else none,
+        segments=None if found.segments is None else none,
+        tags=None if found.tags is None else {},
+    )
+
+
 def write_jams(predictor: Predictor, encoded: EncodedRecording, out: Path) -> str:
     """Writes what the heads find in a recording, as JAMS."""
     tasks = ", ".join(head.config.task for head in predictor.heads)
+    found = predictor.decode(encoded.features, encoded.duration)
+    if any(SILENT in warning for warning in encoded.warnings):
+        found = without_music(found)
     jams = document(
-        observations(predictor.decode(encoded.features, encoded.duration), encoded.duration),
+        observations(found, encoded.duration),
         encoded.duration,
         title=encoded.title,
         tool=f"musicfm predict ({tasks})",
