@@ -113,6 +113,15 @@ def test_an_analysis_is_that_of_the_command_line(
     assert found == label_tracks(made)
 
 
+def test_an_analysis_says_what_is_unusual_about_the_recording(client: Client) -> None:
+    content = io.BytesIO()
+    one = 0.3 * np.random.default_rng(0).standard_normal(24_000)
+    soundfile.write(content, np.stack([one, -one], axis=1), 24_000, format="WAV")
+    found = client.post("/v1/analyze?name=song.wav", content.getvalue()).json()
+    (warning, *_) = found["sandbox"]["warnings"]
+    assert warning.startswith("song.wav has channels that cancel each other for 1.0 s")
+
+
 def test_every_request_has_a_line_in_the_log(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:

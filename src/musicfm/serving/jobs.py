@@ -33,6 +33,7 @@ from musicfm.serving.decoder_pool import DecoderPool
 from musicfm.serving.limits import Limits, RequestError
 from musicfm.serving.sharing import SharedEncoder
 from musicfm.serving.tracks import described
+from musicfm.serving.uploads import told
 from musicfm.tasks.features import FeatureWriter
 from musicfm.tasks.predict import Predictor
 
@@ -76,6 +77,9 @@ class Job(ABC):
 
     future: Future[Path]
     """The file of the result; set when the job is submitted."""
+
+    warnings: tuple[str, ...] = ()
+    """What is unusual about the recording; known when it is decoded."""
 
     def __init__(
         self,
@@ -140,8 +144,11 @@ class Job(ABC):
                     case Frames(frames=frames):
                         self._frames.add(frames[kept])
                         self._advance(frames.shape[1] / encoder.rate)
-                    case Finished(duration=duration):
+                    case Finished(duration=duration, warnings=warnings):
                         self.progress = Progress("finishing", duration, duration)
+                        self.warnings = tuple(
+                            told(warning, self.upload, self.name) for warning in warnings
+                        )
             return self.finish(duration, pool)
 
     def _advance(self, seconds: float) -> None:
@@ -242,7 +249,9 @@ class AnalyzeJob(Job):
 
         self._writer.finish()
         features = self._predictor.features(self._files)
-        analysis = analyse(self._predictor, features, duration, self.title, file=self.name)
+        analysis = analyse(
+            self._predictor, features, duration, self.title, self.warnings, file=self.name
+        )
         analysis = replace(analysis, provenance=_without_paths(analysis.provenance))
         note(0.0)
         for format in self._formats:

@@ -73,10 +73,15 @@ def shown(name: str) -> str:
 
 def request_error(error: AudioError, upload: Path, name: str) -> RequestError:
     """Why a recording cannot be used, for its client: by its name, and without our paths."""
-    reason = _ADVICE.sub("; replace it.", str(error).replace(str(upload), name))
-    if str(upload.parent) in reason or upload.parent.name in reason:
-        reason = f"{name} cannot be decoded; replace the file."
-    return RequestError(422, reason)
+    return RequestError(422, _ADVICE.sub("; replace it.", told(str(error), upload, name)))
+
+
+def told(message: str, upload: Path, name: str) -> str:
+    """What is said of an upload, for its client: by its name, and without our paths."""
+    message = message.replace(str(upload), name)
+    if str(upload.parent) in message or upload.parent.name in message:
+        return f"{name} cannot be decoded; replace the file."
+    return message
 
 
 def _too_large(limits: Limits) -> RequestError:
