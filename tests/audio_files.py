@@ -1,5 +1,6 @@
 """Small recordings in many formats, whole and damaged, for tests."""
 
+import io
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -81,6 +82,9 @@ VOC_BLOCKS = (b"\1\x22\x4e\0\xd3\0" + NOISE, b"\3\3\0\0\xff\x0f\xd3", b"\2\x20\x
 SIZES = struct.pack("<IQQQI", 28, 0, 0, 0, 0)  # of a recording that was never finished
 FORM = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 2, 44100, 176_400, 4, 16)
 
+W64 = io.BytesIO()
+soundfile.write(W64, np.zeros(2_000), 8_000, format="W64", subtype="PCM_16")
+
 # name → what is joined, of FFMPEG_FORMATS, SNDFILE_FORMATS and bytes.
 UNUSUAL: dict[str, tuple[str | bytes, ...]] = {
     "joined.mp3": (b"ID3\3\0\0\0\0\0\0" + bytes(99), "tone.mp3", b"TAG" + bytes(125), "bare.mp3"),
@@ -88,6 +92,7 @@ UNUSUAL: dict[str, tuple[str | bytes, ...]] = {
     "joined.wav": (b"ID3\3\0\0\0\0\0\0", "tone.wav", "24.wav"),
     "between.ogg": ("tone.ogg", b"TAG" + bytes(125), "tone.ogg"),
     "blocks.voc": (b"Creative Voice File\x1a\x1a\0\x0a\1\x29\x11", *VOC_BLOCKS, b"\0"),
+    "tagged.w64": (W64.getvalue(), b"TAG" + bytes(125)),
     "long.wav": (b"RF64\xff\xff\xff\xffWAVEds64", SIZES, FORM, b"data\xff\xff\xff\xff", NOISE),
     "joined.aac": ("tone.aac", b"ID3\3\0\0\0\0\0\0", "tone.aac"),
 }

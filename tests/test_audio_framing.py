@@ -370,6 +370,16 @@ def test_lengths_that_were_left_open(tmp_path: Path, name: str, at: int, length:
     np.testing.assert_allclose(reading.load(path, 44100), MONO, atol=2**-15)
 
 
+@pytest.mark.parametrize("length", [1 << 40, (1 << 64) - 1])
+def test_w64_that_claims_any_length(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "x.w64"
+    soundfile.write(path, FLOATS, 44100, format="W64", subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    data[16:24] = length.to_bytes(8, "little")
+    path.write_bytes(data)
+    np.testing.assert_allclose(reading.load(path, 44100), MONO, atol=2**-15)
+
+
 @pytest.mark.parametrize(
     "sync", ["fe7f0180", "7ffe8001", "ff1f00e8", "1fffe800", "72f81f4e"], ids=str
 )

@@ -267,13 +267,13 @@ def scan_container(file: BinaryIO, start: int) -> Part:
     elif head[:4] == b"caff":
         end = _end_of_caf(file, start, size)
     elif head[:16] == _W64 and head[16:24] > bytes(8):
-        end = start + int.from_bytes(head[16:24], "little")
+        end = min(size, start + int.from_bytes(head[16:24], "little"))
     elif head[4:8] == b"ftyp":
         end = _end_of_mp4(file, start, size)
     rest = size - _after_zeros(file, end, size)
     is_tag = _tag_bytes(_read_at(file, end, 16))
     damage = _unaccounted(rest) if rest > _JUNK_BYTES and not is_tag else None
-    stop = min(size, end) if head[:16] == _W64 else _before_tags(file, start, size)
+    stop = end if head[:16] == _W64 else _before_tags(file, start, size)
     return Part(((start, stop),), damage=damage)
 
 
