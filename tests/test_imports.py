@@ -112,6 +112,24 @@ def test_modules_import_under_their_old_names_with_a_warning() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("audio.processes", "Task", "TaskFunction"),
+        ("render.harmony", "Slot", "PhraseChord"),
+        ("render.theory", "Key", "Tonality"),
+        ("tasks.evaluation", "listen", "encode_tracks"),
+        ("tasks.joint", "Clips", "JointClips"),
+        ("tasks.probe", "Recording", "EncodedTrack"),
+        ("tasks.trivial", "Predictor", "Annotator"),
+    ],
+)
+def test_names_that_stood_for_two_things_still_work(module: str, old: str, new: str) -> None:
+    found = importlib.import_module(f"musicfm.{module}")
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):
+        assert getattr(found, old) is getattr(found, new)
+
+
 def test_functions_that_were_renamed_warn() -> None:
     for module in (musicfm.audio, reading):
         with pytest.warns(DeprecationWarning, match="at_hand is now local_copy"):

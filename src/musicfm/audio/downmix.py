@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from musicfm.audio.sources import VALUES_AT_ONCE, Array, AudioInfo, mono
+from musicfm.audio.codecs import VALUES_AT_ONCE, Array, AudioInfo
+from musicfm.audio.sources import mono
 
 _Samples = npt.NDArray[np.float32]
 

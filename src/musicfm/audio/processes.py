@@ -28,9 +28,13 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, Final, Generic, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypedDict, TypeVar
 
+from musicfm._lazy import renamed
 from musicfm.errors import AudioWarning, ConfigError, MusicFMError, OutputError
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Task": "TaskFunction"}, globals().__getitem__)
 
 KeyT = TypeVar("KeyT")
 Event = TypeVar("Event")

@@ -38,22 +38,18 @@ import numpy.typing as npt
 import soxr
 
 from musicfm._lazy import renamed
-from musicfm.audio import sources
+from musicfm.audio.codecs import MAX_SAMPLE_RATE, VALUES_AT_ONCE, Array, AudioInfo
 from musicfm.audio.downmix import Downmix, sounding
 from musicfm.audio.sources import (
-    MAX_SAMPLE_RATE,
-    VALUES_AT_ONCE,
-    Array,
     AudioFile,
-    AudioInfo,
     Source,
     local_copy,
     open_source,
-    read_tags,
     resampled,
-    shown,
+    sound_hash,
+    tags,
 )
-from musicfm.errors import AudioError, AudioWarning, as_text
+from musicfm.errors import AudioError, AudioWarning, as_text, printable
 
 __all__ = [
     "AudioFile",
@@ -90,18 +86,6 @@ def probe(recording: AudioFile) -> AudioInfo:
         return source.info
 
 
-def tags(recording: AudioFile) -> dict[str, str]:
-    """Read what a recording says about itself, such as ``artist``, ``album``, ``title``, ``genre``.
-
-    Names are in lower case, values stripped and never empty; several of one name are joined by
-    ";". A file that FFmpeg cannot open has none.
-
-    Raises:
-        AudioError: the file cannot be read.
-    """
-    return read_tags(recording)
-
-
 def labels(recording: AudioFile) -> dict[str, str]:
     """The title, artist and album of a recording by its tags, as text. Without a title it is the
     file's name; what else is not known is empty.
@@ -116,16 +100,6 @@ def labels(recording: AudioFile) -> dict[str, str]:
         "album": found.get("album", ""),
     }
     return {name: as_text(value) for name, value in values.items()}
-
-
-def sound_hash(recording: AudioFile) -> str:
-    """SHA-256 of the sound as it is stored, without decoding it: other tags and pictures leave it
-    as it is. Of a file that FFmpeg cannot take apart, it is that of all bytes.
-
-    Raises:
-        AudioError: the file cannot be read.
-    """
-    return sources.sound_hash(recording)
 
 
 def load(
@@ -247,7 +221,7 @@ def _decode(
         info = source.info
         if on_info is not None:
             on_info(info)
-        name, rate = shown(info.path), info.sample_rate
+        name, rate = printable(info.path), info.sample_rate
         # Decoding starts at a whole second, where samples of both rates fall together.
         second = max(0, math.floor(begin / sample_rate - _MARGIN_SECONDS))
         position = second * sample_rate
@@ -284,7 +258,7 @@ def _warn_of_cancelled(downmix: Downmix, name: str) -> None:
 
 def _check_end(source: Source, begin_seconds: float, on_damage: str, is_empty: bool) -> None:
     """Raise or warn if a recording does not end as it should."""
-    name = shown(source.info.path)
+    name = printable(source.info.path)
     length = f"{source.num_decoded / source.info.sample_rate:.2f} s"
     if source.damage is not None:
         declared = source.info.duration_seconds
@@ -359,7 +333,7 @@ def _checked(samples: _Samples, start: int, info: AudioInfo) -> _Samples:
     if is_sane.all():
         return samples
     where = int(np.argmin(is_sane))
-    name, seconds = shown(info.path), (start + where) / info.sample_rate
+    name, seconds = printable(info.path), (start + where) / info.sample_rate
     if not peaks[where] < _MAX_SAMPLE:
         raise AudioError(
             f"{name} has a sample that is NaN or infinite at {seconds:.3f} s; "

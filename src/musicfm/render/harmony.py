@@ -6,11 +6,16 @@ suspensions are added afterwards.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from musicfm._lazy import renamed
 from musicfm.render.dice import Dice
 from musicfm.render.splits import is_reserved
 from musicfm.render.styles import STEPS_PER_BAR, Metre, Style
 from musicfm.render.theory import Chord, Tonality
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Slot": "PhraseChord"}, globals().__getitem__)
 
 _MAX_CHORD_SECONDS = 5.0
 _MIN_CHORDS = 4  # of a phrase: fewer would not make a progression that can be reserved

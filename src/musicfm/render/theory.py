@@ -5,6 +5,12 @@ Chord names follow Harte et al., "Symbolic representation of musical chords" (IS
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from musicfm._lazy import renamed
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Key": "Tonality"}, globals().__getitem__)
 
 MODES: dict[str, tuple[int, ...]] = {
     "major": (0, 2, 4, 5, 7, 9, 11),

@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
+from musicfm._lazy import renamed
 from musicfm.audio.processes import Work
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.tasks.base import Task, json_number, json_scores, num_excluded
@@ -15,6 +16,9 @@ from musicfm.tasks.features import extract
 from musicfm.tasks.intervals import Estimate, estimate
 from musicfm.tasks.predict import Predictor
 from musicfm.tasks.probe import EncodedTrack, Evaluation, evaluate, labelled, paired
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"listen": "encode_tracks"}, globals().__getitem__)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import musicfm
+from musicfm._lazy import renamed
 from musicfm.audio import reading
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
@@ -70,6 +71,13 @@ from musicfm.training import (
     save_checkpoint,
     stop_requested,
 )
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(
+        __name__,
+        {"Batch": "JointBatch", "Clip": "JointClip", "Clips": "JointClips"},
+        globals().__getitem__,
+    )
 
 MODEL, CHECKPOINT, LOG = "model", "checkpoint.pt", "log.jsonl"
 LOG_EVERY = 20

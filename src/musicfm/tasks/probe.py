@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from musicfm._lazy import renamed
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.datasets.tracks import Track
@@ -28,6 +29,9 @@ from musicfm.seeds import derive_seed
 from musicfm.tasks.base import Array, Decoding, Scores, Task, comparable
 from musicfm.tasks.features import Features, stacked
 from musicfm.tasks.heads import Head, HeadConfig, build_task
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Recording": "EncodedTrack"}, globals().__getitem__)
 
 LabelledT = TypeVar("LabelledT", "EncodedTrack", LabelledTrack)
 

@@ -6,14 +6,18 @@ is given the targets instead of logits: what it misses is lost in rates and deco
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from musicfm._lazy import renamed
 from musicfm.datasets.annotations import Annotations
 from musicfm.datasets.labelled import LabelledTrack
 from musicfm.errors import DataError
 from musicfm.tasks.base import Constant, Task, comparable
+
+if not TYPE_CHECKING:
+    __getattr__ = renamed(__name__, {"Predictor": "Annotator"}, globals().__getitem__)
 
 Annotator = Callable[[LabelledTrack], Annotations]
 
