@@ -5,6 +5,7 @@ none the less, or refused with an error of ours. Used by test_hostile.py on a fe
 soak on many: both draw them from numbers, so that any input can be made again.
 """
 
+import contextlib
 import copy
 import csv
 import fnmatch
@@ -16,19 +17,23 @@ import os
 import random
 import re
 import shutil
+import sqlite3
 import struct
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import soundfile
 import torch
 
 import audio_files
+import libraries
 import recipe
 import sound_fonts
 import tones
@@ -52,6 +57,10 @@ from musicfm.embedding.embedder import Embedder
 from musicfm.embedding.results import VECTORS, TableWriter
 from musicfm.errors import AudioError, MusicFMError
 from musicfm.journal import JOURNAL, Journal, Recording
+from musicfm.library.database import Settings as LibrarySettings
+from musicfm.library.library import Library
+from musicfm.library.transform import is_due
+from musicfm.library.writing import Writer
 from musicfm.model import checkpoint
 from musicfm.model.config import (
     ConformerConfig,
@@ -387,6 +396,25 @@ def _tensors(tensors: dict[str, Any], rng: random.Random, plain: bool = True) ->
     return found
 
 
+def _sqlite(data: bytes, rng: random.Random) -> bytes:
+    """A database of which a value is another one."""
+    strange = [None, 0, 1, -1, 2**31, 2**62, 0.5, -1e308, "", "a", "[]", "{", "null", b"", b"x"]
+    path = Path(tempfile.mkdtemp(), "x.sqlite")
+    path.write_bytes(data)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        table = rng.choice(sorted(names.fetchall()))[0]
+        column = rng.choice(database.execute(f"PRAGMA table_info({table})").fetchall())[1]
+        row = f"name = '{rng.choice(_SETTINGS)}'" if table == "settings" else "rowid = 1"
+        with contextlib.suppress(sqlite3.IntegrityError):
+            change = f"UPDATE {table} SET {column} = ? WHERE {row}"
+            database.execute(change, [rng.choice(strange)])
+        database.commit()
+    found = path.read_bytes()
+    shutil.rmtree(path.parent)
+    return found
+
+
 def _torch(data: bytes, rng: random.Random) -> bytes:
     """A file of torch.save whose archive, pickle or tensors are others."""
     way = rng.random()
@@ -476,6 +504,7 @@ _KNOWING: dict[str, Callable[[bytes, random.Random], bytes]] = {
     ".npy": _numpy,
     ".safetensors": _safetensors,
     ".parquet": _parquet,
+    ".sqlite": _sqlite,
 }
 
 
@@ -801,6 +830,36 @@ def _read_progress(folder: Path) -> None:
         read()
 
 
+_SETTINGS = tuple(each.name for each in fields(LibrarySettings))
+
+
+def _make_library(folder: Path) -> None:
+    songs = [folder / f"{number}.wav" for number in range(3)]
+    for number, song in enumerate(songs):
+        soundfile.write(song, tones.samples(number)[:2_400], 24_000)
+    libraries.make(folder / "lib", songs)
+    for song in songs:
+        song.unlink()
+
+
+def _read_library(folder: Path) -> None:
+    library = Library(folder / "lib")
+    tracks = library.tracks()
+    for track in tracks:
+        library.analysis(track)
+        library.similar(track.path, tempo=(1.0, 999.0))
+        library.similar(track.path, segment=(0.0, 0.05), key="C", key_distance=12)
+    if len(tracks) > 1:
+        library.playlist(tracks[0].path, tracks[-1].path, length=3, harmonic=True)
+        library.duplicates()
+    with library.database.alone():
+        writer = Writer(library.database)
+        if is_due(library.database):
+            writer.fit()
+        writer.mark_missing()
+        writer.remove(tracks[:1])
+
+
 READERS: tuple[Reader, ...] = (
     *map(_audio, (*audio_files.ALL_FORMATS, *audio_files.UNUSUAL)),
     Reader("JAMS", _make_jams, _read_jams),
@@ -863,4 +922,5 @@ READERS: tuple[Reader, ...] = (
     Reader("features", _make_features, _read_features),
     Reader("notes of a scan", _make_notes, _read_notes),
     Reader("progress of a run", _make_progress, _read_progress),
+    Reader("library", _make_library, _read_library, "*.[sf]*"),
 )

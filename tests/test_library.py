@@ -230,6 +230,23 @@ def test_another_model_is_refused_with_both_named(
         add(lib, [music], model=str(published_tiny))
 
 
+def test_manifests_and_urls_are_added(
+    music: Path, tmp_path: Path, published_tiny: Path, run: Run
+) -> None:
+    lib, listed = tmp_path / "lib", tmp_path / "songs.jsonl"
+    url = f"file://{music}/tone_1.flac"
+    assert run("scan", music / "tone_0.wav", music / "tone_2.wav", "--out", listed)[0] == 0
+    status, _, said = run(
+        "library", "add", lib, listed, url, "--model", published_tiny, "--workers", 1
+    )
+    assert (status, "3 added" in said) == (0, True), said
+    there = {track.path for track in Library(lib).tracks()}
+    assert there == {str(music / "tone_0.wav"), str(music / "tone_2.wav"), url}
+    assert {each.track.path for each in Library(lib).similar(url)} == there - {url}
+    status, _, said = run("library", "add", lib, listed, url, "--workers", 1)
+    assert (status, "nothing new: 3 of 3 were done" in said) == (0, True), said
+
+
 def test_a_second_writer_is_refused(drawn: Library) -> None:
     with drawn.database.alone(), pytest.raises(OutputError, match="another run is writing to"):
         drawn.fit()
@@ -478,6 +495,24 @@ def test_libraries_of_the_first_version_are_read(tmp_path: Path) -> None:
     assert library.settings == replace(SETTINGS, transform=1)
     assert (track.path, track.title, track.key, track.tempo) == ("/a.mp3", "A", "A minor", 100.0)
     assert library.database.analysis(track) == {"number": 0}
+
+
+def test_a_migration_keeps_what_is_there_and_happens_as_a_whole(
+    drawn: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = drawn.tracks()
+    step = "ALTER TABLE tracks ADD COLUMN mood TEXT; UPDATE tracks SET mood = 'calm'"
+    with monkeypatch.context() as patch:
+        patch.setattr("musicfm.library.database.MIGRATIONS", (*MIGRATIONS, f"{step}; no SQL"))
+        with pytest.raises(OutputError, match="syntax error"):
+            drawn.tracks()
+    assert drawn.tracks() == before
+    monkeypatch.setattr("musicfm.library.database.MIGRATIONS", (*MIGRATIONS, step))
+    for _ in range(2):
+        assert drawn.tracks() == before
+        with drawn.database.connect() as connection:
+            assert connection.execute("SELECT DISTINCT mood FROM tracks").fetchall() == [("calm",)]
+            assert connection.execute("PRAGMA user_version").fetchone() == (2,)
 
 
 def test_libraries_of_a_newer_version_are_refused(drawn: Library) -> None:

@@ -160,7 +160,8 @@ def check_same(database: Database, asked: Settings) -> None:
             ]
             raise ConfigError(
                 f"{database.folder} was made with the {what} {names[0]}, and not with {names[1]}; "
-                "use the same, or make another library"
+                "use the same, or add the music to another library, since results of two models "
+                "cannot be compared"
             )
 
 

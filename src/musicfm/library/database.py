@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 from musicfm.errors import DataError, OutputError
 from musicfm.files import atomic_write, exclusive, sweep
 from musicfm.library import matrices
+from musicfm.library.keys import write_key
 from musicfm.library.matrices import Matrix
 
 DATABASE = "library.sqlite"
@@ -120,6 +121,17 @@ class Track:
 
 
 COLUMNS = tuple(each.name for each in fields(Track))
+_ROWS = ("vector", "first_segment", "num_segments")
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("path", "sound", "title", "artist", "album", "tags", "warnings"), (str,)),
+    **dict.fromkeys(("id", "size", "modified", "missing"), (int,)),
+    **dict.fromkeys(_ROWS, (int,)),
+    "duration": (float,),
+    "tempo": (float, type(None)),
+    "key": (str, type(None)),
+}
+_MOST = 2**31
+"""Of rows, and of what else is counted, as far as it can make sense."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +218,10 @@ class Database:
         with self.connect() as connection:
             query = "SELECT analysis FROM tracks WHERE id = ?"
             row = connection.execute(query, (track.id,)).fetchone()
-        return None if row is None or row[0] is None else dict(json.loads(zlib.decompress(row[0])))
+            if row is None or row[0] is None:
+                return None
+            with making_sense("an analysis"):
+                return dict(json.loads(zlib.decompress(row[0])))
 
     def read_matrix(
         self, connection: sqlite3.Connection, kind: Kind, *, raw: bool = False
@@ -226,6 +241,9 @@ class Database:
                 f"nothing can be compared in {self.folder} yet: its vectors have no transform; "
                 f"go on adding music, or: musicfm library fit {self.folder}"
             )
+        with making_sense("the transform"):
+            if not (type(row[0]) is int and 0 < row[0] < _MOST):
+                raise ValueError
         return matrices.read(self.searched_path(kind, settings), count, row[0])
 
     def raw_path(self, kind: Kind, settings: Settings) -> Path:
@@ -312,14 +330,38 @@ def num_rows(connection: sqlite3.Connection) -> dict[Kind, int]:
     segments = connection.execute(
         "SELECT first_segment + num_segments FROM tracks ORDER BY first_segment DESC LIMIT 1"
     ).fetchone()
-    return {"tracks": tracks or 0, "segments": segments[0] if segments else 0}
+    found: dict[Kind, int] = {
+        "tracks": tracks or 0,
+        "segments": segments[0] if segments else 0,
+    }
+    with making_sense("rows of vectors"):
+        if not all(type(count) is int and 0 <= count < _MOST for count in found.values()):
+            raise ValueError
+    return found
 
 
 def read_settings(connection: sqlite3.Connection) -> Settings:
-    """What holds for the library."""
+    """What holds for the library. Raises sqlite3.DatabaseError if it makes no sense."""
     rows = dict(connection.execute("SELECT name, value FROM settings"))
-    values = {name: json.loads(value) for name, value in rows.items()}
-    return Settings(**{**values, "heads": tuple(values["heads"])})
+    with making_sense("its settings"):
+        values = {name: json.loads(value) for name, value in rows.items()}
+        settings = Settings(**{**values, "heads": tuple(values["heads"])})
+        texts = (settings.model, settings.fingerprint, settings.heads_fingerprint, *settings.heads)
+        numbers = (settings.layer, settings.dim, settings.generation, settings.transform)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError
+        if not all(type(number) is int and 0 <= number < _MOST for number in numbers):
+            raise ValueError
+    return settings
+
+
+@contextlib.contextmanager
+def making_sense(what: str) -> Iterator[None]:
+    """Turns errors of values that are read from a database into one of the database."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error) as error:
+        raise sqlite3.DatabaseError(f"{what} make no sense") from error
 
 
 def write_settings(connection: sqlite3.Connection, settings: Settings) -> None:
@@ -348,7 +390,17 @@ def read_tracks(
 
 def _track(row: Sequence[Any]) -> Track:
     values = dict(zip(COLUMNS, row, strict=True))
-    values["missing"] = bool(values["missing"])
-    values["tags"] = json.loads(values["tags"])
-    values["warnings"] = tuple(json.loads(values["warnings"]))
-    return Track(**values)
+    with making_sense("values of a track"):
+        for column, types in _TYPES.items():
+            value = values[column]
+            if not isinstance(value, types):
+                raise TypeError(column)
+        if not all(0 <= values[column] < _MOST for column in _ROWS):
+            raise ValueError
+        if values["key"] is not None:
+            write_key(values["key"])
+        values["missing"] = bool(values["missing"])
+        tags = json.loads(values["tags"])
+        values["tags"] = {str(tag): float(sure) for tag, sure in tags.items()}
+        values["warnings"] = tuple(map(str, json.loads(values["warnings"])))
+        return Track(**values)

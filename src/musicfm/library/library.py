@@ -18,6 +18,7 @@ from musicfm.library.database import (
     Kind,
     Settings,
     Track,
+    making_sense,
     read_settings,
     read_tracks,
 )
@@ -248,7 +249,7 @@ class Library:
         matrix = self.database.read_matrix(connection, kind)
         rows = None
         if is_rare:
-            rows = _rows(connection, kind, where, values)
+            rows = _rows(connection, kind, len(matrix), where, values)
         count = 2 * limit if kind == "tracks" else 8 * limit
         condition = f"{_OWNER[kind]} AND {where}"
         path = self.database.searched_path(kind, read_settings(connection))
@@ -396,13 +397,20 @@ def _track(connection: sqlite3.Connection, song: Song) -> Track | None:
     return found[0] if found else None
 
 
-def _rows(connection: sqlite3.Connection, kind: Kind, where: str, values: Sequence[Any]) -> Rows:
-    """The rows of a matrix that belong to tracks that hold a condition, in rising order."""
+def _rows(
+    connection: sqlite3.Connection, kind: Kind, total: int, where: str, values: Sequence[Any]
+) -> Rows:
+    """The rows, of so many of a matrix, that belong to tracks that hold a condition, in rising
+    order.
+    """
     columns = "vector, 1" if kind == "tracks" else "first_segment, num_segments"
     found = connection.execute(
         f"SELECT DISTINCT {columns} FROM tracks WHERE {where} ORDER BY 1", values
     )
-    starts, counts = np.array(found.fetchall(), np.int64).reshape(-1, 2).T
+    with making_sense("rows of vectors"):
+        starts, counts = np.array(found.fetchall(), np.int64).reshape(-1, 2).T
+        if not ((starts >= 0) & (counts >= 0) & (counts <= total - starts)).all():
+            raise ValueError
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(counts.sum())
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from musicfm.library import matrices
-from musicfm.library.database import KINDS, Database, read_settings, write_settings
+from musicfm.library.database import KINDS, Database, making_sense, read_settings, write_settings
 from musicfm.library.matrices import ROWS_AT_ONCE, Matrix
 
 DIM = 128
@@ -75,12 +75,16 @@ def current(connection: sqlite3.Connection) -> Transform | None:
     if row is None:
         return None
     version, num_tracks, dim, mean, projection = row
-    return Transform(
-        version,
-        num_tracks,
-        np.frombuffer(mean, "<f4"),
-        np.frombuffer(projection, "<f4").reshape(-1, dim),
-    )
+    with making_sense("the values of the transform"):
+        found = Transform(
+            version,
+            num_tracks,
+            np.frombuffer(mean, "<f4"),
+            np.frombuffer(projection, "<f4").reshape(-1, dim),
+        )
+        if len(found.projection) != len(found.mean) or not np.isfinite(found.projection).all():
+            raise ValueError
+    return found
 
 
 def is_due(database: Database, least: int = 1) -> bool:
@@ -90,7 +94,9 @@ def is_due(database: Database, least: int = 1) -> bool:
         version = read_settings(connection).transform
         query = "SELECT num_tracks FROM transforms WHERE version = ?"
         row = connection.execute(query, (version,)).fetchone()
-    return count >= least and (row is None or count >= GROWTH * row[0])
+        with making_sense("the values of the transform"):
+            grown = row is None or count >= GROWTH * row[0]
+    return count >= least and grown
 
 
 def fit(database: Database) -> Transform:
