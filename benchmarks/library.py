@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from musicfm.library import index, matrices
-from musicfm.library.database import Database, Settings, write_settings
+from musicfm.library.database import Database, Kind, Settings, write_settings
 from musicfm.library.matrices import Matrix
 from musicfm.library.search import nearest
 from musicfm.library.transform import DIM, unit
@@ -58,7 +58,11 @@ def main() -> None:
         with lib.alone():
             Database.create(lib.folder, settings)
         found = {}
-        for kind, count in (("tracks", arguments.tracks), ("segments", arguments.segments)):
+        counts: list[tuple[Kind, int]] = [
+            ("tracks", arguments.tracks),
+            ("segments", arguments.segments),
+        ]
+        for kind, count in counts:
             path = lib.searched_path(kind, settings)
             matrix = found[kind] = drawn(path, count, arguments.uniform)
             before = own_memory()
@@ -106,7 +110,8 @@ def drawn(path: Path, count: int, is_uniform: bool) -> Matrix:
 
 def fill(lib: Database, settings: Settings, tracks: int, segments: int) -> None:
     """Tracks of a library, whose vectors are there, and raw vectors of nothing."""
-    for kind, count in (("tracks", tracks), ("segments", segments)):
+    counts: list[tuple[Kind, int]] = [("tracks", tracks), ("segments", segments)]
+    for kind, count in counts:
         with lib.raw_path(kind, settings).open("wb") as file:
             file.truncate(count * DIM * 4)
     each = segments // tracks

@@ -142,8 +142,18 @@ def cut(excerpt: Excerpt) -> Any:
 def copied(excerpt: Excerpt, target: Path) -> Any:
     """A copy with silence before it, louder, and coded."""
     path, start = excerpt
-    command = ["ffmpeg", "-v", "error", "-ss", f"{start:.3f}", "-t", f"{SECONDS:g}", "-i", path]
-    command += ["-af", "volume=3dB,adelay=1200:all=1", "-b:a", "96k", target]
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-ss",
+        f"{start:.3f}",
+        "-t",
+        f"{SECONDS:g}",
+        "-i",
+        str(path),
+    ]
+    command += ["-af", "volume=3dB,adelay=1200:all=1", "-b:a", "96k", str(target)]
     subprocess.run(command, check=True)
     return reading.load(target, RATE)
 

@@ -203,8 +203,8 @@ def test_a_run_goes_on_without_its_options(
     assert run("embed", song, "--out", out, *options)[0] == 0
     status, _, errors = run("embed", song, "--out", out)
     assert (status, "nothing new: 1 of 1 were done" in errors) == (0, True), errors
-    options = f"--model {published_tiny} --layer 1 --pool mean"
-    assert f"continuing with the options of the run in {out}: {options}" in errors
+    said = f"--model {published_tiny} --layer 1 --pool mean"
+    assert f"continuing with the options of the run in {out}: {said}" in errors
     status, _, errors = run("embed", song, "--out", out, "--layer", 2)
     assert status == 1
     assert "(layers differ); use another folder (--out), or do them again (--overwrite)" in errors
