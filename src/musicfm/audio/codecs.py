@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from musicfm.audio.framing import Part, begins_with_frames, scan_mpeg, scan_ogg
+from musicfm.audio.framing import begins_with_frames, scan_mpeg, scan_ogg
+from musicfm.audio.parts import Part
 from musicfm.errors import AudioError, printable
 
 Array = npt.NDArray[Any]

@@ -3,9 +3,9 @@
 The way of a file:
 
 1. Tags before and after its content are passed over, whatever the content is.
-2. Its framing is followed where it has one that decoders get wrong (`musicfm.audio.framing`): the
-   chunks of wav, the blocks of voc, the pages of Ogg, the frames of MPEG. That gives one part, or
-   several that follow each other in time, each of which is opened by itself.
+2. Its framing is followed where it has one that decoders get wrong: the chunks of wav, the blocks
+   of voc (`musicfm.audio.chunks`), the pages of Ogg, the frames of MPEG (`musicfm.audio.framing`).
+   That gives one part, or several that follow each other in time; each is opened by itself.
 3. libsndfile reads the PCM containers (wav, aiff, au, caf, w64 and their kin), FFmpeg everything
    else, and what libsndfile refuses. What FFmpeg refuses is tried with libsndfile.
 
@@ -35,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from musicfm.audio.chunks import VOC, is_wav, scan_container, scan_voc, scan_wav
 from musicfm.audio.codecs import (
     SCANS,
     UNKNOWN_FORMAT,
@@ -46,16 +47,8 @@ from musicfm.audio.codecs import (
     open_part,
 )
 from musicfm.audio.codecs import AudioInfo as AudioInfo
-from musicfm.audio.framing import (
-    VOC,
-    Part,
-    after_tags,
-    is_wav,
-    scan_container,
-    scan_ogg,
-    scan_voc,
-    scan_wav,
-)
+from musicfm.audio.framing import scan_ogg
+from musicfm.audio.parts import Part, after_tags
 from musicfm.errors import AudioError, printable
 from musicfm.remote import fetched, is_url
 
