@@ -341,7 +341,7 @@ def test_wav_with_more_behind_its_sound_than_it_says(tmp_path: Path) -> None:
         reading.load(path, 44100)
 
 
-@pytest.mark.parametrize("name", ["tone.aiff", "x.au", "tone.m4a", "x.caf", "x.w64"])
+@pytest.mark.parametrize("name", ["tone.aiff", "x.au", "tone.m4a", "tone.wv", "x.caf", "x.w64"])
 def test_what_its_header_does_not_account_for_is_reported(tmp_path: Path, name: str) -> None:
     """Of these, decoders read the first file alone."""
     path = tmp_path / name

@@ -35,11 +35,12 @@ def scan_wav(file: BinaryIO, start: int) -> list[Part]:
         if not is_wav(read_at(file, start, 12)):
             break
     if size - start > JUNK_BYTES:
-        parts[-1] = replace(parts[-1], damage=_unaccounted(size - start))
+        parts[-1] = replace(parts[-1], damage=unaccounted(size - start))
     return parts
 
 
-def _unaccounted(num_bytes: int) -> str:
+def unaccounted(num_bytes: int) -> str:
+    """What is wrong where so many bytes are left."""
     return f"{num_bytes} bytes follow after the sound that its header declares"
 
 
@@ -66,7 +67,7 @@ def scan_container(file: BinaryIO, start: int) -> Part:
         end = _end_of_mp4(file, start, size)
     rest = size - after_zeros(file, end, size)
     is_tag = tag_bytes(read_at(file, end, 16))
-    damage = _unaccounted(rest) if rest > JUNK_BYTES and not is_tag else None
+    damage = unaccounted(rest) if rest > JUNK_BYTES and not is_tag else None
     stop = end if head[:16] == _W64 else before_tags(file, start, size)
     return Part(((start, stop),), damage=damage)
 

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from musicfm.audio.chunks import unaccounted
 from musicfm.audio.framing import begins_with_frames, scan_mpeg, scan_ogg
-from musicfm.audio.parts import Part
+from musicfm.audio.parts import JUNK_BYTES, Part
 from musicfm.errors import AudioError, printable
 
 Array = npt.NDArray[Any]
@@ -39,6 +40,9 @@ _FORGETFUL_CODECS = {"mp3", "mp3float", "vorbis", "opus", "flac", "alac"}
 
 # Codecs whose frames carry checksums of the sound that FFmpeg compares only on demand.
 _CHECKED_CODECS = {"tta", "wavpack"}
+
+# Containers that end with their sound: decoders leave another file that was joined to it.
+_SOUND_LAST = {"tta", "wv"}
 
 # Containers that declare a length, and by how many seconds intact files may fall short of it.
 # What the others call a duration is an estimate from bit rate or file size.
@@ -109,8 +113,13 @@ class Span:
         self._position = 0
         self._failure: OSError | None = None
 
+    @property
+    def left(self) -> int:
+        """How many bytes have not been read."""
+        return self._ends[-1] - self._position
+
     def read(self, size: int = -1) -> bytes:
-        left = self._ends[-1] - self._position
+        left = self.left
         left = left if size < 0 else min(size, left)
         read = []
         while left > 0:
@@ -280,6 +289,8 @@ class AvFile:
             self.damage = f"PyAV reports: {error}"
         self._span.check()
         self.damage = self.damage or self._damage_at_end
+        if self.damage is None and self.format in _SOUND_LAST and self._span.left > JUNK_BYTES:
+            self.damage = unaccounted(self._span.left)
         shortfall = _SHORTFALL_SECONDS.get(self.format)
         if self.damage is None and shortfall is not None and self.info.num_samples is not None:
             missing = self.info.num_samples - self.num_decoded
