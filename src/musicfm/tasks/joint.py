@@ -73,11 +73,8 @@ from musicfm.training import (
 )
 
 if not TYPE_CHECKING:
-    __getattr__ = renamed(
-        __name__,
-        {"Batch": "JointBatch", "Clip": "JointClip", "Clips": "JointClips"},
-        globals().__getitem__,
-    )
+    _OLD = {"Batch": "JointBatch", "Clip": "JointClip", "Clips": "JointClips"}
+    __getattr__ = renamed(__name__, _OLD, globals().__getitem__)
 
 MODEL, CHECKPOINT, LOG = "model", "checkpoint.pt", "log.jsonl"
 LOG_EVERY = 20
