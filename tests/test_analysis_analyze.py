@@ -4,6 +4,7 @@ import io
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -85,3 +86,21 @@ def test_what_cannot_be_analysed_is_one_sentence(heads: list[Path], tmp_path: Pa
             musicfm.analyze(tmp_path / "none.mp3", model="nano", heads=heads)
     with pytest.raises(musicfm.CheckpointError, match="no heads come with 'tiny'"):
         musicfm.analyze(tmp_path / "none.mp3", model="tiny")
+
+
+@pytest.mark.parametrize("bpm", [118.0, 124.0, 127.0, 130.0, 140.0])
+def test_drums_have_their_tempo_and_not_that_of_half_notes(bpm: float) -> None:
+    """Kick and snare at a steady tempo, without anything between them."""
+    rate, rng = 24_000, np.random.default_rng(0)
+    seconds = np.arange(rate // 10) / rate
+    kick = np.sin(2 * np.pi * (50 + 80 * np.exp(-40 * seconds)) * seconds) * np.exp(-25 * seconds)
+    snare = rng.standard_normal(len(seconds)) * np.exp(-40 * seconds)
+    bell = np.sin(2 * np.pi * 262 * seconds) * np.exp(-10 * seconds)
+    samples = 0.001 * rng.standard_normal(30 * rate)
+    for beat, start in enumerate(np.arange(0.5, 29.8, 60 / bpm)):
+        sound = kick if beat % 2 == 0 else 0.3 * kick + 0.5 * snare
+        first = round(start * rate)
+        samples[first : first + len(kick)] += 0.4 * (sound + 0.4 * bell * (beat % 4 == 0))
+    wav = io.BytesIO()
+    soundfile.write(wav, samples, rate, format="WAV")
+    assert musicfm.analyze(wav.getvalue()).tempo == pytest.approx(bpm, rel=0.002)

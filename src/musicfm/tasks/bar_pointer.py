@@ -15,7 +15,8 @@ Nothing is chosen within a beat, so it is one step here. What has to be remember
 beat before was.
 
 A path that counts eighth notes explains all that one of quarter notes does. So in the end one of
-about half the tempo is looked for, and taken where beats are seen on it and none between them.
+about half the tempo is looked for, and taken where beats are seen on it and none between them. Slow
+tempi are rare, and have to be plain: or else the path is one of half notes.
 """
 
 from collections.abc import Sequence
@@ -64,6 +65,11 @@ USUAL_TEMPO = 120.0
 """Beats per minute. What is above or below is rarer: a normal distribution over the logarithm, an
 octave wide. The middle is that of van Noorden and Moelants, "Resonance in the perception of musical
 pulse" (1999); theirs is narrower."""
+SLOW = 75.0
+"""Beats per minute, below which beats have to differ plainly from what is between them."""
+PLAIN_DOWNBEATS, PLAIN_BEATS = 2.0, -3.3
+"""They do where the mean log-odds of downbeats are so much higher on them, or where those of beats
+between them are below this, or not above what the recording has between all beats."""
 
 
 class Path(NamedTuple):
@@ -96,22 +102,40 @@ def bar_pointer(
     if len(found.times) < 2:
         return found
     tempo = 60.0 / float(np.median(np.diff(found.times)))
-    if tempo / 2 < tempi[0]:
-        return found
-    slower = _beats(logits, times, (max(tempi[0], tempo / 2 / NEAR), tempo / 2 * NEAR))
-    return slower if _is_better(slower.times, tempo, logits[:, 0], times) else found
+    if tempo / 2 >= tempi[0]:
+        slower = _beats(logits, times, (max(tempi[0], tempo / 2 / NEAR), tempo / 2 * NEAR))
+        if _is_better(slower.times, tempo, logits, times):
+            return slower
+    if 2 * tempo <= tempi[1] and not _is_plain(found.times, tempo, logits, times):
+        return _beats(logits, times, (2 * tempo / NEAR, min(tempi[1], 2 * tempo * NEAR)))
+    return found
 
 
 def _is_better(slower: Array, tempo: float, logits: Array, times: Array) -> bool:
     """Whether beats of half a tempo are there, and nothing is between them."""
-    highest = maximum_filter1d(logits, WINDOW + 1, mode="nearest")
-    on, between = (
-        np.interp(events, times, highest).mean() if len(events) else -np.inf
-        for events in (slower, (slower[1:] + slower[:-1]) / 2)
-    )
+    if len(slower) < 2:
+        return False
+    on, between = _on_and_between(slower, logits, times)[:, 0]
     # How much more usual half the tempo is: the difference of two normal densities' logarithms.
     usual = np.log2(tempo / USUAL_TEMPO) - 0.5
-    return bool(on > 0.0 and between < BETWEEN + usual)
+    there = on > 0.0 and between < BETWEEN + usual
+    return bool(there and _is_plain(slower, tempo / 2, logits, times))
+
+
+def _is_plain(beats: Array, tempo: float, logits: Array, times: Array) -> bool:
+    """Whether a tempo is not slow, or its beats differ plainly from what is between them."""
+    if tempo >= SLOW:
+        return True
+    on, between = _on_and_between(beats, logits, times)
+    nothing = max(PLAIN_BEATS, np.median(logits[:, 0]) + EVEN)
+    return bool(on[1] - between[1] >= PLAIN_DOWNBEATS or between[0] < nothing)
+
+
+def _on_and_between(beats: Array, logits: Array, times: Array) -> Array:
+    """(2, 2) mean log-odds, of beats and of downbeats, on beats and half-way between them."""
+    highest = maximum_filter1d(logits, WINDOW + 1, axis=0, mode="nearest")
+    events = (beats, (beats[1:] + beats[:-1]) / 2)
+    return np.array([[np.interp(e, times, odds).mean() for odds in highest.T] for e in events])
 
 
 def _beats(logits: Array, times: Array, tempi: tuple[float, float]) -> Beats:
