@@ -242,6 +242,64 @@ def test_a_phone_has_all_of_it(browser: Any, address: str) -> None:
     opened.close()
 
 
+class Fingers:
+    """Touches, as a screen reports them."""
+
+    def __init__(self, page: Any) -> None:
+        self._page, self._screen = page, page.context.new_cdp_session(page)
+
+    def _send(self, kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+        self._screen.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def move(self, *ways: list[tuple[float, float]]) -> None:
+        """Fingers that come down one after the other, move together, and leave."""
+        for count in range(1, len(ways) + 1):
+            self._send("touchStart", *(way[0] for way in ways[:count]))
+        for places in list(zip(*ways, strict=True))[1:]:
+            self._send("touchMove", *places)
+            self._page.wait_for_timeout(40)
+        self._send("touchEnd")
+
+
+@pytest.fixture
+def phone(browser: Any, address: str) -> Iterator[Opened]:
+    viewport = {"width": 400, "height": 800}
+    opened = Opened(browser, address, viewport=viewport, has_touch=True, is_mobile=True)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.browser
+def test_a_finger_draws_a_lasso(phone: Opened) -> None:
+    box = phone.page.locator("#plot").bounding_box()
+    phone.page.tap("#lasso")
+    corners = np.array([(0.02, 0.1), (0.98, 0.1), (0.98, 0.9), (0.02, 0.9), (0.02, 0.12)])
+    steps = np.linspace(0, 4, 33)
+    x, y = (np.interp(steps, range(5), corners[:, axis]) for axis in range(2))
+    way = list(zip(box["x"] + box["width"] * x, box["y"] + box["height"] * y, strict=True))
+    Fingers(phone.page).move(way)
+    phone.page.wait_for_selector("#chosen:not([hidden])")
+    assert phone.text("#chosen-title") == "3 tracks chosen"
+    assert phone.page.get_attribute("#lasso", "aria-pressed") == "false"
+
+
+@pytest.mark.browser
+def test_two_fingers_zoom(phone: Opened) -> None:
+    page, (x, y) = phone.page, phone.middle()
+    # The last of three tracks is half of the way from the middle to the right.
+    place = x + 1.5 * page.locator("#plot").bounding_box()["width"] / 4, y
+    page.touchscreen.tap(*place)
+    page.wait_for_timeout(300)
+    steps = np.linspace(40, 60, 8)
+    Fingers(page).move([(x - step, y) for step in steps], [(x + step, y) for step in steps])
+    page.wait_for_timeout(300)
+    assert page.locator("#near button").count() == 0  # a pinch is no tap, and there was no track
+    page.touchscreen.tap(*place)
+    page.wait_for_function("document.querySelector('#near').children.length === 2")
+    assert phone.text("#track-title") == EVIL
+
+
 @pytest.mark.browser
 def test_a_recording_that_is_gone_is_told_in_a_sentence(
     browser: Any, address: str, library: Library

@@ -411,8 +411,17 @@
 
   // ---- touch: a finger moves the map or draws a lasso, two zoom, as a mouse does ----
 
+  const TAP_PIXELS = 8;
   const fingers = new Map();
   let spread = 0;
+  let isTap = false;
+  let start = null;
+  let done = Promise.resolve();
+  const nextFrame = () => new Promise((resolve) => requestAnimationFrame(resolve));
+
+  function later(act) {
+    done = done.then(act);
+  }
 
   function asMouse(type, event) {
     const target = type === "mousedown" || type === "click" ? canvas : document;
@@ -430,19 +439,28 @@
     fingers.set(event.pointerId, event);
     canvas.setPointerCapture(event.pointerId);
     if (fingers.size === 1) {
-      canvas.dispatchEvent(new MouseEvent("mouseenter", { clientX: event.clientX, clientY: event.clientY }));
-      asMouse("mousemove", event);
-      asMouse("mousedown", event);
+      start = event;
+      isTap = true;
+      /* The plot must see where the finger is before it is down, or it drags the map there. */
+      const { clientX, clientY } = event;
+      later(() => canvas.dispatchEvent(new MouseEvent("mouseenter", { clientX, clientY })));
+      later(() => asMouse("mousemove", event));
+      later(nextFrame);
+      later(nextFrame);
+      later(() => asMouse("mousedown", event));
     } else if (fingers.size === 2) {
-      asMouse("mouseup", event);
+      later(() => asMouse("mouseup", event));
       spread = distance();
+      start = null;
+      isTap = false;
     }
   });
   canvas.addEventListener("pointermove", (event) => {
     if (!fingers.has(event.pointerId)) return;
     fingers.set(event.pointerId, event);
     if (fingers.size === 1) {
-      asMouse("mousemove", event);
+      if (start && Math.hypot(event.clientX - start.clientX, event.clientY - start.clientY) > TAP_PIXELS) isTap = false;
+      later(() => asMouse("mousemove", event));
     } else if (fingers.size === 2 && distance()) {
       zoom(spread / distance());
       spread = distance();
@@ -451,8 +469,9 @@
   for (const type of ["pointerup", "pointercancel"]) {
     canvas.addEventListener(type, (event) => {
       if (!fingers.delete(event.pointerId) || fingers.size) return;
-      asMouse("mouseup", event);
-      asMouse("click", event);
+      if (start) later(() => asMouse("mouseup", event));
+      if (isTap) later(() => asMouse("click", event));
+      start = null;
     });
   }
   // What browsers make of touches on their own would come twice.
