@@ -183,10 +183,7 @@ def test_a_strong_third_beat_does_not_make_two_bars_of_one() -> None:
         # What is more usual needs less.
         (220.0, -0.2, 110.0),
         (120.0, -0.6, 120.0),
-        # A slow tempo has to be plain.
-        (120.0, -1.5, 120.0),
-        (120.0, -4.0, 60.0),
-        (130.0, -2.5, 130.0),
+        (120.0, -1.5, 60.0),
         # Half of these would be below 40.
         (78.0, -1.5, 78.0),
     ],

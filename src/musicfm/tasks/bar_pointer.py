@@ -67,7 +67,7 @@ octave wide. The middle is that of van Noorden and Moelants, "Resonance in the p
 pulse" (1999); theirs is narrower."""
 SLOW = 75.0
 """Beats per minute, below which beats have to differ plainly from what is between them."""
-PLAIN_DOWNBEATS, PLAIN_BEATS = 2.0, -3.3
+PLAIN_DOWNBEATS, PLAIN_BEATS = 1.4, -3.3
 """They do where the mean log-odds of downbeats are so much higher on them, or where those of beats
 between them are below this, or not above what the recording has between all beats."""
 
