@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -431,6 +432,53 @@ def test_an_index_finds_nearly_all_the_nearest(tmp_path: Path) -> None:
         assert products[0] == pytest.approx(1.0, abs=1e-5)
         found += len({*rows.tolist()} & {*nearest(matrix, query, 10)[0].tolist()})
     assert found >= 0.95 * 300
+
+
+def test_an_index_is_opened_once_until_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from usearch.index import Index
+
+    opened: list[str] = []
+    real = Index.view
+
+    def view(self: Any, path: str) -> None:
+        opened.append(path)
+        real(self, path)
+
+    monkeypatch.setattr(Index, "view", view)
+    rng = np.random.default_rng(0)
+    matrix = transform.unit(rng.standard_normal((900, 32)).astype(np.float32))
+    path = tmp_path / "tracks.f32"
+    index.build(path, matrix[:800])
+
+    def best(row: int, rows: int = 900) -> int:
+        return int(index.near(path, matrix[:rows], matrix[row], 3)[0][0])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert [*pool.map(best, range(100))] == [*range(100)]
+    assert best(850) == 850
+    assert len(opened) == (100 + 1 if os.name == "nt" else 1)
+    index.build(path, matrix)
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "nearest", lambda *found: (found[3], None))
+        rows, _ = index.near(path, matrix, matrix[850], 3)
+    assert (850 in rows, len(rows)) == (True, 3)  # by the new one: none is compared by itself
+    assert best(700, rows=800) == 700
+    assert best(850, rows=800) < 800  # rows that the reader does not know of yet
+
+
+@pytest.mark.parametrize("content", [b"", b"not an index", None])
+def test_a_damaged_index_is_named(content: bytes | None, tmp_path: Path) -> None:
+    matrix = np.eye(32, dtype=np.float32)
+    path = tmp_path / "tracks.f32"
+    index.build(path, matrix)
+    target = index.path_of(path)
+    target.write_bytes(target.read_bytes()[:1_000] if content is None else content)
+    with pytest.raises(DataError, match=r"tracks.usearch is damaged.*musicfm library index"):
+        index.near(path, matrix, matrix[0], 3)
+    with pytest.raises(DataError, match=r"tracks.usearch is damaged.*musicfm library index"):
+        index.build(path, matrix)
 
 
 def test_an_index_is_used_and_swept_with_its_transform(

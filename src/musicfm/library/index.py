@@ -2,17 +2,26 @@
 neighbour. It lies beside its matrix; rows that are not in it yet are searched exactly.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from musicfm.errors import DataError
 from musicfm.files import atomic_write
 from musicfm.library.database import KINDS, Database, Kind
 from musicfm.library.matrices import ROWS_AT_ONCE, Matrix
 from musicfm.library.search import Rows, nearest
+
+if TYPE_CHECKING:
+    from usearch.index import Index
 
 SUFFIX = ".usearch"
 MOST_EXACT = 1_000_000
@@ -34,7 +43,7 @@ def build(path: Path, matrix: Matrix) -> None:
         path: of the file of the matrix.
         matrix: (rows, dim), of length 1.
 
-    Raises OutputError.
+    Raises DataError if there is one that is damaged, OutputError.
     """
     from usearch.index import Index
 
@@ -47,7 +56,8 @@ def build(path: Path, matrix: Matrix) -> None:
     )
     target = path_of(path)
     if os.path.isfile(target):
-        index.load(str(target))
+        with _making_sense(target):
+            index.load(str(target))
     for first in range(len(index), len(matrix), ROWS_AT_ONCE):
         block = matrix[first : first + ROWS_AT_ONCE]
         index.add(np.arange(first, first + len(block), dtype=np.uint64), block)
@@ -85,22 +95,52 @@ def near(
 ) -> tuple[Rows, npt.NDArray[np.float32]]:
     """As :func:`musicfm.library.search.nearest`, of nearly all the nearest.
 
+    Opening the index takes about as long as comparing all; it stays open, until it is replaced.
+
     Args:
         path: of the file of the matrix, beside which there is an index.
         matrix: (rows, dim); what the index finds is measured with it again.
         query: (dim,).
         count: how many.
+
+    Raises DataError if the index is damaged.
     """
+    target = path_of(path)
+    with _SEARCHING:
+        index = _opened(target, os.stat(target).st_mtime_ns, matrix.shape[1])
+        index.expansion_search = max(EXPANSION_SEARCH, 2 * count)  # type: ignore[misc]
+        keys = index.search(np.asarray(query), count, threads=1).keys.astype(np.int64)
+        indexed = len(index)
+    # Another process may have added rows since the number of rows was read.
+    keys = np.sort(keys[keys < len(matrix)])
+    late = np.arange(indexed, len(matrix), dtype=np.int64)
+    return nearest(matrix, query, count, np.concatenate([keys, late]))
+
+
+def _open(path: Path, modified: int, dim: int) -> "Index":
+    """An index, mapped into memory, as it was written at a time. Raises DataError."""
     from usearch.index import Index
 
+    # Looking up vectors by key would need all pages of the file.
     index = Index(
-        ndim=matrix.shape[1],
-        metric="ip",
-        dtype="f16",
-        connectivity=CONNECTIVITY,
-        expansion_search=max(EXPANSION_SEARCH, 2 * count),
+        ndim=dim, metric="ip", dtype="f16", connectivity=CONNECTIVITY, enable_key_lookups=False
     )
-    index.view(str(path_of(path)))
-    keys = index.search(np.asarray(query), count).keys.astype(np.int64)
-    late = np.arange(len(index), len(matrix), dtype=np.int64)
-    return nearest(matrix, query, count, np.concatenate([np.sort(keys), late]))
+    with _making_sense(path):
+        index.view(str(path))
+    return index
+
+
+@contextlib.contextmanager
+def _making_sense(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise DataError(
+            f"{path} is damaged ({error}); delete it, and make it anew: "
+            f"musicfm library index {path.parent}"
+        ) from error
+
+
+# Windows does not let a file be replaced while somebody has it open.
+_opened = _open if os.name == "nt" else lru_cache(maxsize=4)(_open)
+_SEARCHING = Lock()
