@@ -24,6 +24,12 @@ SHARED = ROOT.parent / "shared" / "audio"
 MELSPEC = "melspec_2048"
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Heads and adapters are drawn."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """The statistics and the checkpoint, as paths."""
