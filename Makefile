@@ -74,9 +74,9 @@ build: $(FOR_ALL)
 docs: $(FOR_ALL)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-# Without PyTorch and what CUDA needs; see "Changing versions" in CONTRIBUTING.md.
+# Without PyTorch, what CUDA needs, and LanceDB; see "Changing versions" in CONTRIBUTING.md.
 lock: $(FOR_ALL)
-	printf '%s\n' $(CUDA) | UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml \
+	printf '%s\n' $(CUDA) lancedb | UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml \
 		--all-extras --constraints constraints.txt --universal --python-version 3.11.5 \
 		--generate-hashes --no-annotate --no-emit-package torch --excludes /dev/stdin \
 		--output-file requirements-ci.lock >/dev/null

@@ -13,6 +13,7 @@ import pytest
 import audio_files
 import libraries
 from command_line import Run
+from musicfm.cli.app import need
 from musicfm.datasets.annotations import read_jams
 from musicfm.errors import ConfigError
 from musicfm.library.library import Library
@@ -133,6 +134,37 @@ def test_exports(lib: Library, music: Path, tmp_path: Path, run: Run) -> None:
 
     names = [each.attrib["Name"] for each in xml.parse(tmp_path / "o.xml").iter("TRACK")]
     assert names == ["tone", "tone"]
+
+
+def test_a_lancedb_table_finds_what_is_similar(lib: Library, tmp_path: Path, run: Run) -> None:
+    lancedb = pytest.importorskip("lancedb")
+    for _ in range(2):  # the second replaces the first
+        status, _, err = run("library", "export", lib.path, "--lancedb", tmp_path / "lance")
+        assert (status, err.strip()) == (0, f"3 tracks are in {tmp_path / 'lance'}")
+    table = lancedb.connect(tmp_path / "lance").open_table("tracks")
+    assert table.schema.metadata[b"model"] == b"nano"
+    vectors, tracks = lib.vectors(), lib.tracks()
+    for row, track in zip(table.to_arrow().to_pylist(), tracks, strict=True):
+        assert (row["path"], row["key"], dict(row["tags"])) == (track.path, track.key, track.tags)
+        np.testing.assert_array_equal(np.float32(row["vector"]), vectors[track.vector])
+    found = table.search(vectors[tracks[0].vector]).distance_type("cosine").limit(3).to_list()
+    expected = [tracks[0].path, *(each.track.path for each in lib.similar(tracks[0].path))]
+    assert [row["path"] for row in found] == expected
+
+    (tmp_path / "file").write_bytes(b"")
+    for address in (str(tmp_path / "file"), "nonsense://bucket/music"):
+        status, _, err = run("library", "export", lib.path, "--lancedb", address)
+        assert status == 1
+        assert err.startswith(f"error: cannot write {address}: ")
+        assert "Traceback" not in err
+
+
+def test_without_lancedb_it_says_how_to_get_it(
+    lib: Library, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(need.__globals__, "find_spec", lambda name: None)
+    status, _, err = run("library", "export", lib.path, "--lancedb", tmp_path / "lance")
+    assert (status, err) == (1, "error: this needs lancedb; pip install 'musicfm[lancedb]'\n")
 
 
 def test_one_name_that_is_too_long_does_not_end_an_export(

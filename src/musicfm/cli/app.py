@@ -134,6 +134,7 @@ Timeout = Annotated[
 
 EXTRAS = {
     "export": ("onnx", "onnxscript"),
+    "lancedb": ("lancedb",),
     "map": ("sklearn",),
     "scale": ("fsspec", "ray"),
     "tags": ("mutagen",),

@@ -78,8 +78,14 @@ def export(
     jams: Annotated[
         Path | None, typer.Option(help="A folder, for a JAMS file of each track.")
     ] = None,
+    lancedb: Annotated[
+        str | None,
+        typer.Option(help="A LanceDB database, for a table with vectors: a folder, or s3://..."),
+    ] = None,
 ) -> None:
-    """Export a library for other programs: rekordbox, CSV, Parquet, JAMS."""
+    """Export a library for other programs: rekordbox, CSV, Parquet, JAMS, LanceDB."""
+    if lancedb is not None:
+        need("lancedb")
     from musicfm.library import exports
     from musicfm.library.library import Library
 
@@ -93,14 +99,18 @@ def export(
     for target, write in ((csv, exports.write_csv), (parquet, exports.write_parquet)):
         if target is not None:
             say(f"{write(opened, target)} tracks are in {target}")
+    if lancedb is not None:
+        say(f"{exports.write_lancedb(opened, lancedb)} tracks are in {lancedb}")
     failures: list[str] = []
     if jams is not None:
         count, failures = exports.write_jams(opened, jams)
         say(f"{count} tracks are in {jams}")
         for reason in failures:
             say(f"failed: {reason}")
-    if all(target is None for target in (rekordbox, csv, parquet, jams)):
-        raise ConfigError("nothing to export; name a file: --rekordbox, --csv, --parquet or --jams")
+    if all(target is None for target in (rekordbox, csv, parquet, jams, lancedb)):
+        raise ConfigError(
+            "nothing to export; name a file: --rekordbox, --csv, --parquet, --jams or --lancedb"
+        )
     raise typer.Exit(1 if failures else 0)
 
 

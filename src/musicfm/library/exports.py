@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,9 +15,10 @@ import pyarrow.parquet as parquet
 from musicfm.embedding.collection import is_disk_error
 from musicfm.errors import OutputError, as_text
 from musicfm.files import atomic_write, write_json
-from musicfm.library.database import Track
+from musicfm.library.database import Settings, Track
 from musicfm.library.keys import write_key
 from musicfm.library.library import Library
+from musicfm.library.matrices import Matrix
 from musicfm.library.rekordbox import plays, write_collection
 from musicfm.remote import is_url
 
@@ -43,27 +46,36 @@ def write_parquet(library: Library, path: Path) -> int:
     """The same table as Parquet, with vectors: as they were computed, means and then deviations
     over time of hidden states. Returns the number of tracks.
     """
-    vectors, tracks = library.vectors(raw=True), library.present()
-    settings = library.settings
-    schema = pa.schema(
-        [
-            *((name, pa.string()) for name in ("path", "title", "artist", "album")),
-            ("duration", pa.float64()),
-            ("tempo", pa.float64()),
-            *((name, pa.string()) for name in ("key", "camelot", "openkey")),
-            ("tags", pa.map_(pa.string(), pa.float64())),
-            ("vector", pa.list_(pa.float32(), 2 * settings.dim)),
-        ],
-        metadata={"model": settings.model, "fingerprint": settings.fingerprint},
-    )
+    tracks, vectors = library.present(), library.vectors(raw=True)
+    schema = _schema(library.settings, vectors)
     with atomic_write(path) as temporary, parquet.ParquetWriter(temporary, schema) as file:
-        for start in range(0, len(tracks), _ROWS):
-            part = tracks[start : start + _ROWS]
-            rows = [
-                {**_row(track), "tags": list(track.tags.items()), "vector": vectors[track.vector]}
-                for track in part
-            ]
-            file.write_table(pa.Table.from_pylist(rows, schema))
+        for batch in _batches(tracks, vectors, schema):
+            file.write_batch(batch)
+    return len(tracks)
+
+
+def write_lancedb(library: Library, address: str) -> int:
+    """The same table in a LanceDB database, named ``tracks``, with vectors as they are compared:
+    centred, whitened, of length 1. A table of that name is replaced by a new version.
+
+    Args:
+        library: of which there is something to compare.
+        address: of the database: a folder, or an address such as ``s3://bucket/folder``.
+
+    Returns the number of tracks. Raises DataError if there is nothing to compare yet, OutputError.
+    """
+    os.environ.setdefault("LANCEDB_LOG", "error")  # or it warns that there is no table yet
+    import lancedb
+
+    tracks, vectors = library.present(), library.vectors()
+    schema = _schema(library.settings, vectors)
+    rows = pa.RecordBatchReader.from_batches(schema, _batches(tracks, vectors, schema))
+    try:
+        lancedb.connect(address).create_table("tracks", rows, mode="overwrite")
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        reason = re.sub(r", /\S+\.rs:\d+:\d+$", "", reason)  # where in Lance's own code
+        raise OutputError(f"cannot write {address}: {reason}; name another folder") from error
     return len(tracks)
 
 
@@ -103,6 +115,31 @@ def write_rekordbox(library: Library, path: Path) -> tuple[int, int]:
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         write_collection(((track, library.analysis(track)) for track in playable), file)
     return len(playable), len(tracks) - len(playable)
+
+
+def _schema(settings: Settings, vectors: Matrix) -> pa.Schema:
+    """The columns of a table with vectors."""
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in ("path", "title", "artist", "album")),
+            ("duration", pa.float64()),
+            ("tempo", pa.float64()),
+            *((name, pa.string()) for name in ("key", "camelot", "openkey")),
+            ("tags", pa.map_(pa.string(), pa.float64())),
+            ("vector", pa.list_(pa.float32(), vectors.shape[1])),
+        ],
+        metadata={"model": settings.model, "fingerprint": settings.fingerprint},
+    )
+
+
+def _batches(tracks: list[Track], vectors: Matrix, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows of a table with vectors, some at a time."""
+    for start in range(0, len(tracks), _ROWS):
+        rows = [
+            {**_row(track), "tags": list(track.tags.items()), "vector": vectors[track.vector]}
+            for track in tracks[start : start + _ROWS]
+        ]
+        yield pa.RecordBatch.from_pylist(rows, schema)
 
 
 def _row(track: Track) -> dict[str, Any]:
