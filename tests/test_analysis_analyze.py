@@ -104,3 +104,13 @@ def test_drums_have_their_tempo_and_not_that_of_half_notes(bpm: float) -> None:
     wav = io.BytesIO()
     soundfile.write(wav, samples, rate, format="WAV")
     assert musicfm.analyze(wav.getvalue()).tempo == pytest.approx(bpm, rel=0.002)
+
+
+def test_silence_has_no_music_in_it_and_that_is_said() -> None:
+    wav = io.BytesIO()
+    soundfile.write(wav, np.zeros(8 * 24_000), 24_000, format="WAV")
+    found = musicfm.analyze(wav.getvalue())
+    assert (found.key, found.tempo, found.sections, found.tags) == (None, None, [], {})
+    assert [chord.label for chord in found.chords] == ["N"]
+    (warning,) = found.warnings
+    assert "neither beats nor chords were found, as in silence" in warning

@@ -19,7 +19,7 @@ from musicfm.analysis.analyzer import (
     tags_of_beats,
 )
 from musicfm.datasets.annotations import Annotations, Beats, Spans
-from musicfm.errors import CheckpointError
+from musicfm.errors import CheckpointError, DataError
 from musicfm.model.musicfm import MusicFM
 from musicfm.tasks.names import TASKS
 from musicfm.tasks.predict import Predictor, without_music
@@ -146,3 +146,9 @@ def test_slow_fast_and_waltz_follow_from_beats(
 def test_without_beats_nothing_follows_from_them() -> None:
     nothing = tags_of_beats(Beats(np.empty(0), np.empty(0, np.int64)), 9.0)
     assert nothing == {"slow": 0.0, "fast": 0.0, "waltz": 0.0}
+
+
+def test_a_file_of_another_program_is_no_analysis(tmp_path: Path) -> None:
+    tones.write_tones(tmp_path, 1)
+    with pytest.raises(DataError, match=r"not an analysis of this version .* analyse .* again"):
+        Analysis.load(tmp_path / "tone_0.jams")

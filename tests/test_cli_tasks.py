@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import tones
 from command_line import Run
 from musicfm.datasets.annotations import read_jams
 from musicfm.datasets.labelled import read_labelled
+from musicfm.model.config import preset
+from musicfm.model.musicfm import MusicFM
 from musicfm.render.benchmark import TEST_SETS
 from musicfm.tasks.corpus import SPLITTING
 from musicfm.tasks.report import COLUMNS
@@ -196,3 +199,24 @@ def test_the_table_of_the_readme_on_a_few_songs(run: Run, there: Path) -> None:
         assert all(best[label] >= 0.97 for label in columns)
     assert "They do not predict those on" in out
     assert (there / "table" / "layers.png").is_file()
+
+
+@pytest.mark.statistics
+def test_all_heads_are_trained_together_and_used(run: Run, there: Path) -> None:
+    tones.write_tones(there / "labelled", 4)
+    shutil.copytree(there / "labelled", there / "music", ignore=shutil.ignore_patterns("*.jams"))
+    shutil.copy(there / "labelled" / "tone_0.wav", there / "labelled" / "alone.wav")
+    torch.manual_seed(0)
+    MusicFM(preset("tiny").replace(context_seconds=4.0)).save_pretrained(there / "small")
+    command = ("train", "labelled", "--unlabelled", "music", "--out", "run", "--model", "small")
+    steps = ("--steps", 1, "--batch-size", 2, "--workers", 1)
+    status, _, errors = run(*command, *steps)
+    assert status == 0, errors
+    assert "the model is run/model" in errors
+    status, _, errors = run(*command, *steps[:2], "--batch-size", 3)
+    assert status == 1
+    assert "run" in errors
+    assert "another batch_size" in errors
+    status, _, errors = run("analyze", "music", "--model", "run/model", "--out", "out", "--no-page")
+    assert status == 0, errors
+    assert len(list((there / "out").rglob("*.jams"))) == 4
