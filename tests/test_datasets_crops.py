@@ -1,11 +1,13 @@
+import errno
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
 from musicfm.audio import reading
 from musicfm.datasets.crops import Crops, GlobalBatches, permuted
-from musicfm.datasets.tracks import Manifest
+from musicfm.datasets.tracks import Manifest, Track
 from musicfm.errors import AudioError, ConfigError
 from songs import write_songs
 
@@ -94,6 +96,18 @@ def test_a_collection_that_is_all_broken_is_given_up(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.wav"):
         path.unlink()
     with pytest.raises(AudioError, match=r"20 recordings in a row cannot be read: .*song_\d\.wav"):
+        crops_of(manifest)[0]
+
+
+def test_a_disk_that_fails_is_a_broken_recording(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Manifest, track: Track) -> BinaryIO:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Manifest, "open", fail)
+    message = r"song_\d\.wav cannot be read \(Input/output error\); check its shard"
+    with pytest.raises(AudioError, match=message):
         crops_of(manifest)[0]
 
 

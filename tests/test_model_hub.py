@@ -129,6 +129,16 @@ def test_an_alias_is_downloaded_once_at_its_revision(msd: Server, tiny: MusicFM)
     assert not msd.downloads()
 
 
+def test_a_large_download_is_announced_once(
+    msd: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hub, "_LARGE", len(msd.files[f"{MSD}/pretrained_msd.pt"]) - 1)
+    MusicFM.from_pretrained("msd")
+    assert re.fullmatch(r"downloading \S+ GB of minzwon/MusicFM to \S+\n", capsys.readouterr().err)
+    MusicFM.from_pretrained("msd")
+    assert not capsys.readouterr().err
+
+
 def test_a_folder_named_as_an_alias_is_told_by_its_dot(
     msd: Server, tiny: MusicFM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
