@@ -1,5 +1,6 @@
 """Small collections of tracks for tests."""
 
+import os
 from pathlib import Path
 
 import soundfile
@@ -17,7 +18,10 @@ def write_songs(folder: Path, count: int, seconds: float = 3.0, first_seed: int 
 def _write(folder: Path, seconds: float, seed: int) -> Track:
     path = folder / f"song_{seed}.wav"
     samples = 0.5 * recipe.waveform(seed, 1, round(seconds * 24_000))[0]
-    soundfile.write(path, samples, 24_000, subtype="FLOAT")
+    # Two processes of a test write the same songs: neither may see those of the other half written.
+    written = folder / f".song_{seed}.{os.getpid()}.wav"
+    soundfile.write(written, samples, 24_000, subtype="FLOAT")
+    written.replace(path)
     return Track(
         path.name, seconds, 24_000, 1, path.stat().st_size, path.stat().st_mtime_ns, f"{seed:064x}"
     )
