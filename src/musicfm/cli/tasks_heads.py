@@ -31,24 +31,27 @@ from musicfm.errors import ConfigError
 if TYPE_CHECKING:
     from musicfm.tasks.heads import HeadConfig
 
+HeadFolder = Annotated[Path, typer.Argument(help="Folder of a head, or a name such as nano/beat.")]
+ModelOfHead = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="The model of the head, if it was moved.",
+        show_default="where it was",
+    ),
+]
+
 
 @app.command(rich_help_panel=TRAIN)
 def evaluate(
-    head: Annotated[Path, typer.Argument(help="Folder of a head, or a name such as nano/beat.")],
+    head: HeadFolder,
     data: Data,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="JSON file for the scores.", show_default="none"),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="The model of the head, if it was moved.",
-            show_default="where it was",
-        ),
-    ] = None,
+    model: ModelOfHead = None,
     split: Annotated[
         Literal["test", "all"], typer.Option(help="The test set, or all recordings.")
     ] = "test",
@@ -93,18 +96,10 @@ def evaluate(
 @app.command(rich_help_panel=ANALYSE)
 def predict(
     context: typer.Context,
-    head: Annotated[Path, typer.Argument(help="Folder of a head, or a name such as nano/beat.")],
+    head: HeadFolder,
     paths: Annotated[list[Path], typer.Argument(help="Recordings, and folders of them.")],
     out: Out = Path("predictions"),
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="The model of the head, if it was moved.",
-            show_default="where it was",
-        ),
-    ] = None,
+    model: ModelOfHead = None,
     device: Device = "auto",
     workers: Workers = None,
     timeout: Timeout = 60.0,

@@ -300,7 +300,7 @@ def _open(path: Path, kind: Callable[..., Any] | None = None) -> Any:
     try:
         file = mutagen.File(path) if kind is None else kind(path)
         if file is None:
-            raise NotImplementedError("mutagen knows none in files of its kind")
+            raise mutagen.MutagenError("mutagen knows none in files of its kind")
         if isinstance(file.tags, ID3) and file.tags.version >= (2,):
             # As the frames are in the file: not of version 2.4, and without those of an ID3v1 tag.
             file = type(file)(path, translate=False, load_v1=False)

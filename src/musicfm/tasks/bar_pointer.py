@@ -66,10 +66,11 @@ USUAL_TEMPO = 120.0
 octave wide. The middle is that of van Noorden and Moelants, "Resonance in the perception of musical
 pulse" (1999); theirs is narrower."""
 SLOW = 75.0
-"""Beats per minute, below which beats have to differ plainly from what is between them."""
+"""Beats per minute. A slower tempo has to be plain to be taken."""
 PLAIN_DOWNBEATS, PLAIN_BEATS = 1.4, -3.3
-"""They do where the mean log-odds of downbeats are so much higher on them, or where those of beats
-between them are below this, or not above what the recording has between all beats."""
+"""A tempo is plain if, in the mean, the log-odds of downbeats are at least ``PLAIN_DOWNBEATS``
+higher on its beats than half-way between them; or if those of beats half-way between them are below
+``PLAIN_BEATS``, or hardly above the median of the recording."""
 
 
 class Path(NamedTuple):
@@ -123,12 +124,12 @@ def _is_better(slower: Array, tempo: float, logits: Array, times: Array) -> bool
 
 
 def _is_plain(beats: Array, tempo: float, logits: Array, times: Array) -> bool:
-    """Whether a tempo is not slow, or its beats differ plainly from what is between them."""
+    """Whether a tempo is not slow, or plain all the same (see ``PLAIN_DOWNBEATS``)."""
     if tempo >= SLOW:
         return True
     on, between = _on_and_between(beats, logits, times)
-    nothing = max(PLAIN_BEATS, np.median(logits[:, 0]) + EVEN)
-    return bool(on[1] - between[1] >= PLAIN_DOWNBEATS or between[0] < nothing)
+    nothing_between = max(PLAIN_BEATS, np.median(logits[:, 0]) + EVEN)
+    return bool(on[1] - between[1] >= PLAIN_DOWNBEATS or between[0] < nothing_between)
 
 
 def _on_and_between(beats: Array, logits: Array, times: Array) -> Array:
